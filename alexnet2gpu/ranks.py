@@ -1,0 +1,162 @@
+"""Which rank holds which towers of which replica; process group, device, start and stop. The modes live here.
+
+A *replica* is a whole network's worth of ranks, `span` of them; replicas see different images, ranks of one replica
+the same. Ranks are numbered replica by replica:
+
+    flags                    ranks    towers on a rank    span            replicas   joins      averages gradients
+    (none)                   1        all                 1               1          -          -
+    --split-model            n        towers / n          n               1          exchange   -
+    --ddp                    D        all                 1               D          -          DDP, all ranks
+    --split-model --ddp      n * D    1                   n = towers      D          exchange   DDP, ranks of one tower
+
+Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs, since NCCL refuses
+that; gloo on the CPU where there is no GPU.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from alexnet2gpu.exchange import Link, exchange, gather_logits
+from alexnet2gpu.model import Join
+
+TIMEOUT = timedelta(minutes=5)  # for one message between ranks; the longest wait is for another rank's checkpoint
+
+
+@dataclass(frozen=True)
+class Grid:
+    """This rank's place among all."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0  # among the ranks of this machine
+    local_world: int = 1
+    span: int = 1  # ranks that a replica is split over
+    towers: range = range(1)  # held by this rank
+
+    @property
+    def replica(self) -> int:
+        """Which replica this rank belongs to."""
+        return self.rank // self.span
+
+    @property
+    def replicas(self) -> int:
+        """How many there are."""
+        return self.world // self.span
+
+
+def place(towers: int, split: bool, ddp: bool, environment: Mapping[str, str] = os.environ) -> Grid:
+    """Find this rank's place from the flags and from what torchrun says in the environment.
+
+    Raises: ValueError if the number of processes does not suit the flags and the towers.
+    """
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    rank, world, local_rank, local_world = (int(environment.get(name, name.endswith("SIZE"))) for name in names)
+    flags = " ".join(["--split-model"] * split + ["--ddp"] * ddp)
+    start = "torchrun --standalone --nproc_per_node={} launch/train.py " + flags
+    if not flags and world > 1:
+        raise ValueError(f"{world} processes but no mode: add --split-model, --ddp or both")
+    if ddp and "WORLD_SIZE" not in environment:
+        raise ValueError(f"{flags} needs several processes: {start.format(towers if split else 2)}")
+    if split and towers == 1:
+        raise ValueError("--split-model cannot split a network of 1 tower: leave it out, or set model.towers")
+    if split and ddp and world % towers:
+        raise ValueError(f"{flags} on {world} processes: {towers} towers need {towers} for each replica: "
+                         f"{start.format(2 * towers)}")
+    if split and not ddp and (world == 1 or towers % world):
+        more = f", or add --ddp for {world // towers} replicas" if world > 1 and world % towers == 0 else ""
+        raise ValueError(f"--split-model on {world} process{'es' * (world > 1)}: {towers} towers divide over "
+                         f"{_divisors(towers)}: {start.format(towers)}{more}")
+    span = (towers if ddp else world) if split else 1
+    share = towers // span
+    first = rank % span * share
+    return Grid(rank, world, local_rank, local_world, span, range(first, first + share))
+
+
+def _divisors(number):
+    return " or ".join(str(n) for n in range(2, number + 1) if number % n == 0)
+
+
+def choose_device(local_rank: int, local_world: int, gpus: int) -> tuple[torch.device, str]:
+    """Device and backend of a rank on a machine with `gpus` GPUs: see the module's docstring."""
+    if gpus == 0:
+        return torch.device("cpu"), "gloo"
+    return torch.device("cuda", local_rank % gpus), "nccl" if local_world <= gpus else "gloo"
+
+
+class Ranks:
+    """A started process group, as a context manager: what the loop needs to know of other ranks.
+
+    With one rank everything below works without a process group.
+    """
+
+    def __init__(self, grid: Grid, threads: int | None = None):
+        self.grid = grid
+        gpus = torch.cuda.device_count()
+        self.device, backend = choose_device(grid.local_rank, grid.local_world, gpus)
+        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // grid.local_world))
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        self.split_group = self.replica_group = None
+        self.links = []
+        if grid.world == 1:
+            return
+        if backend == "gloo" and gpus and grid.rank == 0:
+            print(f"{grid.local_world} ranks share {gpus} GPU{'s' * (gpus > 1)}: gloo instead of NCCL, so slower")
+        dist.init_process_group(backend, timeout=TIMEOUT)
+        everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
+        if grid.span > 1:
+            self.split_group, _ = dist.new_subgroups_by_enumeration(everyone.tolist(), TIMEOUT)
+        if grid.replicas > 1:
+            self.replica_group, _ = dist.new_subgroups_by_enumeration(everyone.T.tolist(), TIMEOUT)
+        self.wait()  # no rank writes anything before all have passed their checks
+
+    def joins(self, stages: int) -> list[Join] | None:
+        """The joins of a network of so many stages: exchanges, and at the end the gathering of the logits."""
+        if self.split_group is None:
+            return None
+        self.links = [Link(self.split_group) for _ in range(stages)]
+        pairs = [exchange] * (stages - 1) + [gather_logits]
+        return [partial(join, link=link) for join, link in zip(pairs, self.links)]
+
+    def replicate(self, model: nn.Module) -> nn.Module:
+        """`model` with gradients averaged over the replicas after every backward pass. Replicas draw or load the
+        same weights, so none are sent; gradients live in DDP's buckets, so there is no second copy of them."""
+        if self.replica_group is None:
+            return model
+        return nn.parallel.DistributedDataParallel(
+            model, process_group=self.replica_group, broadcast_buffers=False, init_sync=False,
+            gradient_as_bucket_view=True)
+
+    def sum_over_replicas(self, values: Tensor) -> Tensor:
+        """Any tensor, different in each replica -> its sum, the same everywhere. In place."""
+        if self.replica_group is not None:
+            dist.all_reduce(values, group=self.replica_group)
+        return values
+
+    def gather(self, value: Any) -> list:
+        """Any picklable value of each rank -> the list of all, in order of ranks, on every rank."""
+        if self.grid.world == 1:
+            return [value]
+        values = [None] * self.grid.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def wait(self) -> None:
+        """Return when all ranks have come here."""
+        self.gather(None)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        """Leave the process group. After an error the others may be waiting for this rank, so it does not wait."""
+        if self.grid.world > 1 and error is None:
+            dist.destroy_process_group()

@@ -1,0 +1,136 @@
+"""The loop, the same in every mode: what differs is in the model's joins and in what `ranks` sums over.
+
+    fit          epochs of training, each followed by an evaluation and a checkpoint
+    train_epoch  the steps of one epoch, logged
+    train_step   forward, loss, backward, update
+"""
+
+import itertools
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from alexnet2gpu import checkpoint
+from alexnet2gpu.config import Config
+from alexnet2gpu.data.batches import TestBatches, TrainBatches
+from alexnet2gpu.evaluate import evaluate
+from alexnet2gpu.memory import report
+from alexnet2gpu.memory.measure import StepMemory
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.optim import SGD2012, rate_of, set_rates
+from alexnet2gpu.precision import computing_in
+from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.run import Run
+
+
+@dataclass
+class Training:
+    """The parts of a run, as launch/train.py wires them, and how far it has come."""
+
+    config: Config
+    ranks: Ranks
+    run: Run
+    model: AlexNet
+    replicated: nn.Module  # the model, with DDP around it where there are replicas
+    optimizer: SGD2012
+    batches: TrainBatches
+    test: TestBatches
+    step: int = 0  # steps done, before a resume too
+    memory: list[dict] = field(default_factory=list)  # of all ranks, measured in one step
+
+    @property
+    def last(self) -> int:
+        """The step to end at."""
+        train = self.config.train
+        return min(train.epochs * self.batches.steps, train.max_steps or sys.maxsize)
+
+
+def check_batch(batch: int, replicas: int, images: int) -> None:
+    """Raises: ValueError if a global batch does not divide by the replicas, or is more than there are images."""
+    if batch % replicas:
+        raise ValueError(f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple")
+    if batch > images:
+        raise ValueError(f"train.batch {batch} is more than the {images} training images: make it smaller")
+
+
+def fit(t: Training) -> dict[str, float]:
+    """Train from `t.step` to `t.last`; evaluate and save after every epoch. Returns: the last evaluation's figures."""
+    errors = {}
+    while t.step < t.last:
+        epoch = t.step // t.batches.steps + 1
+        train_epoch(t, epoch)
+        errors = evaluate(t.model, t.test, t.ranks, t.config.train.precision)
+        t.run.log(step=t.step, epoch=epoch, **errors)
+        checkpoint.save(t.run.checkpoints, t.step, t.config, t.model, t.optimizer, t.ranks)
+        if t.run.writes:
+            tqdm.write(f"epoch {epoch}/{t.config.train.epochs}: test loss {errors['test_loss']:.4f}, "
+                       f"top-1 error {errors['top1_error']:.2%}, top-5 error {errors['top5_error']:.2%}")
+    return errors or evaluate(t.model, t.test, t.ranks, t.config.train.precision)
+
+
+def train_epoch(t: Training, epoch: int) -> None:
+    """Do the steps of `epoch` (from 1) that are still to do. Logs loss, error and speed, and measures memory once."""
+    train, grid = t.config.train, t.ranks.grid
+    set_rates(t.optimizer, t.config.optim.schedule, epoch)
+    first = t.step % t.batches.steps
+    end = min(t.step - first + t.batches.steps, t.last)
+    bar = tqdm(total=t.batches.steps, initial=first, desc=f"epoch {epoch}/{train.epochs}", disable=not t.run.writes,
+               leave=False, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10)
+    sums, steps, since = torch.zeros(2, device=t.ranks.device), 0, time.perf_counter()
+    for images, labels in itertools.islice(t.batches.epoch(epoch, first), end - t.step):
+        t.model.seed_dropout(train.seed, grid.replica, t.step)
+        step = partial(train_step, t.replicated, t.optimizer, images, labels, train.precision)
+        measure = not t.memory and (steps == 1 or t.step + 1 == t.last)  # in a first step DDP has not its final buckets
+        sums = sums + (measured(t, step, images, labels) if measure else step())
+        t.step, steps = t.step + 1, steps + 1
+        bar.update()
+        if t.step % train.log_every == 0 or t.step == end:
+            loss, error = (t.ranks.sum_over_replicas(sums) / (steps * grid.replicas)).tolist()
+            speed = steps * train.batch / (time.perf_counter() - since)
+            t.run.log(step=t.step, epoch=epoch, loss=loss, error=error, images_per_second=speed,
+                      lr=rate_of(t.config.optim.schedule, epoch))
+            peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in t.memory)
+            bar.set_postfix_str(f"loss {loss:.4f}, error {error:.1%}, {speed:.0f} images/s, peak {peaks} MiB")
+            sums, steps, since = torch.zeros_like(sums), 0, time.perf_counter()
+    bar.close()
+
+
+def train_step(model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, precision: str) -> Tensor:
+    """One update from the images (B, C, H, W) and labels (B,) of this replica.
+
+    Returns: (2,) mean loss and share of wrong answers before the update, on the device.
+    """
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    with computing_in(precision, images.device):
+        logits = model(images)  # (B, classes)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    optimizer.step()
+    wrong = (logits.detach().argmax(1) != labels).to(loss.dtype).mean()
+    return torch.stack([loss.detach(), wrong])
+
+
+def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Tensor) -> Tensor:
+    """Carry out `step` while counting this rank's memory and exchange; leaves the figures of all ranks in t.memory."""
+    before = [dict(link.sent) for link in t.ranks.links]
+    with StepMemory(t.model, t.optimizer, (images, labels)) as memory:
+        figures = step()
+    sent = [{way: (link.sent[way] - old[way]) // len(images) for way in old}
+            for link, old in zip(t.ranks.links, before)]
+    grid, device = t.ranks.grid, t.ranks.device
+    t.memory = t.ranks.gather({
+        "rank": grid.rank, "replica": grid.replica, "towers": list(grid.towers),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "measured": memory.bytes, "sent_per_image": sent})
+    t.run.write_memory({"unit": "bytes", "batch": t.config.train.batch, "precision": t.config.train.precision,
+                        "ranks": t.memory})
+    return figures
