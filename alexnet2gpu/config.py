@@ -16,7 +16,7 @@ from typing import Literal
 import yaml
 
 from alexnet2gpu import strict
-from alexnet2gpu.network import Network, text, trace
+from alexnet2gpu.network import Linear, Network, text, trace
 from alexnet2gpu.strict import Problem, bounded
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -125,8 +125,8 @@ def _check(config):
         key = f"model.stages.{row.stage}.{row.name}"
         if not row.name.isidentifier() or names.count(row.name) > 1:
             raise Problem(key, "a layer's name is one word, made of letters and digits, and is there only once")
-    if len(rows[-1].gives) != 1:
-        raise Problem("model.stages", f"the last layer gives maps, {text(rows[-1].gives)}: end with a linear layer")
+    if not isinstance(rows[-1].layer, Linear):
+        raise Problem(f"model.stages.{rows[-1].stage}.{rows[-1].name}", "the last layer should be linear: the logits")
     side = config.data.resize or config.data.crop
     if side and config.model.input[1:] != (side, side):
         key = "data.resize" if config.data.resize else "data.crop"

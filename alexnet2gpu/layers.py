@@ -9,6 +9,7 @@ None of them looks beyond the channels that it is given, so in a tower none cros
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
@@ -117,22 +118,30 @@ class _ResponseNorm(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.constants = window_sum, size, alpha, beta, k
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return (wide * _denominator(wide, window_sum, size, alpha, k).pow_(-beta)).to(x.dtype)
+        return _to_minus(beta, _denominator(wide, window_sum, size, alpha, k)).mul_(wide).to(x.dtype)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @once_differentiable
     def backward(ctx, gradient):
         (x,) = ctx.saved_tensors
         window_sum, size, alpha, beta, k = ctx.constants
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         denominator = _denominator(wide, window_sum, size, alpha, k)
-        direct = gradient * denominator.pow(-beta)
-        through_sum = window_sum(direct * wide / denominator, size).mul_(wide)
+        direct = _to_minus(beta, denominator).mul_(gradient)
+        through_sum = window_sum((direct * wide).div_(denominator), size).mul_(wide)
         return direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype), None, None, None, None, None
 
 
 def _denominator(x, window_sum, size, alpha, k):
     return window_sum(x * x, size).mul_(alpha).add_(k)
+
+
+def _to_minus(beta, d):
+    """d^-beta. With the usual 3/4 by two roots, several times faster than the general power."""
+    if beta == 0.75:
+        root = d.rsqrt()
+        return root.sqrt().mul_(root)
+    return d.pow(-beta)
 
 
 class Dropout(nn.Module):

@@ -221,6 +221,30 @@ def trace(network: Network) -> list[Row]:
     return rows
 
 
+def totals(network: Network) -> tuple[int, int]:
+    """Parameters, and multiply-adds of one image, of all towers together."""
+    rows = trace(network)
+    return tuple(network.towers * sum(getattr(row, key) for row in rows) for key in ("parameters", "multiply_adds"))
+
+
+class Traffic(NamedTuple):
+    """Bytes that one tower sends to all others for each image, at the end of a stage."""
+
+    forward: int
+    backward: int
+
+
+def traffic(network: Network, bytes_per_element: int = 4) -> list[Traffic]:
+    """What each stage's end costs, with every tower on a rank of its own.
+
+    Forward, a tower sends its half to the n - 1 others; backward, to each of them the gradient of theirs, which is
+    as large. The last stage gives the logits, whose gradient every rank has complete.
+    """
+    ends = {row.stage: math.prod(row.gives) for row in trace(network)}
+    sent = [(network.towers - 1) * elements * bytes_per_element for elements in ends.values()]
+    return [*(Traffic(bytes_, bytes_) for bytes_ in sent[:-1]), Traffic(sent[-1], 0)]
+
+
 def text(shape: Shape) -> str:
     """(48, 55, 55) as 48x55x55."""
     return "x".join(map(str, shape))
@@ -234,5 +258,5 @@ def _three(shape):
 
 def _share(out, towers):
     if out % towers:
-        raise ValueError(f"{out} outputs do not divide by {towers} towers: make `out` a multiple of {towers}")
+        raise ValueError(f"{out} outputs do not divide by {towers} towers: make `out` a multiple, or change model.towers")
     return out // towers

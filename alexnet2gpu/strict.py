@@ -5,6 +5,7 @@ dataclass with a table `kinds` stands for its subclasses: the key `type` says wh
 """
 
 import difflib
+import json
 import math
 import re
 import types
@@ -159,6 +160,6 @@ def _build_plain(kind, value, key, bounds):
 
 def _expect(fits, value, wanted, key):
     if not fits:
-        shown = str(value) if len(str(value)) < 60 else f"{str(value)[:60]}..."
-        raise Problem(key, f"should be {wanted}, not {shown!r}", wanted)
+        shown = json.dumps(value, default=str)
+        raise Problem(key, f"should be {wanted}, not {shown if len(shown) < 60 else shown[:60] + '...'}", wanted)
     return value

@@ -1,0 +1,88 @@
+"""`on_ranks(function, n, *args)` runs a function on n gloo processes of this machine and returns what each returned.
+
+The processes are started once and kept: importing torch is what takes time. Each call gives them a new rendezvous, in
+the environment as torchrun would, on a port that the system chooses. A rank that raises fails the test with that
+rank's traceback; ranks that have not answered within a minute are killed and fail it too.
+"""
+
+import datetime
+import multiprocessing
+import os
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PATIENCE = 60  # seconds
+
+
+def serve(pipe):
+    """The life of a process: wait for a task, run it, answer."""
+    from alexnet2gpu import ranks
+
+    ranks.TIMEOUT = datetime.timedelta(seconds=PATIENCE / 2)
+    while True:
+        function, args, environment = pipe.recv()
+        os.environ.update(environment)
+        try:
+            pipe.send((True, function(*args)))
+        except BaseException:
+            pipe.send((False, traceback.format_exc()))
+
+
+class Pool:
+    """Processes, each with a pipe to it; as many as the largest test has asked for."""
+
+    def __init__(self):
+        self.members = []
+
+    def __call__(self, function, ranks, *args):
+        context = multiprocessing.get_context("spawn")
+        while len(self.members) < ranks:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self.members.append((process, ours))
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        for rank in range(ranks):
+            self.members[rank][1].send((function, args, {
+                "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}))
+        return self.collect(ranks)
+
+    def collect(self, ranks):
+        """The answers in order of ranks. After a failure no process is reused: it may be waiting for another."""
+        deadline, answers = time.monotonic() + PATIENCE, {}
+        while len(answers) < ranks:
+            for rank in range(ranks):
+                pipe = self.members[rank][1]
+                if rank in answers or not pipe.poll(0.01):
+                    continue
+                try:
+                    good, answers[rank] = pipe.recv()
+                except EOFError:
+                    good, answers[rank] = False, "the process died"
+                if not good:
+                    self.close()
+                    pytest.fail(f"rank {rank} of {ranks}:\n{answers[rank]}", pytrace=False)
+            if time.monotonic() > deadline:
+                self.close()
+                pytest.fail(f"after {PATIENCE} s only ranks {sorted(answers)} of {ranks} have answered: a deadlock?")
+        return [answers[rank] for rank in range(ranks)]
+
+    def close(self):
+        """Kill all."""
+        for process, _ in self.members:
+            process.kill()
+        self.members = []
+
+
+@pytest.fixture(scope="session")
+def on_ranks():
+    pool = Pool()
+    yield pool
+    pool.close()
