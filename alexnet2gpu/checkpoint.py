@@ -52,8 +52,9 @@ def save(folder: Path, step: int, config: Config, model: AlexNet, optimizer: SGD
             json.dump({"step": step, "torch": torch.__version__, **identity(config)}, file, indent=1)
             _flush(file)
         os.rename(partial, final)
-        for old in sorted(folder.glob("step-*"))[:-config.train.keep]:
-            shutil.rmtree(old)
+        for state in sorted(folder.glob("step-*/state.json"))[:-config.train.keep]:
+            state.unlink()  # first: from now on it is no checkpoint
+            shutil.rmtree(state.parent)
     ranks.wait()
 
 

@@ -3,14 +3,14 @@
 import torch
 from torch.nn import functional as F
 
-from alexnet2gpu.data.batches import TestBatches
+from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.precision import computing_in
 from alexnet2gpu.ranks import Ranks
 
 
 @torch.no_grad()
-def evaluate(model: AlexNet, batches: TestBatches, ranks: Ranks, precision: str) -> dict[str, float]:
+def evaluate(model: AlexNet, batches: EvaluationBatches, ranks: Ranks, precision: str) -> dict[str, float]:
     """Mean loss and errors over all images, the same figures on every rank; each replica sees a share of them.
 
     Returns: test_loss, top1_error and top5_error; errors are fractions of 1.

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from alexnet2gpu import checkpoint
 from alexnet2gpu.config import Config
-from alexnet2gpu.data.batches import TestBatches, TrainBatches
+from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.evaluate import evaluate
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
@@ -41,7 +41,7 @@ class Training:
     replicated: nn.Module  # the model, with DDP around it where there are replicas
     optimizer: SGD2012
     batches: TrainBatches
-    test: TestBatches
+    test: EvaluationBatches
     step: int = 0  # steps done, before a resume too
     memory: list[dict] = field(default_factory=list)  # of all ranks, measured in one step
 

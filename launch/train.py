@@ -34,7 +34,7 @@ def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import checkpoint, run
         from alexnet2gpu.config import load_config
-        from alexnet2gpu.data.batches import Preparation, TestBatches, TrainBatches
+        from alexnet2gpu.data.batches import Preparation, EvaluationBatches, TrainBatches
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.memory import report
         from alexnet2gpu.model import AlexNet
@@ -61,7 +61,7 @@ def main(argv=None):
             checkpoint.restore(content, model, optimizer)
         prepare = Preparation(images.mean_image(), config, ranks.device)
         batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
-        test = TestBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
+        test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
         out = ranks.gather(out or run.default_folder(Path("runs"), f"{Path(file).stem}-{mode}"))[0]
         t = Training(config, ranks, run.Run(out, grid.rank == 0), model, ranks.replicate(model), optimizer,

@@ -6,6 +6,8 @@ rank's traceback; ranks that have not answered within a minute are killed and fa
 """
 
 import datetime
+import importlib.util
+import json
 import multiprocessing
 import os
 import time
@@ -86,3 +88,22 @@ def on_ranks():
     pool = Pool()
     yield pool
     pool.close()
+
+
+def program(name):
+    """A program of launch/ as a module, found by its path as torchrun finds it."""
+    spec = importlib.util.spec_from_file_location(f"launch_{name}", REPOSITORY / "launch" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def train(*arguments):
+    """launch/train.py in this process; on a rank of the pool, one rank's part of it."""
+    program("train").main([str(argument) for argument in arguments])
+
+
+def metrics(folder, key):
+    """Step -> value of `key`, from the lines of a run's metrics.jsonl that have it."""
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[key] for line in lines if key in line}

@@ -104,7 +104,7 @@ class TrainBatches:
             yield self.prepare(pixels, flip), self.prepare.labels(self.images.labels[chosen])
 
 
-class TestBatches:
+class EvaluationBatches:
     """The test images of one replica, every R-th one, their centres cropped, in batches of at most `size`."""
 
     def __init__(self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int):

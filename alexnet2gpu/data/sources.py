@@ -13,6 +13,7 @@ With --data DIR, files are read from there and nothing is downloaded. Without it
 import contextlib
 import fcntl
 import gzip
+import io
 import math
 import socket
 import zlib
@@ -88,35 +89,40 @@ def _sample(data, network):
 
 def _fashion_mnist(data, network):
     if data.dir is None:
-        with _download("Fashion-MNIST", f"the four files {', '.join(IDX_FILES)}, compressed or not") as datasets:
-            datasets.FashionMNIST(DOWNLOADS, download=True)
+        with _torchvision("Fashion-MNIST", f"{', '.join(IDX_FILES)} (compressed or not)") as (datasets, first):
+            datasets.FashionMNIST(DOWNLOADS, download=first)
     return _idx_images(Path(data.dir or DOWNLOADS))
 
 
 def _cifar_10(data, network):
-    wanted = "the folder cifar-10-batches-py"
-    with _download("CIFAR-10", wanted, data.dir is None) as datasets:
-        parts = [datasets.CIFAR10(data.dir or DOWNLOADS, train=train, download=data.dir is None)
+    with _torchvision("CIFAR-10", "cifar-10-batches-py") as (datasets, first):
+        parts = [datasets.CIFAR10(data.dir or DOWNLOADS, train=train, download=first and data.dir is None)
                  for train in (True, False)]
     return tuple(Images(part.data, np.array(part.targets), classes=10) for part in parts)
 
 
 @contextlib.contextmanager
-def _download(what, wanted, download=True):
-    """Lend torchvision's datasets, to one process of this machine at a time: the others find the files there."""
+def _torchvision(what, files):
+    """Lend torchvision's datasets to one process of this machine at a time, and say whether it is the first: then it
+    may download, and those that waited find the files there."""
     from torchvision import datasets  # takes a second, so only here
 
     timeout = socket.getdefaulttimeout()
     try:
         DOWNLOADS.mkdir(parents=True, exist_ok=True)
-        with open(DOWNLOADS / ".lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with open(DOWNLOADS / ".lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                first = True
+            except BlockingIOError:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                first = False
             socket.setdefaulttimeout(5)
-            yield datasets
+            yield datasets, first
     except (OSError, RuntimeError, EOFError) as error:
-        failed = "could not be downloaded" if download else "is not there, or not whole"
-        raise ValueError(f"{what} {failed} ({error}): put {wanted} into a folder and pass --data FOLDER, or take "
-                         f"--set data.name=fashion-mnist-sample, which is bundled") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{what} is not there and could not be downloaded: put {files} into a folder and pass --data "
+                         f"FOLDER, or --set data.name=fashion-mnist-sample, which is bundled ({reason})") from None
     finally:
         socket.setdefaulttimeout(timeout)
 

@@ -1,0 +1,99 @@
+"""If these fail, the modes no longer train the same network. All in float64, so that rounding cannot hide a mistake."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import metrics, train
+from torch.nn import functional as F
+
+from alexnet2gpu.config import load_config
+from alexnet2gpu.data.batches import Preparation, TrainBatches
+from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.ranks import Grid, Ranks, place
+
+NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
+
+
+def test_split_has_the_losses_of_one_device_for_50_steps(on_ranks, tmp_path):
+    """The default network on the bundled images, dropout on: every logged loss agrees to 1e-12."""
+    settings = ["train.max_steps=50", "train.batch=16", "train.log_every=1", "train.precision=float64"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    train(*options, "--out", tmp_path / "single")
+    on_ranks(train, 2, "--split-model", *options, "--out", tmp_path / "split")
+    single, split = (metrics(tmp_path / name, "loss") for name in ("single", "split"))
+    assert list(single) == list(split) == list(range(1, 51))
+    assert max(abs(single[step] - split[step]) for step in single) <= 1e-12
+    assert len(set(single.values())) == 50
+
+
+def one_step(config, grid, ranks=None):
+    """Logits and gradients of this rank for its share of the first batch, averaged as the mode does it."""
+    images, _ = load_images(config.data, config.model)
+    model = AlexNet(config.model, 0, grid.towers, ranks and ranks.joins(len(config.model.stages))).double()
+    replicated = ranks.replicate(model) if ranks else model
+    prepare = Preparation(images.mean_image(), config, torch.device("cpu"))
+    x, labels = next(TrainBatches(images, config, prepare, grid.replica, grid.replicas).epoch(1))
+    model.seed_dropout(0, grid.replica, 0)
+    logits = replicated(x)
+    F.cross_entropy(logits, labels).backward()
+    return logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def differences(file, overrides, split, ddp):
+    """On a rank: the largest difference from one device's gradients, |a - b| / |b|, and from its logits."""
+    config = load_config(file[0], overrides)
+    expected = torch.load(file[1], mmap=True)
+    with Ranks(place(config.model.towers, split, ddp)) as ranks:
+        logits, gradients = one_step(config, ranks.grid, ranks)
+        share = len(logits) * ranks.grid.replica
+        logits_off = (logits - expected["logits"][share:share + len(logits)]).abs().max().item()
+        gradients_off = {name: ((gradient - expected[name]).norm() / expected[name].norm()).item()
+                         for name, gradient in gradients.items()}
+        return logits_off, max(gradients_off.values()), len(gradients)
+
+
+@pytest.mark.parametrize("name, overrides, split, ddp, ranks", [
+    ("quick", NO_DROPOUT, False, True, 2),
+    ("quick", NO_DROPOUT, True, True, 4),
+    ("alexnet", ["train.batch=2"], True, False, 2),
+], ids=["ddp", "grid", "alexnet split, dropout on"])
+def test_a_mode_has_the_gradients_of_one_device(on_ranks, tmp_path, name, overrides, split, ddp, ranks):
+    """quick.yaml with dropout off where replicas draw their own masks; alexnet.yaml at full size, dropout on."""
+    overrides = [*overrides, "train.precision=float64"]
+    config = load_config(f"configs/{name}.yaml", overrides)
+    logits, gradients = one_step(config, Grid(towers=range(config.model.towers)))
+    torch.save({"logits": logits, **gradients}, tmp_path / "expected.pt")
+    share = len(gradients) // (2 if split else 1)
+    arguments = (f"configs/{name}.yaml", str(tmp_path / "expected.pt")), overrides, split, ddp
+    for logits_off, gradients_off, count in on_ranks(differences, ranks, *arguments):
+        assert count == share
+        assert logits_off < 1e-12
+        assert gradients_off < 1e-12
+
+
+def replicas_draw(grid_only):
+    with Ranks(place(2, split=True, ddp=True)) as ranks:
+        config = load_config("configs/quick.yaml", ["train.precision=float64"])
+        logits, _ = one_step(config, ranks.grid, ranks)
+        return logits.sum().item()
+
+
+def test_replicas_see_different_images_and_ranks_of_one_replica_the_same(on_ranks):
+    logits = on_ranks(replicas_draw, 4, True)
+    assert logits[0] == logits[1] and logits[2] == logits[3] and logits[0] != logits[2]
+
+
+def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path):
+    """The loss and the errors that a run logs are those of one device, also where a rank sees a share of the batch."""
+    settings = [*NO_DROPOUT, "train.max_steps=4", "train.log_every=2", "train.precision=float64"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    train(*options, "--out", tmp_path / "single")
+    on_ranks(train, 2, "--ddp", *options, "--out", tmp_path / "ddp")
+    on_ranks(train, 4, "--ddp", "--split-model", *options, "--out", tmp_path / "grid")
+    for key in ("loss", "error", "lr", "test_loss", "top1_error", "top5_error"):
+        expected = metrics(tmp_path / "single", key)
+        for mode in ("ddp", "grid"):
+            found = metrics(tmp_path / mode, key)
+            assert list(found) == list(expected)
+            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-11, err_msg=f"{mode} {key}")
