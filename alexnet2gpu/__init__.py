@@ -1,10 +1,11 @@
-"""AlexNet as it was trained in 2012: two towers on two GPUs. A map of the package, in the order to read it.
+"""AlexNet as it was trained in 2012, two towers on two GPUs. What is where, in reading order.
 
     model.py        Tower, AlexNet: stages of towers side by side. Start here.
     exchange.py     how towers on different ranks exchange activations and gradients. Then here.
 
     strict.py       YAML -> dataclasses, with every mistake named
-    network.py      a network as data: layers, shapes, parameters, multiply-adds
+    kinds.py        the kinds of layers as data: keys, shapes, weights
+    network.py      a network as data: stages of layers; parameters, multiply-adds, traffic
     config.py       the keys of a config file
     mistakes.py     how a user's mistake ends a run
     seeds.py        which seed draws what
@@ -19,35 +20,37 @@
     run.py          the directory that a run leaves
     train.py        the loop
 
-A file imports only from those that are above it here, model.py and exchange.py standing after layers.py.
+A file imports only from those that are above it here, model.py and exchange.py standing after
+layers.py.
 """
 
 __version__ = "0.1.0"
 
 
 def load(config, checkpoint=None, overrides=()):
-    """The network of a config file, with all its towers on one device: an ordinary nn.Module, in training mode.
+    """The network of a config file with all its towers on one device, an ordinary nn.Module.
 
     Args:
-        config: path, looked for in the current directory, then in the repository.
-        checkpoint: a run's directory, its `checkpoints`, or one of these: the newest is read. Without, weights are
-            drawn from `train.seed`.
+        config: path of the file, looked for in the current directory, then in the repository.
+        checkpoint: directory of a run or of a checkpoint; of several the newest is read. Without
+            it, weights are drawn from `train.seed`.
         overrides: "key.path=value" strings, as after --set.
 
-    Returns: for configs/alexnet.yaml a module from images (B, 3, 224, 224), raw pixels 0-255 minus the mean image, to
-        logits (B, 1000).
+    Returns: for configs/alexnet.yaml a module from images (B, 3, 224, 224), raw pixels 0-255 less
+        the mean image, to logits (B, 1000); in training mode, as a new module is.
 
     Raises: ValueError naming the file, if one is missing, unreadable or of another network.
     """
-    from pathlib import Path
+    from pathlib import Path  # here, so that importing the package is instant: see mistakes.py
 
     from alexnet2gpu import checkpoint as checkpoints
     from alexnet2gpu.config import load_config
     from alexnet2gpu.model import AlexNet
 
-    settings = load_config(config, overrides)
-    network = AlexNet(settings.model, seed=settings.train.seed)
+    config = load_config(config, overrides)
+    model = AlexNet(config.model, config.train.seed)
     if checkpoint is not None:
         newest = checkpoints.newest(Path(checkpoint))
-        checkpoints.restore(checkpoints.read(newest, settings.model, range(settings.model.towers)), network)
-    return network
+        content = checkpoints.read(newest, config.model, range(config.model.towers))
+        checkpoints.restore(content, model)
+    return model

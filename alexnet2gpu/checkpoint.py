@@ -1,15 +1,16 @@
 """Checkpoints: a directory with one file per tower, so that any mode can resume from any other.
 
     checkpoints/step-00000093/
-        tower-0.pt      {"weights": {name: tensor}, "velocity": {name: tensor}}, names as in the model
+        tower-0.pt      {"weights": {name: tensor}, "velocity": {name: tensor}}
         tower-1.pt
         state.json      step, and what the run was: batch, seed, network, versions
 
-The union of the tower files is the network; nothing is sliced, gathered or renamed. The ranks of replica 0 write their
-own towers; every rank reads those that it holds. No random state is kept, since none is needed (seeds.py).
+The union of the tower files is the network; nothing is sliced, gathered or renamed. The ranks of
+replica 0 write their own towers; every rank reads those that it holds. No random state is kept,
+since none is needed (seeds.py).
 
-A checkpoint is written beside its place, flushed to the disk and then renamed: it is there whole or not at all. The
-directory must be one that all ranks see.
+A checkpoint is written beside its place, flushed to the disk and then renamed: it is there whole
+or not at all. The directory must be one that all ranks see.
 """
 
 import json
@@ -30,8 +31,11 @@ from alexnet2gpu.optim import SGD2012
 from alexnet2gpu.ranks import Ranks
 
 
-def save(folder: Path, step: int, config: Config, model: AlexNet, optimizer: SGD2012, ranks: Ranks) -> None:
-    """Write `folder`/step-N after step N, and remove all but the `train.keep` newest. Every rank calls it."""
+def save(
+    folder: Path, step: int, config: Config, model: AlexNet, optimizer: SGD2012, ranks: Ranks
+) -> None:
+    """Write `folder`/step-N after step N, and remove all but the `train.keep` newest. Every rank
+    calls it."""
     final = folder / f"step-{step:08d}"
     if final.exists():
         return
@@ -41,18 +45,22 @@ def save(folder: Path, step: int, config: Config, model: AlexNet, optimizer: SGD
         names = {parameter: name for name, parameter in model.named_parameters()}
         for index, tower in model.towers.items():
             parameters = list(tower.parameters())
-            content = {"weights": {names[p]: p.detach().cpu() for p in parameters},
-                       "velocity": {names[p]: optimizer.state[p]["velocity"].cpu() for p in parameters}}
+            content = {
+                "weights": {names[p]: p.detach().cpu() for p in parameters},
+                "velocity": {names[p]: optimizer.state[p]["velocity"].cpu() for p in parameters},
+            }
             with open(partial / f"tower-{index}.pt", "wb") as file:
                 torch.save(content, file)
                 _flush(file)
     ranks.wait()  # for all towers to be written
     if ranks.grid.rank == 0:
         with open(partial / "state.json", "w") as file:
-            json.dump({"step": step, "torch": torch.__version__, **identity(config)}, file, indent=1)
+            json.dump(
+                {"step": step, "torch": torch.__version__, **identity(config)}, file, indent=1
+            )
             _flush(file)
         os.rename(partial, final)
-        for state in sorted(folder.glob("step-*/state.json"))[:-config.train.keep]:
+        for state in sorted(folder.glob("step-*/state.json"))[: -config.train.keep]:
             state.unlink()  # first: from now on it is no checkpoint
             shutil.rmtree(state.parent)
     ranks.wait()
@@ -68,7 +76,8 @@ def resume(run: Path, config: Config, towers: Iterable[int]) -> tuple[int, dict]
 
 
 def newest(folder: Path) -> Path:
-    """The newest checkpoint in `folder`, or in its subdirectory `checkpoints`, or `folder` itself if it is one.
+    """The newest checkpoint in `folder`, or in its subdirectory `checkpoints`, or `folder` itself
+    if it is one.
 
     Raises: ValueError if there is none.
     """
@@ -93,11 +102,15 @@ def read_step(checkpoint: Path, config: Config) -> int:
         raise ValueError(f"{checkpoint}: unreadable checkpoint: {error!r}") from None
     for key, value in identity(config).items():
         if state.get(key) != value:
-            raise ValueError(f"{checkpoint} was made with another {key}: start a new run, or undo the change")
+            raise ValueError(
+                f"{checkpoint} was made with another {key}: start a new run, or undo the change"
+            )
     return step
 
 
-def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict[str, Tensor]]:
+def read(
+    checkpoint: Path, network: Network, towers: Iterable[int]
+) -> dict[str, dict[str, Tensor]]:
     """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names.
 
     Raises: ValueError if a file is missing, unreadable or of another network.
@@ -108,7 +121,9 @@ def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str,
         shapes = {}
         for row in trace(network):
             if row.parameters:
-                shapes[f"towers.{index}.{row.name}.weight"] = row.layer.weight_shape(row.reads, row.gives)
+                shapes[f"towers.{index}.{row.name}.weight"] = row.layer.weight_shape(
+                    row.reads, row.gives
+                )
                 shapes[f"towers.{index}.{row.name}.bias"] = row.gives[:1]
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -116,14 +131,24 @@ def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str,
                 if {name: tuple(tensor.shape) for name, tensor in content[kind].items()} != shapes:
                     raise ValueError("it holds another network")
                 tensors.update(content[kind])
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, LookupError, TypeError, AttributeError,
-                ValueError) as error:
+        except (
+            OSError,
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ValueError,
+        ) as error:
             raise ValueError(f"{file}: unreadable checkpoint: {error}") from None
     return both
 
 
 @torch.no_grad()
-def restore(content: dict[str, dict[str, Tensor]], model: AlexNet, optimizer: SGD2012 | None = None) -> None:
+def restore(
+    content: dict[str, dict[str, Tensor]], model: AlexNet, optimizer: SGD2012 | None = None
+) -> None:
     """Copy what `read` gave into the model and, if there is one, its optimizer."""
     for name, parameter in model.named_parameters():
         parameter.copy_(content["weights"][name])
@@ -133,8 +158,12 @@ def restore(content: dict[str, dict[str, Tensor]], model: AlexNet, optimizer: SG
 
 def identity(config: Config) -> dict:
     """What must stay the same for a run to go on: the network, and how steps are counted."""
-    return {"model": strict.plain(config.model), "train.batch": config.train.batch, "train.seed": config.train.seed,
-            "data.name": config.data.name}
+    return {
+        "model": strict.plain(config.model),
+        "train.batch": config.train.batch,
+        "train.seed": config.train.seed,
+        "data.name": config.data.name,
+    }
 
 
 def _flush(file):

@@ -1,11 +1,12 @@
 """What an experiment is: every key that a config file may hold, with its default and its unit.
 
-    model    towers, input, stages                          a Network: network.py says what a layer can be
-    data     name, dir, crop, flip, mean, divide, resize    which images, and what is done to them
+    model    towers, input, stages                          a Network; kinds.py has the layers
+    data     name, dir, crop, flip, mean, divide, resize    which images, what is done to them
     train    seed, batch, epochs, max_steps, precision, ... the loop
     optim    momentum, weight_decay, schedule               the update rule and its rates
 
-Keys without a default must be in the file. `load_config` reads one; `save_config` writes all that was resolved.
+Keys without a default must be in the file. `load_config` reads one; `save_config` writes all that
+was resolved.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from typing import Literal
 import yaml
 
 from alexnet2gpu import strict
-from alexnet2gpu.network import Linear, Network, text, trace
+from alexnet2gpu.kinds import Linear, text
+from alexnet2gpu.network import Network, trace
 from alexnet2gpu.strict import Problem, bounded
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -24,29 +26,47 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Which images, and what is done to each before the network sees it, in this order."""
+    """Which images, and what is done to each before the network sees it, in this order.
+
+    name      of the source: data/sources.py
+    dir       where its files are (--data)
+    crop      side in pixels, placed at random in training, centred in testing; null: whole images
+    flip      mirror with probability 1/2, in training
+    mean      image: subtract the mean training image, its centre if images are cropped
+    divide    then divide by this; pixels are 0 to 255
+    resize    then enlarge to this side, bilinearly
+    """
 
     name: Literal["fashion-mnist-sample", "fashion-mnist", "cifar-10", "arrays", "synthetic"]
-    dir: str | None = None  # --data: where the files are
-    crop: int | None = bounded(None, least=1)  # side; at random in training, centred in testing; null: whole image
-    flip: bool = False  # mirror with probability 1/2, in training
-    mean: Literal["image", "none"] = "image"  # subtract the mean of the training images, its centre if cropped
-    divide: float = 1.0  # then divide the pixels, 0-255, by this
-    resize: int | None = bounded(None, least=1)  # then enlarge to this side, bilinear
+    dir: str | None = None
+    crop: int | None = bounded(None, least=1)
+    flip: bool = False
+    mean: Literal["image", "none"] = "image"
+    divide: float = 1.0
+    resize: int | None = bounded(None, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """The loop, the same in every mode."""
+    """The loop, the same in every mode.
+
+    seed         of everything that is drawn: seeds.py
+    batch        images of one step, over all ranks together
+    max_steps    end earlier, counted from the start of the run
+    precision    precision.py
+    log_every    steps to a line of metrics.jsonl
+    keep         how many checkpoints stay, the newest ones
+    threads      CPU threads of a rank; null: the machine's cores, shared evenly
+    """
 
     seed: int = bounded(0, least=0)
-    batch: int = bounded(least=1)  # images of one step, over all ranks together
+    batch: int = bounded(least=1)
     epochs: int = bounded(least=1)
-    max_steps: int | None = bounded(None, least=1)  # end earlier, counted from the start of the run
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"  # bfloat16: by autocast, weights stay float32
-    log_every: int = bounded(20, least=1)  # steps to a line of metrics.jsonl
-    keep: int = bounded(2, least=1)  # how many checkpoints stay, the newest ones
-    threads: int | None = bounded(None, least=1)  # CPU threads of a rank; null: the machine's cores, shared evenly
+    max_steps: int | None = bounded(None, least=1)
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    log_every: int = bounded(20, least=1)
+    keep: int = bounded(2, least=1)
+    threads: int | None = bounded(None, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +79,7 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Change(Rates):
-    """What changes at the start of an epoch: the rates of all layers, and those of single `layers`, which prevail."""
+    """What changes as an epoch starts: rates of all layers; those of single `layers` prevail."""
 
     epoch: int = bounded(least=1)  # the first epoch is 1
     layers: dict[str, Rates] = field(default_factory=dict)
@@ -112,11 +132,14 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def save_config(config: Config, file: Path) -> None:
     """Write every key, defaults included, so that `load_config(file)` gives `config` again."""
-    file.write_text(yaml.safe_dump(strict.plain(config), sort_keys=False, default_flow_style=None, width=110))
+    file.write_text(
+        yaml.safe_dump(strict.plain(config), sort_keys=False, default_flow_style=None, width=110)
+    )
 
 
 def _check(config):
-    """What no single key shows: the layers fit each other, the images fit the network, the schedule starts."""
+    """What no single key shows: the layers fit each other, the images fit the network, the
+    schedule starts."""
     if not config.model.stages or not all(config.model.stages):
         raise Problem("model.stages", "should be a list of stages, each with at least one layer")
     rows = trace(config.model)
@@ -124,21 +147,38 @@ def _check(config):
     for row in rows:
         key = f"model.stages.{row.stage}.{row.name}"
         if not row.name.isidentifier() or names.count(row.name) > 1:
-            raise Problem(key, "a layer's name is one word, made of letters and digits, and is there only once")
+            raise Problem(
+                key,
+                "a layer's name is one word, made of letters and digits, and is there only once",
+            )
     if not isinstance(rows[-1].layer, Linear):
-        raise Problem(f"model.stages.{rows[-1].stage}.{rows[-1].name}", "the last layer should be linear: the logits")
+        raise Problem(
+            f"model.stages.{rows[-1].stage}.{rows[-1].name}",
+            "the last layer should be linear: the logits",
+        )
     side = config.data.resize or config.data.crop
     if side and config.model.input[1:] != (side, side):
         key = "data.resize" if config.data.resize else "data.crop"
-        raise Problem(key, f"gives {side}x{side} images, but model.input is {text(config.model.input)}")
+        raise Problem(
+            key, f"gives {side}x{side} images, but model.input is {text(config.model.input)}"
+        )
     if config.data.divide == 0:
         raise Problem("data.divide", "should not be 0")
     schedule = config.optim.schedule
     epochs = [change.epoch for change in schedule]
-    if epochs[:1] != [1] or epochs != sorted(set(epochs)) or None in (schedule[0].weights, schedule[0].biases):
-        raise Problem("optim.schedule", "starts with epoch 1, weights and biases given, and goes on in order")
+    if (
+        epochs[:1] != [1]
+        or epochs != sorted(set(epochs))
+        or None in (schedule[0].weights, schedule[0].biases)
+    ):
+        raise Problem(
+            "optim.schedule", "starts with epoch 1, weights and biases given, and goes on in order"
+        )
     weighted = {row.name for row in rows if row.parameters}
     for change in schedule:
         for name in change.layers:
             if name not in weighted:
-                raise Problem("optim.schedule", f"epoch {change.epoch}: no layer with weights is called {name}")
+                raise Problem(
+                    "optim.schedule",
+                    f"epoch {change.epoch}: no layer with weights is called {name}",
+                )

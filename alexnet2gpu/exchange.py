@@ -1,16 +1,18 @@
-"""All communication inside a forward or backward pass: two functions, each a forward paired with its backward.
+"""All communication inside a forward or backward pass: two functions, each with its backward.
 
-                     forward                                backward
-    exchange         all-gather (B, C/n, ...)->(B, C, ...)  reduce-scatter: own slice, summed over the ranks
-    gather_logits    all-gather (B, C/n) -> (B, C)          own slice, no sum
+                     forward                                  backward
+    exchange         all-gather (B, C/n, ...) -> (B, C, ...)  reduce-scatter: own slice, summed
+    gather_logits    all-gather (B, C/n) -> (B, C)            own slice, no sum
 
-After `exchange` every rank's next stage reads the gathered tensor, so every rank has a gradient for each half, and
-the true one is their sum. After `gather_logits` comes the loss, which every rank computes alike: each gradient is
-already the true one, and a sum would be n times too large. The wrong pairing trains without complaint: keeping the
-slice in `exchange` loses most of the gradient of the layers below, summing in `gather_logits` scales it by n.
+After `exchange` every rank's next stage reads the gathered tensor, so every rank has a gradient
+for each half, and the true one is their sum. After `gather_logits` comes the loss, which every
+rank computes alike: each gradient is already the true one, and a sum would be n times too large.
+The wrong pairing trains without complaint: keeping the slice in `exchange` loses most of the
+gradient of the layers below, summing in `gather_logits` scales it by n.
 
-So on every rank the logits are complete and `loss.backward()` needs no factor. (In 2012 all of fc8 and the loss sat on
-GPU 0. The arithmetic is the same; splitting fc8 like the others keeps the GPUs' memory equal.)
+So on every rank the logits are complete and `loss.backward()` needs no factor. (In 2012 all of fc8
+and the loss sat on GPU 0. The arithmetic is the same; splitting fc8 like the others keeps the
+GPUs' memory equal.)
 """
 
 import torch
@@ -20,9 +22,11 @@ from torch.autograd.function import once_differentiable
 
 
 class Link:
-    """The ranks that hold the towers of one replica, in order of towers, and what this rank sent them.
+    """The ranks that hold the towers of one replica, in order of towers, and what this rank sent
+    them.
 
-    `sent` counts bytes of payload by direction: each half goes to n - 1 others, whatever the transport does on the way.
+    `sent` counts bytes of payload by direction: each half goes to n - 1 others, whatever the
+    transport does on the way.
     """
 
     def __init__(self, group: dist.ProcessGroup):
@@ -40,7 +44,8 @@ class Link:
         return torch.cat(halves.chunk(self.size), dim=1)
 
     def reduce_scatter(self, gradient: Tensor) -> Tensor:
-        """(B, C, ...), different on each rank -> (B, C/n, ...), the sum over ranks of this rank's slice."""
+        """(B, C, ...), different on each rank -> (B, C/n, ...), the sum over ranks of this rank's
+        slice."""
         slices = [piece.contiguous() for piece in gradient.chunk(self.size, dim=1)]
         self.sent["backward"] += (self.size - 1) * slices[0].nbytes
         if _by_messages(gradient):
@@ -65,7 +70,8 @@ class Link:
 
 
 def _by_messages(tensor):
-    """On the CPU messages from rank to rank are faster than gloo's collectives; on GPUs gloo has no messages."""
+    """On the CPU messages from rank to rank are faster than gloo's collectives; on GPUs gloo has
+    no messages."""
     return tensor.device.type == "cpu"
 
 
@@ -94,10 +100,12 @@ class _GatherLogits(torch.autograd.Function):
 
 
 def exchange(half: Tensor, link: Link) -> Tensor:
-    """Between two stages: this rank's half (B, C/n, ...) -> the channels of all towers (B, C, ...)."""
+    """Between two stages: this rank's half (B, C/n, ...) -> the channels of all towers (B, C,
+    ...)."""
     return _Exchange.apply(half, link)
 
 
 def gather_logits(half: Tensor, link: Link) -> Tensor:
-    """After the last stage: this rank's logits (B, C/n) -> all of them (B, C), for a loss that all ranks compute."""
+    """After the last stage: this rank's logits (B, C/n) -> all of them (B, C), for a loss that all
+    ranks compute."""
     return _GatherLogits.apply(half, link)

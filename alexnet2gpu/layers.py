@@ -1,10 +1,11 @@
-"""The layers that torch lacks or does otherwise, and `build`, which turns a layer of a config into a module.
+"""The layers that torch lacks or does otherwise; `build` makes a module of a layer in a config.
 
-    OverhangConv2d   a convolution whose last window may hang over the right and lower edge (`ceil: true`)
-    ResponseNorm     across maps (the LRN of the paper) or within a map; keeps only its input for the backward pass
+    OverhangConv2d   a convolution whose last window may hang over the edge (`ceil: true`)
+    ResponseNorm     across maps (the paper's LRN) or within a map; keeps only its input
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
-None of them looks beyond the channels that it is given, so in a tower none crosses into another tower.
+None of them looks beyond the channels that it is given, so in a tower none crosses into another
+tower.
 """
 
 import torch
@@ -13,45 +14,51 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from alexnet2gpu import network
-from alexnet2gpu.network import Layer, Shape
+from alexnet2gpu import kinds
+from alexnet2gpu.kinds import Layer, Shape
 
 
 def build(layer: Layer, reads: Shape, gives: Shape) -> nn.Module:
     """The module for a layer that reads and gives these shapes; its weights are not yet drawn."""
     match layer:
-        case network.Conv():
+        case kinds.Conv():
             overhang = (gives[2] - 1) * layer.stride + layer.kernel - reads[2] - 2 * layer.pad
-            module = skip_init(OverhangConv2d, reads[0], gives[0], layer.kernel, layer.stride, layer.pad)
+            module = skip_init(
+                OverhangConv2d, reads[0], gives[0], layer.kernel, layer.stride, layer.pad
+            )
             module.overhang = max(0, overhang)
             return module
-        case network.Linear():
+        case kinds.Linear():
             return skip_init(nn.Linear, reads[0], gives[0])
-        case network.MaxPool():
+        case kinds.MaxPool():
             return nn.MaxPool2d(layer.kernel, layer.stride, layer.pad, ceil_mode=layer.ceil)
-        case network.AvgPool():
+        case kinds.AvgPool():
             return nn.AvgPool2d(layer.kernel, layer.stride, layer.pad)
-        case network.Lrn():
-            return ResponseNorm(sum_over_maps, layer.size, layer.alpha / layer.size, layer.beta, layer.k)
-        case network.MapNorm():
-            return ResponseNorm(sum_over_pixels, layer.size, layer.alpha / layer.size**2, layer.beta, layer.k)
-        case network.Dropout():
+        case kinds.Lrn():
+            return ResponseNorm(
+                sum_over_maps, layer.size, layer.alpha / layer.size, layer.beta, layer.k
+            )
+        case kinds.MapNorm():
+            return ResponseNorm(
+                sum_over_pixels, layer.size, layer.alpha / layer.size**2, layer.beta, layer.k
+            )
+        case kinds.Dropout():
             return Dropout(layer.p, layer.scaling)
-        case network.Flatten():
+        case kinds.Flatten():
             return nn.Flatten()
-        case network.Relu():
+        case kinds.Relu():
             return nn.ReLU()
-        case network.Tanh():
+        case kinds.Tanh():
             return nn.Tanh()
-        case network.Sigmoid():
+        case kinds.Sigmoid():
             return nn.Sigmoid()
     raise AssertionError(f"no module for {layer}")
 
 
 @torch.no_grad()
 def draw(module: nn.Module, layer: Layer, generator: torch.Generator) -> None:
-    """Draw initial weights on the CPU in float32; biases are constant. `init: xavier` is Glorot and Bengio's (2010)
-    uniform distribution, in [-b, b] with b = sqrt(6 / (fan_in + fan_out))."""
+    """Draw initial weights on the CPU in float32; biases are constant. `init: xavier` is Glorot
+    and Bengio's (2010) uniform distribution, in [-b, b] with b = sqrt(6 / (fan_in + fan_out))."""
     if layer.init == "xavier":
         nn.init.xavier_uniform_(module.weight, generator=generator)
     else:
@@ -60,10 +67,11 @@ def draw(module: nn.Module, layer: Layer, generator: torch.Generator) -> None:
 
 
 class OverhangConv2d(nn.Conv2d):
-    """(B, C, H, W) -> (B, C', H', W'), reading zeros `overhang` pixels beyond the right and lower edges.
+    """(B, C, H, W) -> (B, C', H', W'), reading zeros `overhang` pixels beyond the right and lower
+    edges.
 
-    With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of 2012 did it, and
-    why the paper's first layer is 55x55.
+    With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of
+    2012 did it, and why the paper's first layer is 55x55.
     """
 
     overhang = 0
@@ -75,7 +83,8 @@ class OverhangConv2d(nn.Conv2d):
 
 
 def sum_over_maps(x: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> same: at each place the sum over `size` (odd) neighbouring maps, fewer at the first and last."""
+    """(B, C, H, W) -> same: at each place the sum over `size` (odd) neighbouring maps, fewer at
+    the first and last."""
     total = x.clone()
     for distance in range(1, min(size // 2, x.shape[1] - 1) + 1):
         total[:, distance:] += x[:, :-distance]
@@ -84,33 +93,45 @@ def sum_over_maps(x: Tensor, size: int) -> Tensor:
 
 
 def sum_over_pixels(x: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> same: at each place the sum over `size` x `size` (odd) pixels of the map, fewer at the edges."""
+    """(B, C, H, W) -> same: at each place the sum over `size` x `size` (odd) pixels of the map,
+    fewer at the edges."""
     return F.avg_pool2d(x, size, stride=1, padding=size // 2, divisor_override=1)
 
 
 class ResponseNorm(nn.Module):
-    """y = x / (k + alpha * S)^beta, S the sum of x^2 over a window of `size`: (B, C, H, W) -> same.
+    """y = x / (k + alpha * S)^beta, S the sum of x^2 over a window of `size`: (B, C, H, W) ->
+    same.
 
-    Here `alpha` multiplies the plain sum. A config's alpha is divided by the number of places first, as in
-    nn.LocalResponseNorm and in the code of 2012; the paper's formula lacks the division.
+    Here `alpha` multiplies the plain sum. A config's alpha is divided by the number of places
+    first, as in nn.LocalResponseNorm and in the code of 2012; the paper's formula lacks the
+    division.
     """
 
     def __init__(self, window_sum, size: int, alpha: float, beta: float, k: float):
         super().__init__()
-        self.window_sum, self.size, self.alpha, self.beta, self.k = window_sum, size, alpha, beta, k
+        self.window_sum, self.size, self.alpha, self.beta, self.k = (
+            window_sum,
+            size,
+            alpha,
+            beta,
+            k,
+        )
 
     def forward(self, x):
         return _ResponseNorm.apply(x, self.window_sum, self.size, self.alpha, self.beta, self.k)
 
     def extra_repr(self):
-        return f"{self.window_sum.__name__}, size={self.size}, alpha={self.alpha:.3g}, beta={self.beta}, k={self.k}"
+        constants = f"alpha={self.alpha:.3g}, beta={self.beta}, k={self.k}"
+        return f"{self.window_sum.__name__}, size={self.size}, {constants}"
 
 
 class _ResponseNorm(torch.autograd.Function):
-    """With d = k + alpha * S(x^2):  y = x d^-beta,  dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)).
+    """With d = k + alpha S(x^2):
 
-    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again. The arithmetic is
-    at least float32.
+        y = x d^-beta,    dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1))
+
+    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again. The
+    arithmetic is at least float32.
     """
 
     @staticmethod
@@ -118,7 +139,9 @@ class _ResponseNorm(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.constants = window_sum, size, alpha, beta, k
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return _to_minus(beta, _denominator(wide, window_sum, size, alpha, k)).mul_(wide).to(x.dtype)
+        return (
+            _to_minus(beta, _denominator(wide, window_sum, size, alpha, k)).mul_(wide).to(x.dtype)
+        )
 
     @staticmethod
     @once_differentiable
@@ -129,7 +152,14 @@ class _ResponseNorm(torch.autograd.Function):
         denominator = _denominator(wide, window_sum, size, alpha, k)
         direct = _to_minus(beta, denominator).mul_(gradient)
         through_sum = window_sum((direct * wide).div_(denominator), size).mul_(wide)
-        return direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype), None, None, None, None, None
+        return (
+            direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype),
+            None,
+            None,
+            None,
+            None,
+            None,
+        )
 
 
 def _denominator(x, window_sum, size, alpha, k):

@@ -1,11 +1,14 @@
-"""How a user's mistake ends a run: one line that says what is wrong and the way out, and status 2 from every rank.
+"""How a user's mistake ends a run: in one line with the way out, and status 2 from every rank.
 
-Everything a user can get wrong is checked by every rank alone, before the process group starts, and raised as
-ValueError. Two races make this less simple than it sounds:
+Everything a user can get wrong is checked by every rank alone, before the process group starts,
+and raised as ValueError. Two races make this less simple than it sounds:
 
-- torchrun sends SIGTERM to all ranks as soon as one has failed, and rank 0, which prints, may be the slowest. So a
-  rank that is still checking notes the signal and finishes its check: it comes to the same conclusion by itself.
-- A mistake may be known to one rank only (a folder that one node of several lacks). So the first rank of every
+- torchrun sends SIGTERM to all ranks as soon as one has failed, and rank 0, which prints, may be
+  the slowest. So a
+  rank that is still checking notes the signal and finishes its check: it comes to the same
+  conclusion by itself.
+- A mistake may be known to one rank only (a folder that one node of several lacks). So the first
+  rank of every
   other node prints too, with its number.
 
 This file imports nothing slow: the guard must stand before torch is imported.
@@ -22,17 +25,19 @@ import sys
 def one_line_mistakes():
     """While the body runs, ValueError becomes one line on standard error and exit status 2.
 
-    A SIGTERM that arrives meanwhile takes effect only after the body has ended well (exit status 143).
+    A SIGTERM that arrives meanwhile takes effect only after the body has ended well (exit status
+    143); after a mistake it is ignored, so that it cannot change the status of a rank on its way
+    out.
     """
     arrived = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
         yield
     except ValueError as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _report(error)
         raise SystemExit(2) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+    signal.signal(signal.SIGTERM, previous)
     if arrived:
         raise SystemExit(128 + signal.SIGTERM)
 

@@ -1,7 +1,8 @@
 """The network: towers side by side, stage after stage. Knows nothing of ranks. Start reading here.
 
-Shapes, throughout the project: B images in a batch, C channels (maps), H and W their height and width, F features.
-A tower's own channels are a *half* of all C, also where there are more than two towers.
+Shapes, throughout the project: B images in a batch, C channels (maps), H and W their height and
+width, F features. A tower's own channels are a *half* of all C, also where there are more than two
+towers.
 
     x               (B, 3, 224, 224)        the image goes to every tower
     stage 1         (B, 48, 55, 55)         conv1, conv2 in each tower, from its own half
@@ -10,9 +11,10 @@ A tower's own channels are a *half* of all C, also where there are more than two
     join, fc6, join, fc7, join, fc8         fully connected, joined again after each
     join            (B, 1000)               logits
 
-What a *join* does between two stages is passed in, one callable per stage. With all towers on one device there is
-nothing to do but to concatenate. With a tower on each rank, ranks.py passes the exchange (exchange.py): that is the
-whole difference between the modes. Parameters have the same names everywhere: `towers.0.conv1.weight`.
+What a *join* does between two stages is passed in, one callable per stage. With all towers on one
+device there is nothing to do but to concatenate. With a tower on each rank, ranks.py passes the
+exchange (exchange.py): that is the whole difference between the modes. Parameters have the same
+names everywhere: `towers.0.conv1.weight`.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +30,8 @@ Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's halves -> (B, C,
 
 
 class Tower(nn.Module):
-    """One column of the network: the layers of all stages, by name, with weights drawn from (seed, index, layer)."""
+    """One column of the network: the layers of all stages, by name, with weights drawn from (seed,
+    index, layer)."""
 
     def __init__(self, network: Network, index: int, seed: int):
         super().__init__()
@@ -37,7 +40,9 @@ class Tower(nn.Module):
         for row in trace(network):
             module = layers.build(row.layer, row.reads, row.gives)
             if row.parameters:
-                generator = torch.Generator().manual_seed(seed_of(seed, "weights", index, row.name))
+                generator = torch.Generator().manual_seed(
+                    seed_of(seed, "weights", index, row.name)
+                )
                 layers.draw(module, row.layer, generator)
             self.add_module(row.name, module)
 
@@ -60,8 +65,13 @@ class AlexNet(nn.Module):
     Images (B, C, H, W) -> logits (B, classes), the same in every mode.
     """
 
-    def __init__(self, network: Network, seed: int = 0, towers: Sequence[int] | None = None,
-                 joins: Sequence[Join] | None = None):
+    def __init__(
+        self,
+        network: Network,
+        seed: int = 0,
+        towers: Sequence[int] | None = None,
+        joins: Sequence[Join] | None = None,
+    ):
         super().__init__()
         held = range(network.towers) if towers is None else towers
         self.towers = nn.ModuleDict({str(index): Tower(network, index, seed) for index in held})
@@ -74,10 +84,13 @@ class AlexNet(nn.Module):
         return x
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:
-        """Give every tower a generator for its dropout masks, as fixed by (seed, tower, replica, step)."""
+        """Give every tower a generator for its dropout masks, as fixed by (seed, tower, replica,
+        step)."""
         for tower in self.towers.values():
             device = next(tower.parameters()).device
-            generator = torch.Generator(device).manual_seed(seed_of(seed, "dropout", tower.index, replica, step))
+            generator = torch.Generator(device).manual_seed(
+                seed_of(seed, "dropout", tower.index, replica, step)
+            )
             for layer in tower.modules():
                 if isinstance(layer, layers.Dropout):
                     layer.generator = generator

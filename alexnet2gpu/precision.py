@@ -1,9 +1,9 @@
 """What `train.precision` means.
 
-    precision   weights and velocity   activations                          update
-    float32     float32                float32                              float32
-    bfloat16    float32                bfloat16 by autocast, loss float32   float32
-    float64     float64                float64, for proofs of equality      float64
+precision   weights and velocity   activations                          update
+float32     float32                float32                              float32
+bfloat16    float32                bfloat16 by autocast, loss float32   float32
+float64     float64                float64, for proofs of equality      float64
 """
 
 import torch

@@ -1,16 +1,16 @@
-"""Which rank holds which towers of which replica; process group, device, start and stop. The modes live here.
+"""Which rank holds which towers of which replica; process group and device. The modes live here.
 
-A *replica* is a whole network's worth of ranks, `span` of them; replicas see different images, ranks of one replica
-the same. Ranks are numbered replica by replica:
+A *replica* is a whole network's worth of ranks, `span` of them; replicas see different images,
+ranks of one replica the same. Ranks are numbered replica by replica:
 
-    flags                    ranks    towers on a rank    span            replicas   joins      averages gradients
-    (none)                   1        all                 1               1          -          -
-    --split-model            n        towers / n          n               1          exchange   -
-    --ddp                    D        all                 1               D          -          DDP, all ranks
-    --split-model --ddp      n * D    1                   n = towers      D          exchange   DDP, ranks of one tower
+    flags                 ranks  towers on a rank  span        joins     averages gradients
+    (none)                1      all               1           -         -
+    --split-model         n      towers / n        n           exchange  -
+    --ddp                 D      all               1           -         DDP, all ranks
+    --split-model --ddp   n * D  1                 n = towers  exchange  DDP, ranks of one tower
 
-Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs, since NCCL refuses
-that; gloo on the CPU where there is no GPU.
+Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs,
+since NCCL refuses that; gloo on the CPU where there is no GPU.
 """
 
 import os
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from alexnet2gpu.exchange import Link, exchange, gather_logits
 from alexnet2gpu.model import Join
 
-TIMEOUT = timedelta(minutes=5)  # for one message between ranks; the longest wait is for another rank's checkpoint
+# For one message between ranks. The longest wait is for another rank to write its checkpoint.
+TIMEOUT = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
@@ -52,36 +53,43 @@ class Grid:
         return self.world // self.span
 
 
-def place(towers: int, split: bool, ddp: bool, environment: Mapping[str, str] = os.environ) -> Grid:
+def place(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ) -> Grid:
     """Find this rank's place from the flags and from what torchrun says in the environment.
 
     Raises: ValueError if the number of processes does not suit the flags and the towers.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    rank, world, local_rank, local_world = (int(environment.get(name, name.endswith("SIZE"))) for name in names)
-    flags = " ".join(["--split-model"] * split + ["--ddp"] * ddp)
-    start = "torchrun --standalone --nproc_per_node={} launch/train.py " + flags
-    if not flags and world > 1:
-        raise ValueError(f"{world} processes but no mode: add --split-model, --ddp or both")
-    if ddp and "WORLD_SIZE" not in environment:
-        raise ValueError(f"{flags} needs several processes: {start.format(towers if split else 2)}")
-    if split and towers == 1:
-        raise ValueError("--split-model cannot split a network of 1 tower: leave it out, or set model.towers")
-    if split and ddp and world % towers:
-        raise ValueError(f"{flags} on {world} processes: {towers} towers need {towers} for each replica: "
-                         f"{start.format(2 * towers)}")
-    if split and not ddp and (world == 1 or towers % world):
-        more = f", or add --ddp for {world // towers} replicas" if world > 1 and world % towers == 0 else ""
-        raise ValueError(f"--split-model on {world} process{'es' * (world > 1)}: {towers} towers divide over "
-                         f"{_divisors(towers)}: {start.format(towers)}{more}")
+    rank, world, local_rank, local_world = (
+        int(environment.get(name, name.endswith("SIZE"))) for name in names
+    )
+    if mistake := _mistake(towers, split, ddp, world, "WORLD_SIZE" in environment):
+        flags = " ".join(["--split-model"] * split + ["--ddp"] * ddp)
+        count = towers * (2 if split and ddp else 1) if split else 2
+        start = f": torchrun --standalone --nproc_per_node={count} launch/train.py {flags}"
+        raise ValueError(mistake + start * bool(flags and (towers > 1 or not split)))
     span = (towers if ddp else world) if split else 1
     share = towers // span
     first = rank % span * share
     return Grid(rank, world, local_rank, local_world, span, range(first, first + share))
 
 
-def _divisors(number):
-    return " or ".join(str(n) for n in range(2, number + 1) if number % n == 0)
+def _mistake(towers, split, ddp, world, by_torchrun):
+    """What is wrong with the number of processes, if anything is."""
+    on = f"on {world} process{'es' * (world > 1)}"
+    if split and towers == 1:
+        return "--split-model cannot split a network of 1 tower: leave it out, or set model.towers"
+    if split and ddp and world % towers:
+        return f"--split-model --ddp {on}: {towers} towers need {towers} for each replica"
+    if split and not ddp and world > towers and world % towers == 0:
+        return f"--split-model {on}: {towers} towers need {towers}; for replicas add --ddp"
+    if split and not ddp and (world == 1 or towers % world):
+        numbers = " or ".join(str(n) for n in range(2, towers + 1) if towers % n == 0)
+        return f"--split-model {on}: {towers} towers divide over {numbers}"
+    if ddp and not by_torchrun:
+        return "--ddp needs several processes"
+    if world > 1 and not (split or ddp):
+        return f"{world} processes but no mode: add --split-model, --ddp or both"
+    return None
 
 
 def choose_device(local_rank: int, local_world: int, gpus: int) -> tuple[torch.device, str]:
@@ -101,7 +109,7 @@ class Ranks:
         self.grid = grid
         gpus = torch.cuda.device_count()
         self.device, backend = choose_device(grid.local_rank, grid.local_world, gpus)
-        torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // grid.local_world))
+        torch.set_num_threads(threads or max(1, _cores() // grid.local_world))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.split_group = self.replica_group = None
@@ -109,7 +117,10 @@ class Ranks:
         if grid.world == 1:
             return
         if backend == "gloo" and gpus and grid.rank == 0:
-            print(f"{grid.local_world} ranks share {gpus} GPU{'s' * (gpus > 1)}: gloo instead of NCCL, so slower")
+            print(
+                f"{grid.local_world} ranks share {gpus} GPU{'s' * (gpus > 1)}: "
+                "gloo instead of NCCL, so slower"
+            )
         dist.init_process_group(backend, timeout=TIMEOUT)
         everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
         if grid.span > 1:
@@ -118,8 +129,14 @@ class Ranks:
             self.replica_group, _ = dist.new_subgroups_by_enumeration(everyone.T.tolist(), TIMEOUT)
         self.wait()  # no rank writes anything before all have passed their checks
 
+    def device_name(self) -> str:
+        """The GPU's name, or cpu."""
+        on_gpu = self.device.type == "cuda"
+        return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
+
     def joins(self, stages: int) -> list[Join] | None:
-        """The joins of a network of so many stages: exchanges, and at the end the gathering of the logits."""
+        """The joins of a network of so many stages: exchanges, and at the end the gathering of the
+        logits."""
         if self.split_group is None:
             return None
         self.links = [Link(self.split_group) for _ in range(stages)]
@@ -127,13 +144,17 @@ class Ranks:
         return [partial(join, link=link) for join, link in zip(pairs, self.links)]
 
     def replicate(self, model: nn.Module) -> nn.Module:
-        """`model` with gradients averaged over the replicas after every backward pass. Replicas draw or load the
-        same weights, so none are sent; gradients live in DDP's buckets, so there is no second copy of them."""
+        """`model` with gradients averaged over the replicas after every backward pass. Replicas
+        draw or load the same weights, so none are sent; gradients live in DDP's buckets, so there
+        is no second copy of them."""
         if self.replica_group is None:
             return model
         return nn.parallel.DistributedDataParallel(
-            model, process_group=self.replica_group, broadcast_buffers=False, init_sync=False,
-            gradient_as_bucket_view=True)
+            model,
+            process_group=self.replica_group,
+            init_sync=False,
+            gradient_as_bucket_view=True,
+        )
 
     def sum_over_replicas(self, values: Tensor) -> Tensor:
         """Any tensor, different in each replica -> its sum, the same everywhere. In place."""
@@ -142,7 +163,8 @@ class Ranks:
         return values
 
     def gather(self, value: Any) -> list:
-        """Any picklable value of each rank -> the list of all, in order of ranks, on every rank."""
+        """Any picklable value of each rank -> the list of all, in order of ranks, on every
+        rank."""
         if self.grid.world == 1:
             return [value]
         values = [None] * self.grid.world
@@ -157,6 +179,12 @@ class Ranks:
         return self
 
     def __exit__(self, kind, error, trace):
-        """Leave the process group. After an error the others may be waiting for this rank, so it does not wait."""
+        """Leave the process group. After an error the others may be waiting for this rank, so it
+        does not wait."""
         if self.grid.world > 1 and error is None:
             dist.destroy_process_group()
+
+
+def _cores():
+    """Those that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

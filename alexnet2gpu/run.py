@@ -1,11 +1,12 @@
 """What a run leaves: a directory `runs/NAME/`, written by rank 0.
 
-    config.yaml     every key as resolved, loadable again
-    metrics.jsonl   one line per train.log_every steps: step, epoch, loss, error, lr, images_per_second; one line per
-                    evaluation: step, epoch, test_loss, top1_error, top5_error. Losses are means over the global batch
-                    and the steps since the last line, errors fractions of 1, lr the rate of the weights.
-    memory.json     bytes per rank, by category: memory/report.py
-    checkpoints/    the newest of them: checkpoint.py
+config.yaml     every key as resolved, loadable again
+metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second;
+                every evaluation: step, epoch, test_loss, top1_error, top5_error. Losses are means
+                over the global batch and the steps since the last line, errors fractions of 1,
+                lr is the rate of the weights
+memory.json     bytes per rank, by category: memory/report.py
+checkpoints/    the newest of them: checkpoint.py
 """
 
 import json
@@ -35,12 +36,19 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     folder = Path(out)
     holds_run = (folder / "config.yaml").exists()
     if resume and not holds_run:
-        raise ValueError(f"--out {out} --resume: there is no run to go on with: leave --resume out to start one")
+        raise ValueError(
+            f"--out {out} --resume: there is no run to go on with: leave --resume out to start one"
+        )
     if holds_run and not resume:
-        raise ValueError(f"--out {out} holds another run: give another directory, or add --resume to go on with it")
+        raise ValueError(
+            f"--out {out} holds another run: give another directory, "
+            "or add --resume to go on with it"
+        )
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"--out {out}: {there} is not a directory that can be written to: give another")
+        raise ValueError(
+            f"--out {out}: {there} is not a directory that can be written to: give another"
+        )
     return folder
 
 
@@ -52,7 +60,8 @@ class Run:
         self.checkpoints = folder / "checkpoints"
 
     def start(self, config: Config, step: int) -> None:
-        """Make the directory. A resumed run keeps its metrics up to `step` and forgets what came after."""
+        """Make the directory. A resumed run keeps its metrics up to `step` and forgets what came
+        after."""
         if not self.writes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

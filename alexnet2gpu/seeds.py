@@ -1,17 +1,19 @@
 """Randomness has owners: every random number is drawn from a seed that names what it is for.
 
-    what                           seed_of(...)                              drawn
-    weights of a layer             seed, "weights", tower, layer             once, on the CPU, in float32
-    order of images, crop, flip    seed, "epoch", epoch                      per epoch, a table indexed by image
-    dropout masks                  seed, "dropout", tower, replica, step     per step, on the device
+    what                         seed_of(...)                           drawn
+    weights of a layer           seed, "weights", tower, layer          once, on the CPU, float32
+    order of images, crop, flip  seed, "epoch", epoch                   a table for every epoch
+    dropout masks                seed, "dropout", tower, replica, step  each step, on the device
 
-No draw depends on the number of processes or on what was drawn before, so all modes see the same weights, the same
-images and the same masks, and a resumed run needs no random state: its place in the run is the state.
+No draw depends on the number of processes or on what was drawn before, so all modes see the same
+weights, the same images and the same masks, and a resumed run needs no random state: its place in
+the run is the state.
 """
 
 import hashlib
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed from the parts of `key`, the same on every machine and in every version of Python."""
+    """A 63-bit seed from the parts of `key`, the same on every machine and in every version of
+    Python."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1

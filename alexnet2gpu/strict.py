@@ -1,7 +1,8 @@
-"""YAML -> dataclasses, strictly: what is unknown, missing, ill-typed or out of bounds is a Problem that names its key.
+"""YAML -> dataclasses, strictly: whatever does not fit is a Problem that names its key.
 
-A field's type may be int, float, bool, str, None, Literal, a union of these, tuple, dict[str, T] or a dataclass. A
-dataclass with a table `kinds` stands for its subclasses: the key `type` says which one.
+A field's type may be int, float, bool, str, None, Literal, a union of these, tuple, dict[str, T]
+or a dataclass. A dataclass with a table `kinds` stands for its subclasses: the key `type` says
+which one.
 """
 
 import difflib
@@ -17,7 +18,8 @@ import yaml
 
 
 class Problem(ValueError):
-    """What is wrong with the value at `key`, a path such as train.batch or model.stages.0.conv1.out."""
+    """What is wrong with the value at `key`, a path such as train.batch or
+    model.stages.0.conv1.out."""
 
     def __init__(self, key: str, message: str, wanted: str = ""):
         super().__init__(f"{key}: {message}" if key else message)
@@ -26,24 +28,31 @@ class Problem(ValueError):
 
 
 def bounded(default=..., least: float = -math.inf, most: float = math.inf):
-    """A dataclass field whose numbers must lie in [least, most]; without `default` the key must be given."""
+    """A dataclass field whose numbers must lie in [least, most]; without `default` the key must be
+    given."""
     given = {} if default is ... else {"default": default}
     return field(metadata={"least": least, "most": most}, **given)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-5 is a number (YAML 1.2), and a key given twice is an error, not silently the last."""
+    """YAML as people mean it: 1e-5 is a number (YAML 1.2), and a key given twice is an error, not
+    silently the last."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice[0]!r} is there twice", node.start_mark)
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {twice[0]!r} is there twice", node.start_mark
+            )
         return super().construct_mapping(node, deep)
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
 
 
 def read(source: str) -> Any:
@@ -55,14 +64,17 @@ def read(source: str) -> Any:
 
 
 def put(tree: dict, assignment: str) -> str:
-    """Carry out "key.path=value" in a parsed tree, making sections that are not there yet; returns the key path.
+    """Carry out "key.path=value" in a parsed tree, making sections that are not there yet; returns
+    the key path.
 
     Raises: Problem if it has no such form, or leads into something that is no section.
     """
     key, equals, value = assignment.partition("=")
     *sections, last = key.split(".")
     if not equals or not all([*sections, last]):
-        raise Problem("", f"{assignment!r} is not of the form key.path=value, as in train.epochs=3")
+        raise Problem(
+            "", f"{assignment!r} is not of the form key.path=value, as in train.epochs=3"
+        )
     place = tree
     for depth, section in enumerate(sections):
         if isinstance(place, dict):
@@ -70,7 +82,7 @@ def put(tree: dict, assignment: str) -> str:
         elif isinstance(place, list) and section.isdigit() and int(section) < len(place):
             place = place[int(section)]
         else:
-            raise Problem(key, f"there is nothing at {'.'.join(sections[:depth + 1])}")
+            raise Problem(key, f"there is nothing at {'.'.join(sections[: depth + 1])}")
     if isinstance(place, dict):
         place[last] = read(value)
     elif isinstance(place, list) and last.isdigit() and int(last) < len(place):
@@ -80,20 +92,31 @@ def put(tree: dict, assignment: str) -> str:
     return key
 
 
-def build(kind: Any, value: Any, key: str = "", bounds: typing.Mapping = types.MappingProxyType({})) -> Any:
+def build(
+    kind: Any, value: Any, key: str = "", bounds: typing.Mapping = types.MappingProxyType({})
+) -> Any:
     """Turn a parsed `value` into an instance of the type `kind`. Raises: Problem."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _build_union(parts, value, key, bounds)
     if origin is Literal:
-        return _expect(value in [*parts] and type(value) is str, value, f"one of {', '.join(parts)}", key)
+        return _expect(
+            value in [*parts] and type(value) is str, value, f"one of {', '.join(parts)}", key
+        )
     if origin is tuple:
         _expect(isinstance(value, list | tuple), value, "a list", key)
         inner = [parts[0]] * len(value) if parts[-1] is ... else parts
         _expect(len(value) == len(inner), value, f"a list of {len(inner)}", key)
-        return tuple(build(t, v, f"{key}.{i}", bounds) for i, (t, v) in enumerate(zip(inner, value)))
+        return tuple(
+            build(t, v, f"{key}.{i}", bounds) for i, (t, v) in enumerate(zip(inner, value))
+        )
     if origin is dict:
-        _expect(isinstance(value, dict) and all(isinstance(k, str) for k in value), value, "a section of named entries", key)
+        _expect(
+            isinstance(value, dict) and all(isinstance(k, str) for k in value),
+            value,
+            "a section of named entries",
+            key,
+        )
         return {name: build(parts[1], entry, f"{key}.{name}") for name, entry in value.items()}
     if is_dataclass(kind):
         return _build_dataclass(kind, value, key)
@@ -131,19 +154,33 @@ def _build_dataclass(kind, value, key):
     value = dict(value)
     if hasattr(kind, "kinds"):
         name = value.pop("type", None)
-        _expect(isinstance(name, str) and name in kind.kinds, name, f"one of {', '.join(kind.kinds)}", f"{key}.type")
+        _expect(
+            isinstance(name, str) and name in kind.kinds,
+            name,
+            f"one of {', '.join(kind.kinds)}",
+            f"{key}.type",
+        )
         kind = kind.kinds[name]
     known, hints = {f.name: f for f in fields(kind)}, typing.get_type_hints(kind)
     path = key + "." if key else ""
     for name in value:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'no keys'}"
+            hint = (
+                f"did you mean {close[0]}?"
+                if close
+                else f"known here: {', '.join(known) or 'no keys'}"
+            )
             raise Problem(f"{path}{name}", f"unknown key; {hint}")
     for name, f in known.items():
         if name not in value and f.default is MISSING and f.default_factory is MISSING:
             raise Problem(f"{path}{name}", "is missing")
-    return kind(**{name: build(hints[name], v, f"{path}{name}", known[name].metadata) for name, v in value.items()})
+    return kind(
+        **{
+            name: build(hints[name], v, f"{path}{name}", known[name].metadata)
+            for name, v in value.items()
+        }
+    )
 
 
 def _build_plain(kind, value, key, bounds):
@@ -161,5 +198,9 @@ def _build_plain(kind, value, key, bounds):
 def _expect(fits, value, wanted, key):
     if not fits:
         shown = json.dumps(value, default=str)
-        raise Problem(key, f"should be {wanted}, not {shown if len(shown) < 60 else shown[:60] + '...'}", wanted)
+        raise Problem(
+            key,
+            f"should be {wanted}, not {shown if len(shown) < 60 else shown[:60] + '...'}",
+            wanted,
+        )
     return value

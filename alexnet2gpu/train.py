@@ -1,4 +1,4 @@
-"""The loop, the same in every mode: what differs is in the model's joins and in what `ranks` sums over.
+"""The loop, the same in every mode: only the model's joins and what `ranks` sums over differ.
 
     fit          epochs of training, each followed by an evaluation and a checkpoint
     train_epoch  the steps of one epoch, logged
@@ -53,15 +53,21 @@ class Training:
 
 
 def check_batch(batch: int, replicas: int, images: int) -> None:
-    """Raises: ValueError if a global batch does not divide by the replicas, or is more than there are images."""
+    """Raises: ValueError if a global batch does not divide by the replicas, or is more than there
+    are images."""
     if batch % replicas:
-        raise ValueError(f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple")
+        raise ValueError(
+            f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple"
+        )
     if batch > images:
-        raise ValueError(f"train.batch {batch} is more than the {images} training images: make it smaller")
+        raise ValueError(
+            f"train.batch {batch} is more than the {images} training images: make it smaller"
+        )
 
 
 def fit(t: Training) -> dict[str, float]:
-    """Train from `t.step` to `t.last`; evaluate and save after every epoch. Returns: the last evaluation's figures."""
+    """Train from `t.step` to `t.last`; evaluate and save after every epoch. Returns: the last
+    evaluation's figures."""
     errors = {}
     while t.step < t.last:
         epoch = t.step // t.batches.steps + 1
@@ -70,39 +76,53 @@ def fit(t: Training) -> dict[str, float]:
         t.run.log(step=t.step, epoch=epoch, **errors)
         checkpoint.save(t.run.checkpoints, t.step, t.config, t.model, t.optimizer, t.ranks)
         if t.run.writes:
-            tqdm.write(f"epoch {epoch}/{t.config.train.epochs}: test loss {errors['test_loss']:.4f}, "
-                       f"top-1 error {errors['top1_error']:.2%}, top-5 error {errors['top5_error']:.2%}")
+            tqdm.write(
+                f"epoch {epoch}/{t.config.train.epochs}: test loss {errors['test_loss']:.4f}, "
+                f"top-1 error {errors['top1_error']:.2%}, top-5 error {errors['top5_error']:.2%}"
+            )
     return errors or evaluate(t.model, t.test, t.ranks, t.config.train.precision)
 
 
 def train_epoch(t: Training, epoch: int) -> None:
-    """Do the steps of `epoch` (from 1) that are still to do. Logs loss, error and speed, and measures memory once."""
-    train, grid = t.config.train, t.ranks.grid
+    """Do the steps of `epoch` (from 1) that are still to do, log them, and measure memory once."""
+    train = t.config.train
     set_rates(t.optimizer, t.config.optim.schedule, epoch)
     first = t.step % t.batches.steps
     end = min(t.step - first + t.batches.steps, t.last)
-    bar = tqdm(total=t.batches.steps, initial=first, desc=f"epoch {epoch}/{train.epochs}", disable=not t.run.writes,
-               leave=False, dynamic_ncols=True, mininterval=0.5 if sys.stderr.isatty() else 10)
-    sums, steps, since = torch.zeros(2, device=t.ranks.device), 0, time.perf_counter()
-    for images, labels in itertools.islice(t.batches.epoch(epoch, first), end - t.step):
-        t.model.seed_dropout(train.seed, grid.replica, t.step)
+    bar = tqdm(total=t.batches.steps, initial=first, desc=f"epoch {epoch}/{train.epochs}",
+               disable=not t.run.writes, leave=False, dynamic_ncols=True,
+               mininterval=0.5 if sys.stderr.isatty() else 10)
+    sums, steps, since = 0, 0, time.perf_counter()
+    batches = itertools.islice(t.batches.epoch(epoch, first), end - t.step)
+    for number, (images, labels) in enumerate(batches):
+        t.model.seed_dropout(train.seed, t.ranks.grid.replica, t.step)
         step = partial(train_step, t.replicated, t.optimizer, images, labels, train.precision)
-        measure = not t.memory and (steps == 1 or t.step + 1 == t.last)  # in a first step DDP has not its final buckets
-        sums = sums + (measured(t, step, images, labels) if measure else step())
-        t.step, steps = t.step + 1, steps + 1
+        if not t.memory and (number == 1 or t.step + 1 == t.last):  # DDP settles after step 0
+            step = partial(measured, t, step, images, labels)
+        sums, steps = sums + step(), steps + 1
+        t.step += 1
         bar.update()
         if t.step % train.log_every == 0 or t.step == end:
-            loss, error = (t.ranks.sum_over_replicas(sums) / (steps * grid.replicas)).tolist()
-            speed = steps * train.batch / (time.perf_counter() - since)
-            t.run.log(step=t.step, epoch=epoch, loss=loss, error=error, images_per_second=speed,
-                      lr=rate_of(t.config.optim.schedule, epoch))
-            peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in t.memory)
-            bar.set_postfix_str(f"loss {loss:.4f}, error {error:.1%}, {speed:.0f} images/s, peak {peaks} MiB")
-            sums, steps, since = torch.zeros_like(sums), 0, time.perf_counter()
+            bar.set_postfix_str(_log(t, epoch, sums, steps, time.perf_counter() - since))
+            sums, steps, since = 0, 0, time.perf_counter()
     bar.close()
 
 
-def train_step(model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, precision: str) -> Tensor:
+def _log(t, epoch, sums, steps, seconds):
+    """Write a line of metrics from the sums (2,) of loss and error over so many steps; returns it
+    as text for the bar."""
+    mean = t.ranks.sum_over_replicas(sums) / (steps * t.ranks.grid.replicas)
+    loss, error = mean.tolist()
+    speed = steps * t.config.train.batch / seconds
+    lr = rate_of(t.config.optim.schedule, epoch)
+    t.run.log(step=t.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed)
+    peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in t.memory)
+    return f"loss {loss:.4f}, error {error:.1%}, {speed:.0f} images/s, peak {peaks or '?'} MiB"
+
+
+def train_step(
+    model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, precision: str
+) -> Tensor:
     """One update from the images (B, C, H, W) and labels (B,) of this replica.
 
     Returns: (2,) mean loss and share of wrong answers before the update, on the device.
@@ -120,17 +140,20 @@ def train_step(model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Ten
 
 
 def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """Carry out `step` while counting this rank's memory and exchange; leaves the figures of all ranks in t.memory."""
+    """Carry out `step` while counting this rank's memory and what it sends; leaves the figures of
+    all ranks in `t.memory` and in memory.json."""
     before = [dict(link.sent) for link in t.ranks.links]
     with StepMemory(t.model, t.optimizer, (images, labels)) as memory:
         figures = step()
-    sent = [{way: (link.sent[way] - old[way]) // len(images) for way in old}
-            for link, old in zip(t.ranks.links, before)]
-    grid, device = t.ranks.grid, t.ranks.device
-    t.memory = t.ranks.gather({
-        "rank": grid.rank, "replica": grid.replica, "towers": list(grid.towers),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "measured": memory.bytes, "sent_per_image": sent})
-    t.run.write_memory({"unit": "bytes", "batch": t.config.train.batch, "precision": t.config.train.precision,
-                        "ranks": t.memory})
+    sent = [
+        {way: (link.sent[way] - old[way]) // len(images) for way in old}
+        for link, old in zip(t.ranks.links, before)
+    ]
+    grid, train = t.ranks.grid, t.config.train
+    rank = {"rank": grid.rank, "replica": grid.replica, "towers": list(grid.towers)}
+    rank |= {"device": t.ranks.device_name(), "measured": memory.bytes, "sent_per_image": sent}
+    t.memory = t.ranks.gather(rank)
+    t.run.write_memory(
+        {"unit": "bytes", "batch": train.batch, "precision": train.precision, "ranks": t.memory}
+    )
     return figures

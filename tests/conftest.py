@@ -1,8 +1,9 @@
-"""`on_ranks(function, n, *args)` runs a function on n gloo processes of this machine and returns what each returned.
+"""`on_ranks(function, n, *args)` runs a function on n gloo processes and returns their answers.
 
-The processes are started once and kept: importing torch is what takes time. Each call gives them a new rendezvous, in
-the environment as torchrun would, on a port that the system chooses. A rank that raises fails the test with that
-rank's traceback; ranks that have not answered within a minute are killed and fail it too.
+The processes are started once and kept: importing torch is what takes time. Each call gives them a
+new rendezvous, in the environment as torchrun would, on a port that the system chooses. A rank
+that raises fails the test with that rank's traceback; ranks that have not answered within a minute
+are killed and fail it too.
 """
 
 import datetime
@@ -10,6 +11,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from pathlib import Path
@@ -19,6 +21,14 @@ import torch.distributed as dist
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE = 60  # seconds
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--own-processes",
+        action="store_true",
+        help="make every mistake of test_mistakes.py in new processes: slower, as a user would",
+    )
 
 
 def serve(pipe):
@@ -51,13 +61,26 @@ class Pool:
             self.members.append((process, ours))
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for rank in range(ranks):
-            self.members[rank][1].send((function, args, {
-                "RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(ranks),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}))
+            self.members[rank][1].send(
+                (
+                    function,
+                    args,
+                    {
+                        "RANK": str(rank),
+                        "WORLD_SIZE": str(ranks),
+                        "LOCAL_RANK": str(rank),
+                        "LOCAL_WORLD_SIZE": str(ranks),
+                        "MASTER_ADDR": "127.0.0.1",
+                        "MASTER_PORT": str(store.port),
+                        "TORCHELASTIC_USE_AGENT_STORE": "True",
+                    },
+                )
+            )
         return self.collect(ranks)
 
     def collect(self, ranks):
-        """The answers in order of ranks. After a failure no process is reused: it may be waiting for another."""
+        """The answers in order of ranks. After a failure no process is reused: it may be waiting
+        for another."""
         deadline, answers = time.monotonic() + PATIENCE, {}
         while len(answers) < ranks:
             for rank in range(ranks):
@@ -73,7 +96,10 @@ class Pool:
                     pytest.fail(f"rank {rank} of {ranks}:\n{answers[rank]}", pytrace=False)
             if time.monotonic() > deadline:
                 self.close()
-                pytest.fail(f"after {PATIENCE} s only ranks {sorted(answers)} of {ranks} have answered: a deadlock?")
+                pytest.fail(
+                    f"after {PATIENCE} s only ranks {sorted(answers)} of {ranks} have answered: "
+                    "a deadlock?"
+                )
         return [answers[rank] for rank in range(ranks)]
 
     def close(self):
@@ -92,7 +118,9 @@ def on_ranks():
 
 def program(name):
     """A program of launch/ as a module, found by its path as torchrun finds it."""
-    spec = importlib.util.spec_from_file_location(f"launch_{name}", REPOSITORY / "launch" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(
+        f"launch_{name}", REPOSITORY / "launch" / f"{name}.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -100,10 +128,16 @@ def program(name):
 
 def train(*arguments):
     """launch/train.py in this process; on a rank of the pool, one rank's part of it."""
-    program("train").main([str(argument) for argument in arguments])
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        program("train").main([str(argument) for argument in arguments])
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def metrics(folder, key):
     """Step -> value of `key`, from the lines of a run's metrics.jsonl that have it."""
-    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()
+    ]
     return {line["step"]: line[key] for line in lines if key in line}

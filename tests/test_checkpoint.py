@@ -1,4 +1,4 @@
-"""If these fail, a run that is resumed is not the run that was interrupted, or a checkpoint can be half there."""
+"""If these fail, a resumed run is not the one that was interrupted."""
 
 import json
 import shutil
@@ -11,8 +11,14 @@ import alexnet2gpu
 from alexnet2gpu import checkpoint
 from alexnet2gpu.config import load_config
 
-SETTINGS = ["data.name=synthetic", "train.batch=16", "train.precision=float64", "train.log_every=1", "model.stages.2.drop6.p=0",
-            "model.stages.3.drop7.p=0"]
+SETTINGS = [
+    "data.name=synthetic",
+    "train.batch=16",
+    "train.precision=float64",
+    "train.log_every=1",
+    "model.stages.2.drop6.p=0",
+    "model.stages.3.drop7.p=0",
+]
 OPTIONS = [part for setting in SETTINGS for part in ("--set", setting)]
 
 
@@ -32,32 +38,50 @@ def unbroken(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("order", ["single split grid", "split ddp single", "ddp grid split", "grid single ddp"])
+@pytest.mark.parametrize(
+    "order", ["single split grid", "split ddp single", "ddp grid split", "grid single ddp"]
+)
 def test_any_mode_resumes_any_other(on_ranks, unbroken, tmp_path, order):
-    """Losses and weights of the unbroken run, mid-epoch and at other world sizes, up to float64 rounding."""
+    """Losses and weights of the unbroken run, mid-epoch and at other world sizes, up to float64
+    rounding."""
     out = tmp_path / "run"
     for third, mode in enumerate(order.split()):
         arguments = [*upto(3 * third + 3), "--out", out, *["--resume"] * (third > 0)]
         if mode == "single":
             train(*arguments)
         else:
-            flags = {"split": ["--split-model"], "ddp": ["--ddp"], "grid": ["--split-model", "--ddp"]}[mode]
+            flags = {
+                "split": ["--split-model"],
+                "ddp": ["--ddp"],
+                "grid": ["--split-model", "--ddp"],
+            }[mode]
             on_ranks(train, 4 if mode == "grid" else 2, *flags, *arguments)
     expected, found = metrics(unbroken, "loss"), metrics(out, "loss")
     assert list(found) == list(expected)
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-11)
     for name, weight in weights(unbroken).items():
-        torch.testing.assert_close(weights(out)[name], weight, rtol=1e-6, atol=1e-9)  # float32, when loaded
+        torch.testing.assert_close(
+            weights(out)[name], weight, rtol=1e-6, atol=1e-9
+        )  # float32, when loaded
 
 
 def test_the_same_mode_resumes_bit_for_bit_with_dropout(tmp_path):
-    options = ["--set", "data.name=synthetic", "--set", "train.batch=16", "--set", "train.log_every=1"]
+    options = [
+        "--set",
+        "data.name=synthetic",
+        "--set",
+        "train.batch=16",
+        "--set",
+        "train.log_every=1",
+    ]
     train(*options, "--set", "train.max_steps=6", "--out", tmp_path / "unbroken")
     train(*options, "--set", "train.max_steps=3", "--out", tmp_path / "broken")
     train("--set", "train.max_steps=6", "--out", tmp_path / "broken", "--resume")
     assert metrics(tmp_path / "broken", "loss") == metrics(tmp_path / "unbroken", "loss")
-    assert all(torch.equal(weights(tmp_path / "broken")[name], weight)
-               for name, weight in weights(tmp_path / "unbroken").items())
+    assert all(
+        torch.equal(weights(tmp_path / "broken")[name], weight)
+        for name, weight in weights(tmp_path / "unbroken").items()
+    )
 
 
 def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
@@ -71,12 +95,19 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
 
 
 def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
-    """One file per tower with weights and velocities of the names that every mode uses; nothing but tensors."""
+    """One file per tower with weights and velocities of the names that every mode uses; nothing
+    but tensors."""
     newest = checkpoint.newest(unbroken)
-    assert sorted(file.name for file in newest.iterdir()) == ["state.json", "tower-0.pt", "tower-1.pt"]
+    assert sorted(file.name for file in newest.iterdir()) == [
+        "state.json",
+        "tower-0.pt",
+        "tower-1.pt",
+    ]
     for index in (0, 1):
         content = torch.load(newest / f"tower-{index}.pt", weights_only=True)
-        assert set(content) == {"weights", "velocity"} and set(content["weights"]) == set(content["velocity"])
+        assert set(content) == {"weights", "velocity"} and set(content["weights"]) == set(
+            content["velocity"]
+        )
         assert all(name.startswith(f"towers.{index}.") for name in content["weights"])
 
 
@@ -88,7 +119,9 @@ def test_only_whole_checkpoints_count_and_the_newest_are_kept(unbroken, tmp_path
     for last in (10, 11, 12):
         train(*upto(last), "--out", folder, "--resume")
     assert [step.parent.name for step in sorted(folder.glob("checkpoints/*/state.json"))] == [
-        "step-00000011", "step-00000012"]
+        "step-00000011",
+        "step-00000012",
+    ]
 
 
 def damaged(folder, how):
@@ -107,17 +140,23 @@ def damaged(folder, how):
         (newest / "state.json").write_text("{")
 
 
-@pytest.mark.parametrize("how", ["missing tower", "cut", "not a checkpoint", "wrong tower", "code", "state"])
+@pytest.mark.parametrize(
+    "how", ["missing tower", "cut", "not a checkpoint", "wrong tower", "code", "state"]
+)
 def test_a_damaged_checkpoint_is_named_before_anything_starts(unbroken, tmp_path, how, capsys):
     folder = shutil.copytree(unbroken, tmp_path / "run")
     damaged(folder, how)
     with pytest.raises(SystemExit) as exit_:
         train(*upto(12), "--out", folder, "--resume")
     message = capsys.readouterr().err
-    assert exit_.value.code == 2 and message.count("\n") == 1 and "unreadable checkpoint" in message
+    assert (
+        exit_.value.code == 2 and message.count("\n") == 1 and "unreadable checkpoint" in message
+    )
 
 
-@pytest.mark.parametrize("change", ["train.batch=32", "train.seed=1", "model.stages.0.conv1.init=0.5"])
+@pytest.mark.parametrize(
+    "change", ["train.batch=32", "train.seed=1", "model.stages.0.conv1.init=0.5"]
+)
 def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
     config = load_config(unbroken / "config.yaml", [change])
     with pytest.raises(ValueError, match="was made with another"):
@@ -126,6 +165,8 @@ def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
 
 def test_load_reads_a_checkpoint_or_draws(unbroken):
     network = alexnet2gpu.load(unbroken / "config.yaml")
-    assert not torch.equal(network.state_dict()["towers.0.conv1.weight"], weights(unbroken)["towers.0.conv1.weight"])
+    assert not torch.equal(
+        network.state_dict()["towers.0.conv1.weight"], weights(unbroken)["towers.0.conv1.weight"]
+    )
     with pytest.raises(ValueError, match="no checkpoint"):
         alexnet2gpu.load("configs/quick.yaml", "configs")

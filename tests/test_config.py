@@ -1,4 +1,4 @@
-"""If these fail, a slip in a config file or after --set goes unnoticed, or is blamed on the wrong key or file."""
+"""If these fail, a slip in a config goes unnoticed, or is blamed on the wrong key or file."""
 
 from pathlib import Path
 
@@ -22,56 +22,83 @@ def test_a_relative_path_is_found_from_any_directory(tmp_path, monkeypatch):
 
 
 def test_set_reaches_every_depth():
-    config = load_config("configs/quick.yaml", ["train.max_steps=7", "model.stages.0.conv1.bias=1e-5",
-                                                "optim.schedule.1.weights=3e-4", "train.precision=float64"])
+    config = load_config(
+        "configs/quick.yaml",
+        [
+            "train.max_steps=7",
+            "model.stages.0.conv1.bias=1e-5",
+            "optim.schedule.1.weights=3e-4",
+            "train.precision=float64",
+        ],
+    )
     assert config.train.max_steps == 7 and config.train.precision == "float64"
-    assert config.model.stages[0]["conv1"].bias == 1e-5 and config.optim.schedule[1].weights == 3e-4
+    assert (
+        config.model.stages[0]["conv1"].bias == 1e-5 and config.optim.schedule[1].weights == 3e-4
+    )
 
 
-@pytest.mark.parametrize("override, complaint", [
-    ("train.bach=64", "--set train.bach=64: train.bach: unknown key; did you mean batch?"),
-    ("train.batch=many", "--set train.batch=many: train.batch: should be a whole number, not \"many\""),
-    ("train.batch=1.5", "train.batch: should be a whole number, not 1.5"),
-    ("train.batch=true", "train.batch: should be a whole number, not true"),
-    ("train.batch=0", "train.batch: should be a whole number, at least 1, not 0"),
-    ("data.flip=1", "data.flip: should be true or false, not 1"),
-    ("train.precision=float16", "should be one of float32, bfloat16, float64, not \"float16\""),
-    ("optim.momentum=.nan", "optim.momentum: should be a number"),
-    ("train", "'train' is not of the form key.path=value"),
-    ("train.seed.x=1", "train.seed"),
-    ("model.stages.9.conv1.out=1", "there is nothing at model.stages.9"),
-    ("model.stages.0.conv1.init=big", "should be a number or one of xavier, not \"big\""),
-    ("model.stages.0.conv1.type=convolution", "should be one of conv, linear"),
-    ("model.stages.0.conv1.colour=3", "model.stages.0.conv1.colour: unknown key"),
-    ("model.stages.0.conv1={type: conv}", "model.stages.0.conv1.kernel: is missing"),
-    ("model.stages=[]", "model.stages: should be a list of stages"),
-    ("model.stages.0.conv1.out=33", "model.stages.0.conv1: 33 outputs do not divide by 2 towers"),
-    ("model.towers=4", "configs/quick.yaml: model.stages.4.fc8: 10 outputs do not divide by 4 towers"),
-    ("model.stages.1.conv3.kernel=9", "model.stages.1.conv3: a 9x9 window, pad 1, does not fit 6x6 maps"),
-    ("model.stages.0.norm1.size=4", "model.stages.0.norm1: size 4 has no middle"),
-    ("model.stages.2.relu5={type: relu}", "model.stages.1.relu5: a layer's name"),
-    ("model.stages.4.fc8={type: relu}", "model.stages.4.fc8: the last layer should be linear"),
-    ("data.crop=20", "data.crop: gives 20x20 images, but model.input is 1x28x28"),
-    ("optim.schedule=[]", "optim.schedule: starts with epoch 1"),
-    ("optim.schedule.0.epoch=2", "optim.schedule: starts with epoch 1"),
-    ("optim.schedule.0.layers={conv9: {weights: 0}}", "no layer with weights is called conv9"),
-    ("train.batch={a: [", "not readable as YAML"),
-])
+@pytest.mark.parametrize(
+    "override, complaint",
+    [
+        ("train.bach=64", "--set train.bach=64: train.bach: unknown key; did you mean batch?"),
+        (
+            "train.batch=many",
+            '--set train.batch=many: train.batch: should be a whole number, not "many"',
+        ),
+        ("train.batch=1.5", "train.batch: should be a whole number, not 1.5"),
+        ("train.batch=true", "train.batch: should be a whole number, not true"),
+        ("train.batch=0", "train.batch: should be a whole number, at least 1, not 0"),
+        ("data.flip=1", "data.flip: should be true or false, not 1"),
+        ("train.precision=float16", 'should be one of float32, bfloat16, float64, not "float16"'),
+        ("optim.momentum=.nan", "optim.momentum: should be a number"),
+        ("train", "'train' is not of the form key.path=value"),
+        ("train.seed.x=1", "train.seed"),
+        ("model.stages.9.conv1.out=1", "there is nothing at model.stages.9"),
+        ("model.stages.0.conv1.init=big", 'should be a number or one of xavier, not "big"'),
+        ("model.stages.0.conv1.type=convolution", "should be one of conv, linear"),
+        ("model.stages.0.conv1.colour=3", "model.stages.0.conv1.colour: unknown key"),
+        ("model.stages.0.conv1={type: conv}", "model.stages.0.conv1.kernel: is missing"),
+        ("model.stages=[]", "model.stages: should be a list of stages"),
+        (
+            "model.stages.0.conv1.out=33",
+            "model.stages.0.conv1: 33 outputs do not divide by 2 towers",
+        ),
+        (
+            "model.towers=4",
+            "configs/quick.yaml: model.stages.4.fc8: 10 outputs do not divide by 4 towers",
+        ),
+        (
+            "model.stages.1.conv3.kernel=9",
+            "model.stages.1.conv3: a 9x9 window, pad 1, does not fit 6x6 maps",
+        ),
+        ("model.stages.0.norm1.size=4", "model.stages.0.norm1: size 4 has no middle"),
+        ("model.stages.2.relu5={type: relu}", "model.stages.1.relu5: a layer's name"),
+        ("model.stages.4.fc8={type: relu}", "model.stages.4.fc8: the last layer should be linear"),
+        ("data.crop=20", "data.crop: gives 20x20 images, but model.input is 1x28x28"),
+        ("optim.schedule=[]", "optim.schedule: starts with epoch 1"),
+        ("optim.schedule.0.epoch=2", "optim.schedule: starts with epoch 1"),
+        ("optim.schedule.0.layers={conv9: {weights: 0}}", "no layer with weights is called conv9"),
+        ("train.batch={a: [", "not readable as YAML"),
+    ],
+)
 def test_a_slip_after_set_is_named(override, complaint):
     with pytest.raises(ValueError) as error:
         load_config("configs/quick.yaml", [override])
     assert complaint in str(error.value)
 
 
-@pytest.mark.parametrize("content, complaint", [
-    ("model: {towers: 1", "not readable as YAML"),
-    ("train: {batch: 1}\ntrain: {batch: 2}", "key 'train' is there twice"),
-    ("- 1", "should be a section with keys"),
-    ("", "should be a section with keys"),
-    ("model: !!python/object/apply:os.system ['true']", "not readable as YAML"),
-    ("a: &a [*a]", "unknown key"),
-    ("? [1, 2]\n: 3", "not readable as YAML"),
-])
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ("model: {towers: 1", "not readable as YAML"),
+        ("train: {batch: 1}\ntrain: {batch: 2}", "key 'train' is there twice"),
+        ("- 1", "should be a section with keys"),
+        ("", "should be a section with keys"),
+        ("model: !!python/object/apply:os.system ['true']", "not readable as YAML"),
+        ("a: &a [*a]", "unknown key"),
+        ("? [1, 2]\n: 3", "not readable as YAML"),
+    ],
+)
 def test_a_bad_file_is_named(content, complaint, tmp_path):
     file = tmp_path / "bad.yaml"
     file.write_text(content)
@@ -93,6 +120,10 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
 
 
 def test_yaml_1_2_numbers_are_numbers(tmp_path):
-    text = Path(REPOSITORY / "configs/quick.yaml").read_text().replace("weights: 0.01", "weights: 1e-2")
+    text = (
+        Path(REPOSITORY / "configs/quick.yaml")
+        .read_text()
+        .replace("weights: 0.01", "weights: 1e-2")
+    )
     (tmp_path / "c.yaml").write_text(text)
     assert load_config(tmp_path / "c.yaml").optim.schedule[0].weights == 0.01

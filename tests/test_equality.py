@@ -1,4 +1,4 @@
-"""If these fail, the modes no longer train the same network. All in float64, so that rounding cannot hide a mistake."""
+"""If these fail, the modes no longer train the same network. In float64, free of rounding."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,12 @@ NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 
 def test_split_has_the_losses_of_one_device_for_50_steps(on_ranks, tmp_path):
     """The default network on the bundled images, dropout on: every logged loss agrees to 1e-12."""
-    settings = ["train.max_steps=50", "train.batch=16", "train.log_every=1", "train.precision=float64"]
+    settings = [
+        "train.max_steps=50",
+        "train.batch=16",
+        "train.log_every=1",
+        "train.precision=float64",
+    ]
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "single")
     on_ranks(train, 2, "--split-model", *options, "--out", tmp_path / "split")
@@ -28,9 +33,12 @@ def test_split_has_the_losses_of_one_device_for_50_steps(on_ranks, tmp_path):
 
 
 def one_step(config, grid, ranks=None):
-    """Logits and gradients of this rank for its share of the first batch, averaged as the mode does it."""
+    """Logits and gradients of this rank for its share of the first batch, averaged as the mode
+    does it."""
     images, _ = load_images(config.data, config.model)
-    model = AlexNet(config.model, 0, grid.towers, ranks and ranks.joins(len(config.model.stages))).double()
+    model = AlexNet(
+        config.model, 0, grid.towers, ranks and ranks.joins(len(config.model.stages))
+    ).double()
     replicated = ranks.replicate(model) if ranks else model
     prepare = Preparation(images.mean_image(), config, torch.device("cpu"))
     x, labels = next(TrainBatches(images, config, prepare, grid.replica, grid.replicas).epoch(1))
@@ -41,25 +49,35 @@ def one_step(config, grid, ranks=None):
 
 
 def differences(file, overrides, split, ddp):
-    """On a rank: the largest difference from one device's gradients, |a - b| / |b|, and from its logits."""
+    """On a rank: the largest difference from one device's gradients, |a - b| / |b|, and from its
+    logits."""
     config = load_config(file[0], overrides)
     expected = torch.load(file[1], mmap=True)
     with Ranks(place(config.model.towers, split, ddp)) as ranks:
         logits, gradients = one_step(config, ranks.grid, ranks)
         share = len(logits) * ranks.grid.replica
-        logits_off = (logits - expected["logits"][share:share + len(logits)]).abs().max().item()
-        gradients_off = {name: ((gradient - expected[name]).norm() / expected[name].norm()).item()
-                         for name, gradient in gradients.items()}
+        logits_off = (logits - expected["logits"][share : share + len(logits)]).abs().max().item()
+        gradients_off = {
+            name: ((gradient - expected[name]).norm() / expected[name].norm()).item()
+            for name, gradient in gradients.items()
+        }
         return logits_off, max(gradients_off.values()), len(gradients)
 
 
-@pytest.mark.parametrize("name, overrides, split, ddp, ranks", [
-    ("quick", NO_DROPOUT, False, True, 2),
-    ("quick", NO_DROPOUT, True, True, 4),
-    ("alexnet", ["train.batch=2"], True, False, 2),
-], ids=["ddp", "grid", "alexnet split, dropout on"])
-def test_a_mode_has_the_gradients_of_one_device(on_ranks, tmp_path, name, overrides, split, ddp, ranks):
-    """quick.yaml with dropout off where replicas draw their own masks; alexnet.yaml at full size, dropout on."""
+@pytest.mark.parametrize(
+    "name, overrides, split, ddp, ranks",
+    [
+        ("quick", NO_DROPOUT, False, True, 2),
+        ("quick", NO_DROPOUT, True, True, 4),
+        ("alexnet", ["train.batch=2"], True, False, 2),
+    ],
+    ids=["ddp", "grid", "alexnet split, dropout on"],
+)
+def test_a_mode_has_the_gradients_of_one_device(
+    on_ranks, tmp_path, name, overrides, split, ddp, ranks
+):
+    """quick.yaml with dropout off where replicas draw their own masks; alexnet.yaml at full size,
+    dropout on."""
     overrides = [*overrides, "train.precision=float64"]
     config = load_config(f"configs/{name}.yaml", overrides)
     logits, gradients = one_step(config, Grid(towers=range(config.model.towers)))
@@ -85,7 +103,8 @@ def test_replicas_see_different_images_and_ranks_of_one_replica_the_same(on_rank
 
 
 def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path):
-    """The loss and the errors that a run logs are those of one device, also where a rank sees a share of the batch."""
+    """The loss and the errors that a run logs are those of one device, also where a rank sees a
+    share of the batch."""
     settings = [*NO_DROPOUT, "train.max_steps=4", "train.log_every=2", "train.precision=float64"]
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "single")
@@ -96,4 +115,6 @@ def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path
         for mode in ("ddp", "grid"):
             found = metrics(tmp_path / mode, key)
             assert list(found) == list(expected)
-            np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-11, err_msg=f"{mode} {key}")
+            np.testing.assert_allclose(
+                list(found.values()), list(expected.values()), rtol=1e-11, err_msg=f"{mode} {key}"
+            )

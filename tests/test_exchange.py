@@ -1,6 +1,4 @@
-"""If these fail, ranks compute another network or other gradients than one device, or the traffic is miscounted."""
-
-
+"""If these fail, ranks get other gradients than one device, or the traffic is miscounted."""
 
 import pytest
 import torch
@@ -19,8 +17,10 @@ QUICK_4 = ["model.towers=4", "model.stages.4.fc8.out=8"]
 def batch(network, count=6):
     draw = torch.Generator().manual_seed(1)
     outputs = list(network.stages[-1].values())[-1].out
-    return (60 * torch.randn(count, *network.input, generator=draw).double(),
-            torch.randint(outputs, (count,), generator=draw))
+    return (
+        60 * torch.randn(count, *network.input, generator=draw).double(),
+        torch.randint(outputs, (count,), generator=draw),
+    )
 
 
 def gradients(network, towers=None, joins=None):
@@ -31,15 +31,25 @@ def gradients(network, towers=None, joins=None):
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
     loss.backward()
-    return {"loss": loss.detach(), "logits": logits.detach(),
-            **{name: parameter.grad for name, parameter in model.named_parameters()}}
+    return {
+        "loss": loss.detach(),
+        "logits": logits.detach(),
+        **{name: parameter.grad for name, parameter in model.named_parameters()},
+    }
 
 
 def split_gradients(overrides, exchange_backward=None, logits_backward=None):
-    """On every rank: the same of its own towers, and what each link has sent. Backwards can be replaced by wrong ones."""
+    """On every rank: the same of its own towers, and what each link has sent. Backwards can be
+    replaced by wrong ones."""
     network = load_config("configs/quick.yaml", overrides).model
-    with pytest.MonkeyPatch.context() as patch, Ranks(place(network.towers, split=True, ddp=False)) as ranks:
-        for function, wrong in (("_Exchange", exchange_backward), ("_GatherLogits", logits_backward)):
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Ranks(place(network.towers, split=True, ddp=False)) as ranks,
+    ):
+        for function, wrong in (
+            ("_Exchange", exchange_backward),
+            ("_GatherLogits", logits_backward),
+        ):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
         results = gradients(network, ranks.grid.towers, ranks.joins(len(network.stages)))
@@ -59,8 +69,11 @@ def worst(split, whole, names):
     return max(((split[name] - whole[name]).norm() / whole[name].norm()).item() for name in names)
 
 
-@pytest.mark.parametrize("overrides, ranks", [([], 2), (QUICK_4, 4), (QUICK_4, 2)],
-                         ids=["2 towers on 2", "4 towers on 4", "4 towers on 2"])
+@pytest.mark.parametrize(
+    "overrides, ranks",
+    [([], 2), (QUICK_4, 4), (QUICK_4, 2)],
+    ids=["2 towers on 2", "4 towers on 4", "4 towers on 2"],
+)
 def test_a_split_has_the_logits_and_gradients_of_one_device(on_ranks, overrides, ranks):
     """Dropout on, float64. A difference here is a wrong exchange, not rounding."""
     whole = gradients(load_config("configs/quick.yaml", overrides).model)
@@ -74,7 +87,8 @@ def test_a_split_has_the_logits_and_gradients_of_one_device(on_ranks, overrides,
 
 
 def test_keeping_only_the_slice_in_exchange_is_caught(on_ranks):
-    """The first wrong pairing: loss and logits are right, yet every layer below an exchange loses gradient."""
+    """The first wrong pairing: loss and logits are right, yet every layer below an exchange loses
+    gradient."""
     whole = gradients(load_config("configs/quick.yaml").model)
     for result, _ in on_ranks(split_gradients, 2, [], slice_only):
         own = [name for name in result if name.startswith("towers.")]
@@ -99,12 +113,15 @@ def test_bytes_sent_are_the_closed_form(on_ranks, overrides, ranks):
     network = load_config("configs/quick.yaml", overrides).model
     images = len(batch(network)[0])
     for _, sent in on_ranks(split_gradients, ranks, overrides):
-        assert sent == [{"forward": images * way.forward, "backward": images * way.backward}
-                        for way in traffic(network, bytes_per_element=8)]
+        assert sent == [
+            {"forward": images * way.forward, "backward": images * way.backward}
+            for way in traffic(network, bytes_per_element=8)
+        ]
 
 
 def both_transports(pointwise):
-    """Gather and reduce-scatter of a known tensor, as the CPU does it or by the collectives that GPUs use."""
+    """Gather and reduce-scatter of a known tensor, as the CPU does it or by the collectives that
+    GPUs use."""
     with pytest.MonkeyPatch.context() as patch, Ranks(place(4, split=True, ddp=False)) as ranks:
         link = Link(ranks.split_group)
         if not pointwise:
@@ -116,13 +133,15 @@ def both_transports(pointwise):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_messages_and_collectives_agree(on_ranks, ranks):
-    for (gathered, own), (gathered_too, own_too) in zip(on_ranks(both_transports, ranks, True),
-                                                        on_ranks(both_transports, ranks, False)):
+    for (gathered, own), (gathered_too, own_too) in zip(
+        on_ranks(both_transports, ranks, True), on_ranks(both_transports, ranks, False)
+    ):
         assert torch.equal(gathered, gathered_too) and torch.equal(own, own_too)
 
 
 def on_halves(function):
-    """Forward and backward of one of the two functions, each rank weighting the result differently."""
+    """Forward and backward of one of the two functions, each rank weighting the result
+    differently."""
     with Ranks(place(2, split=True, ddp=False)) as ranks:
         link = Link(ranks.split_group)
         half = torch.full((1, 2), float(link.rank + 1), requires_grad=True)

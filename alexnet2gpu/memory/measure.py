@@ -4,13 +4,14 @@
     gradients           the `.grad` that backward leaves; under DDP they lie in its buckets
     momentum            the velocities
     batch               images and labels
-    saved_activations   what autograd keeps from forward to backward, weights and batch apart, each storage once
+    saved_activations   what autograd keeps for backward, weights and batch apart
     peak                the most that was held at any moment of the step, everything included
     reserved            (CUDA only) the most that the caching allocator has taken from the driver
 
-On CUDA the peak is the caching allocator's. On the CPU it is counted from the tensors themselves: every storage that
-an operation returns is in a ledger until it dies. Not in the ledger: scratch memory inside an operation, what the
-communication library copies, Python and the libraries themselves.
+On CUDA the peak is the caching allocator's. On the CPU it is counted from the tensors themselves:
+every storage that an operation returns is in a ledger until it dies. Not in the ledger: scratch
+memory inside an operation, what the communication library copies, Python and the libraries
+themselves.
 """
 
 import weakref
@@ -32,7 +33,9 @@ class StepMemory:
         batch: the tensors that the step is given.
     """
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Sequence[Tensor]):
+    def __init__(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Sequence[Tensor]
+    ):
         self.parameters, self.batch = list(model.parameters()), batch
         self.velocities = [optimizer.state[parameter]["velocity"] for parameter in self.parameters]
         self.bytes: dict[str, int] = {}
@@ -52,8 +55,13 @@ class StepMemory:
         self.peak.__exit__(*error)
         gradients = self._gradients()
         self.bytes = {
-            "weights": _total(self.parameters), "gradients": _total(gradients), "momentum": _total(self.velocities),
-            "batch": _total(self.batch), "saved_activations": sum(self.saved.values()), **self.peak.bytes(gradients)}
+            "weights": _total(self.parameters),
+            "gradients": _total(gradients),
+            "momentum": _total(self.velocities),
+            "batch": _total(self.batch),
+            "saved_activations": sum(self.saved.values()),
+            **self.peak.bytes(gradients),
+        }
 
     def _gradients(self):
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -76,12 +84,16 @@ class _CudaPeak:
         torch.cuda.synchronize()
 
     def bytes(self, gradients):
-        return {"peak": torch.cuda.max_memory_allocated(), "reserved": torch.cuda.max_memory_reserved()}
+        return {
+            "peak": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+        }
 
 
 class _Ledger(TorchDispatchMode):
-    """Every storage that is `given` or that an operation returns, from then until it dies. A storage is known by its
-    id: torch keeps the Python object of a storage for as long as the storage itself lives."""
+    """Every storage that is `given` or that an operation returns, from then until it dies. A
+    storage is known by its id: torch keeps the Python object of a storage for as long as the
+    storage itself lives."""
 
     def __init__(self, given):
         super().__init__()

@@ -1,0 +1,59 @@
+"""The IDX format, in which MNIST and Fashion-MNIST are published: four files, gzip or plain."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from alexnet2gpu.data.images import Images
+
+FILES = [
+    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
+]
+
+
+def read_idx(file: Path) -> np.ndarray:
+    """Read a file of unsigned bytes in the IDX format, compressed or not: big-endian magic
+    0x0000080D for D dimensions, D sizes of 32 bits, the bytes. Raises: ValueError if it is
+    anything else."""
+    try:
+        content = file.read_bytes()
+        content = gzip.decompress(content) if file.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{file}: unreadable: {error}") from None
+    dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
+    if not dimensions or len(shape) != dimensions or len(content) - start != math.prod(shape):
+        raise ValueError(f"{file}: not an IDX file of bytes, or cut short")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_folder(folder: Path) -> tuple[Images, Images]:
+    """The training and the test images of a folder that holds the four FILES, compressed or not.
+
+    They lie in it themselves, or where torchvision puts them. Raises: ValueError naming the file.
+    """
+    files = []
+    for name in FILES:
+        places = [folder / "FashionMNIST" / "raw" / name, folder / name]
+        found = [
+            file
+            for place in places
+            for file in (place, place.with_name(name + ".gz"))
+            if file.is_file()
+        ]
+        if not found:
+            raise ValueError(f"{folder}: no {name} or {name}.gz there")
+        files.append(found[0])
+    parts = []
+    for images, labels in (files[:2], files[2:]):
+        pixels = read_idx(images)
+        pixels = pixels[..., None] if pixels.ndim == 3 else pixels
+        try:
+            parts.append(Images(pixels, read_idx(labels).astype(np.int64), classes=10))
+        except ValueError as error:
+            raise ValueError(f"{images}: {error}") from None
+    return tuple(parts)

@@ -1,0 +1,220 @@
+"""The kinds of layers as data: their keys in a config, the shapes they give, their weights.
+
+Widths (`out`) count all towers together, as in a paper's table; a tower has `out / n` of n.
+
+    layer       keys (those with no default must be given)       reads -> gives, in one tower
+    conv        out, init, kernel, stride 1, pad 0, ceil false,  (C, H, W) -> (out/n, H', W')
+                bias 0
+    linear      out, init, bias 0                                (F,) -> (out/n,)
+    relu, tanh, sigmoid                                          any shape, unchanged
+    lrn         size, alpha, beta, k   across neighbouring maps  (C, H, W), unchanged
+    map_norm    size, alpha, beta, k   across pixels of a map    (C, H, W), unchanged
+    max_pool    kernel, stride 1, pad 0, ceil false              (C, H, W) -> (C, H', W')
+    avg_pool    kernel, stride 1, pad 0                          (C, H, W) -> (C, H', W')
+    dropout     p, scaling: "2012" or "inverted"                 any shape, unchanged
+    flatten                                                      (C, H, W) -> (C*H*W,)
+
+`init` is the standard deviation of the weights, or `xavier`; `bias` is what biases start from.
+`ceil` rounds the number of windows up: the last one hangs over the right and lower edge, where it
+reads zeros (conv) or nothing (pool).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from alexnet2gpu.strict import bounded
+
+Shape = tuple[int, ...]  # of one image in one tower: (C, H, W) or (F,)
+
+
+def windows(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> int:
+    """How many places a window of `kernel` pixels takes along `size` pixels, `stride` apart."""
+    rounded = math.ceil if ceil else math.floor
+    return rounded((size + 2 * pad - kernel) / stride) + 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A layer that changes no shape and has no weights, unless a subclass says otherwise."""
+
+    kinds: ClassVar[dict[str, type["Layer"]]]  # what `type:` may say in a config
+
+    def gives(self, reads: Shape, towers: int) -> Shape:
+        """The shape that comes out of one of `towers` towers. Raises: ValueError if the layer
+        cannot read `reads`."""
+        return reads
+
+    def weight_shape(self, reads: Shape, gives: Shape) -> Shape:
+        """Shape of the weights, () if there are none. There is one bias per output channel."""
+        return ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Windowed(Layer):
+    """A layer that slides a square window over maps."""
+
+    kernel: int = bounded(least=1)
+    stride: int = bounded(1, least=1)
+    pad: int = bounded(0, least=0)
+
+    def maps(self, channels: int, reads: Shape) -> Shape:
+        """(channels, H', W') for maps of shape `reads`, (C, H, W)."""
+        _, height, width = _three(reads)
+        ceil = getattr(self, "ceil", False)
+        sides = [
+            windows(side, self.kernel, self.stride, self.pad, ceil) for side in (height, width)
+        ]
+        if min(sides) < 1 or self.pad >= self.kernel:
+            raise ValueError(
+                f"a {self.kernel}x{self.kernel} window, pad {self.pad}, does not fit "
+                f"{height}x{width} maps"
+            )
+        return (channels, *sides)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv(Windowed):
+    """Convolution over the maps that the tower reads."""
+
+    out: int = bounded(least=1)
+    init: float | Literal["xavier"] = bounded(least=0)
+    bias: float = 0.0
+    ceil: bool = False
+
+    def gives(self, reads, towers):
+        return self.maps(_share(self.out, towers), reads)
+
+    def weight_shape(self, reads, gives):
+        return (gives[0], reads[0], self.kernel, self.kernel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Layer):
+    """Fully connected layer over the features that the tower reads."""
+
+    out: int = bounded(least=1)
+    init: float | Literal["xavier"] = bounded(least=0)
+    bias: float = 0.0
+
+    def gives(self, reads, towers):
+        if len(reads) != 1:
+            raise ValueError(
+                f"a linear layer cannot read maps, {text(reads)}: put a flatten layer before it"
+            )
+        return (_share(self.out, towers),)
+
+    def weight_shape(self, reads, gives):
+        return (gives[0], reads[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaxPool(Windowed):
+    """The largest value of each window."""
+
+    ceil: bool = False
+
+    def gives(self, reads, towers):
+        return self.maps(reads[0], reads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvgPool(Windowed):
+    """The mean of each window."""
+
+    def gives(self, reads, towers):
+        return self.maps(reads[0], reads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResponseNorm(Layer):
+    """x / (k + alpha/n * sum of x^2 over the n places around it)^beta, n places across maps or
+    within a map."""
+
+    size: int = bounded(least=1)
+    alpha: float = bounded(least=0)
+    beta: float = bounded(least=0)
+    k: float = bounded(least=0)
+
+    def gives(self, reads, towers):
+        _three(reads)
+        if self.size % 2 == 0:
+            raise ValueError(f"size {self.size} has no middle: take an odd one")
+        return reads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lrn(ResponseNorm):
+    """Across `size` neighbouring maps of the same tower: n = size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MapNorm(ResponseNorm):
+    """Across `size` x `size` pixels of the same map: n = size^2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dropout(Layer):
+    """Sets activations to 0 with probability p while training; see layers.Dropout for the two
+    scalings."""
+
+    p: float = bounded(least=0, most=1)
+    scaling: Literal["2012", "inverted"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relu(Layer):
+    """max(x, 0)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tanh(Layer):
+    """Hyperbolic tangent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sigmoid(Layer):
+    """1 / (1 + exp(-x))"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flatten(Layer):
+    """Maps to features."""
+
+    def gives(self, reads, towers):
+        return (math.prod(reads),)
+
+
+Layer.kinds = {
+    "conv": Conv,
+    "linear": Linear,
+    "relu": Relu,
+    "tanh": Tanh,
+    "sigmoid": Sigmoid,
+    "lrn": Lrn,
+    "map_norm": MapNorm,
+    "max_pool": MaxPool,
+    "avg_pool": AvgPool,
+    "dropout": Dropout,
+    "flatten": Flatten,
+}
+
+
+def text(shape: Shape) -> str:
+    """(48, 55, 55) as 48x55x55."""
+    return "x".join(map(str, shape))
+
+
+def _three(shape):
+    if len(shape) != 3:
+        raise ValueError(f"needs maps (C, H, W) but reads {text(shape)} features")
+    return shape
+
+
+def _share(out, towers):
+    if out % towers:
+        raise ValueError(
+            f"{out} outputs do not divide by {towers} towers: make `out` a multiple, "
+            "or change model.towers"
+        )
+    return out // towers

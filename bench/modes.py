@@ -1,0 +1,148 @@
+"""Every mode side by side: speed and memory per rank, as launch/train.py reports them.
+
+    python bench/modes.py [--config configs/quick.yaml] [--steps 24] [--rounds 3] [--set KEY=VALUE]
+
+Modes take turns, `--rounds` times. Prints a table and writes bench/results/NAME.json: device,
+versions, commit, command, images a second of each round (the median log line after the first),
+memory by category of each rank. Needs four processes; on one GPU they share it through gloo.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MODES = {
+    "one device": (1, []),
+    "split, 2 ranks": (2, ["--split-model"]),
+    "DDP, 2 ranks": (2, ["--ddp"]),
+    "grid, 4 ranks": (4, ["--split-model", "--ddp"]),
+}
+MIB = 2**20
+
+
+def run(mode, options):
+    """One run of a mode: images a second, and the ranks of its memory.json."""
+    ranks, flags = MODES[mode]
+    start = (
+        [sys.executable]
+        if ranks == 1
+        else [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            f"--nproc_per_node={ranks}",
+        ]
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [
+                *start,
+                str(REPOSITORY / "launch" / "train.py"),
+                *flags,
+                *options,
+                "--out",
+                f"{folder}/run",
+            ],
+            check=True,
+            capture_output=True,
+        )
+        lines = [
+            json.loads(line)
+            for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()
+        ]
+        speeds = [line["images_per_second"] for line in lines if "loss" in line]
+        return statistics.median(speeds[1:]), json.loads(
+            Path(folder, "run", "memory.json").read_text()
+        )["ranks"]
+
+
+def device_name():
+    """The GPU, or the processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if cpuinfo.exists()
+        else [platform.processor()]
+    )
+    return f"{names[0]}, {os.cpu_count()} cores"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="configs/quick.yaml")
+    parser.add_argument(
+        "--steps", type=int, default=24, help="a multiple of 4: four log lines a run"
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides"
+    )
+    parser.add_argument("--name", help="of the file in bench/results; default: the config's")
+    args = parser.parse_args()
+    options = [
+        "--config",
+        args.config,
+        "--set",
+        f"train.max_steps={args.steps}",
+        "--set",
+        f"train.log_every={args.steps // 4}",
+    ]
+    options += [part for override in args.overrides for part in ("--set", override)]
+
+    speeds, memory = {mode: [] for mode in MODES}, {}
+    for _ in range(args.rounds):
+        for mode in MODES:
+            speed, memory[mode] = run(mode, options)
+            speeds[mode].append(speed)
+
+    print(
+        "| mode | images/s | spread | weights, MiB a rank | saved activations | peak |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for mode, ranks in memory.items():
+        mib = {
+            key: "/".join(sorted({f"{rank['measured'][key] / MIB:.1f}" for rank in ranks}))
+            for key in ("weights", "saved_activations", "peak")
+        }
+        print(
+            f"| {mode} | {statistics.median(speeds[mode]):.0f} "
+            f"| {min(speeds[mode]):.0f}-{max(speeds[mode]):.0f} | "
+            f"{mib['weights']} | {mib['saved_activations']} | {mib['peak']} |"
+        )
+    commit = subprocess.run(
+        ["git", "-C", REPOSITORY, "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+    )
+    result = {
+        "device": device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip(),
+        "command": " ".join(["python bench/modes.py", *sys.argv[1:]]),
+        "images_per_second": speeds,
+        "memory": memory,
+    }
+    file = REPOSITORY / "bench" / "results" / f"{args.name or Path(args.config).stem}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""If these fail, a user's mistake ends in a traceback, a hang, a wrong status, or a line too many.
+
+Every mistake is made on one process and on two ranks, in processes that are kept. A few of them,
+and all with `pytest --own-processes`, are made in new processes with nobody to meet: a rank that
+waited for another would hang. Under torchrun, which kills the slower rank, they are made in
+test_launch.py.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import REPOSITORY, train
+
+PATIENCE = 20  # seconds, for all ranks to be gone
+
+
+def start(arguments, rank, world, folder):
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "1",
+    }
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        environment.pop(name, None)
+    if world > 1:
+        environment |= {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_RANK": str(rank),
+            "LOCAL_WORLD_SIZE": str(world),
+        }
+    return subprocess.Popen(
+        [sys.executable, str(REPOSITORY / "launch" / "train.py"), *map(str, arguments)],
+        env=environment,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def outcome(arguments, world, folder):
+    """Exit statuses and all that the ranks printed."""
+    deadline = time.monotonic() + PATIENCE
+    processes = [start(arguments, rank, world, folder) for rank in range(world)]
+    try:
+        printed = [
+            process.communicate(timeout=max(0.1, deadline - time.monotonic()))[0]
+            for process in processes
+        ]
+    finally:
+        for process in processes:
+            process.kill()
+    return [process.returncode for process in processes], "".join(printed)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with a finished run and with data that is not what it should be."""
+    folder = tmp_path_factory.mktemp("cwd")
+    train(
+        "--set", "train.max_steps=1", "--set", "data.name=synthetic", "--out", folder / "finished"
+    )
+    shutil.copytree(folder / "finished", folder / "no_checkpoint")
+    shutil.rmtree(folder / "no_checkpoint" / "checkpoints")
+    (folder / "broken.yaml").write_text("train: {batch: 1")
+    (folder / "empty").mkdir()
+    (folder / "garbage").mkdir()
+    for name in (
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ):
+        (folder / "garbage" / name).write_bytes(b"garbage")
+    (folder / "pickled").mkdir()
+    np.save(
+        folder / "pickled" / "train_images.npy", np.array([print], dtype=object), allow_pickle=True
+    )
+    return folder
+
+
+ANYWHERE = [
+    (["--set", "train.bach=64"], "train.bach: unknown key; did you mean batch?"),
+    (["--set", "train.batch=many"], "train.batch: should be a whole number"),
+    (["--set", "train.batch=100000"], "is more than the 6000 training images"),
+    (["--set", "model.towers=3"], "do not divide by 3 towers"),
+    (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
+    (["--config", "broken.yaml"], "broken.yaml: not readable as YAML"),
+    (["--data", "nowhere", "--set", "data.name=fashion-mnist"], "there is no such directory"),
+    (["--data", "empty", "--set", "data.name=fashion-mnist"], "no train-images-idx3-ubyte"),
+    (["--data", "garbage", "--set", "data.name=fashion-mnist"], "not an IDX file"),
+    (
+        ["--data", "empty", "--set", "data.name=cifar-10", "--set", "model.input=[3, 32, 32]"],
+        "--data FOLDER",
+    ),
+    (["--data", "pickled", "--set", "data.name=arrays"], "train_images.npy: unreadable"),
+    (["--resume"], "--out DIR --resume"),
+    (["--resume", "--out", "empty"], "there is no run to go on with"),
+    (["--resume", "--out", "no_checkpoint"], "there is no checkpoint to go on from"),
+    (["--out", "finished"], "holds another run"),
+    (["--out", "broken.yaml"], "is not a directory that can be written to"),
+    (["--batch", "64"], "unrecognized arguments: --batch 64"),
+]
+ON_ONE = [
+    *((arguments, complaint) for arguments, complaint in ANYWHERE),
+    (["--split-model"], "--split-model on 1 process: 2 towers divide over 2: torchrun"),
+    (["--ddp"], "--ddp needs several processes: torchrun"),
+]
+ON_TWO = [
+    *((["--split-model", *arguments], complaint) for arguments, complaint in ANYWHERE),
+    ([], "2 processes but no mode"),
+    (["--ddp", "--set", "train.batch=63"], "train.batch 63 does not divide by 2 replicas"),
+    (["--split-model", "--config", "configs/lenet.yaml"], "cannot split a network of 1 tower"),
+    (["--split-model", "--set", "model.towers=5"], "do not divide by 5 towers"),
+]
+
+
+def one_rank(arguments, folder):
+    """A rank's part in a process that is kept: its exit status and what it printed."""
+    before = os.getcwd()
+    os.chdir(folder)
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            train(*arguments)
+        except SystemExit as exit_:
+            return exit_.code, stderr.getvalue()
+        finally:
+            os.chdir(before)
+    return 0, stderr.getvalue()
+
+
+def check(statuses, printed, complaint):
+    assert set(statuses) == {2}, printed
+    assert printed.startswith("error: ") and complaint in printed
+    assert printed.count("\n") == 1, printed
+
+
+def name(part):
+    return str(part) if isinstance(part, str | int) else " ".join(part) or "no flags"
+
+
+@pytest.mark.parametrize("arguments, complaint", ON_ONE, ids=name)
+def test_a_mistake_on_one_process(arguments, complaint, folder):
+    status, printed = one_rank(arguments, folder)
+    check([status], printed, complaint)
+
+
+@pytest.mark.parametrize("arguments, complaint", ON_TWO, ids=name)
+def test_a_mistake_on_two_ranks(on_ranks, arguments, complaint, folder):
+    answers = on_ranks(one_rank, 2, arguments, folder)
+    check([status for status, _ in answers], "".join(printed for _, printed in answers), complaint)
+
+
+def pytest_generate_tests(metafunc):
+    if "world" in metafunc.fixturenames:
+        few = [ON_ONE[-1], ON_TWO[len(ANYWHERE)], ON_TWO[12]]
+        cases = [
+            (*case, world)
+            for cases, world in ((ON_ONE, 1), (ON_TWO, 2))
+            for case in cases
+            if case in few or metafunc.config.getoption("--own-processes")
+        ]
+        metafunc.parametrize("arguments, complaint, world", cases, ids=name)
+
+
+def test_a_mistake_in_processes_of_its_own(arguments, complaint, world, folder):
+    check(*outcome(arguments, world, folder), complaint)
