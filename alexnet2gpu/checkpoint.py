@@ -21,7 +21,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from alexnet2gpu import strict
 from alexnet2gpu.config import Config
@@ -30,12 +29,14 @@ from alexnet2gpu.network import Network, trace
 from alexnet2gpu.optim import SGD2012
 from alexnet2gpu.ranks import Ranks
 
+# What torch.load and a look at its result raise, if a file is not the one that `save` wrote.
+UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
+              pickle.UnpicklingError)
 
 def save(
     folder: Path, step: int, config: Config, model: AlexNet, optimizer: SGD2012, ranks: Ranks
 ) -> None:
-    """Write `folder`/step-N after step N, and remove all but the `train.keep` newest. Every rank
-    calls it."""
+    """Every rank: write `folder`/step-N after step N, remove all but the `train.keep` newest."""
     final = folder / f"step-{step:08d}"
     if final.exists():
         return
@@ -54,10 +55,9 @@ def save(
                 _flush(file)
     ranks.wait()  # for all towers to be written
     if ranks.grid.rank == 0:
+        state = {"step": step, "torch": torch.__version__, **identity(config)}
         with open(partial / "state.json", "w") as file:
-            json.dump(
-                {"step": step, "torch": torch.__version__, **identity(config)}, file, indent=1
-            )
+            json.dump(state, file, indent=1)
             _flush(file)
         os.rename(partial, final)
         for state in sorted(folder.glob("step-*/state.json"))[: -config.train.keep]:
@@ -76,8 +76,7 @@ def resume(run: Path, config: Config, towers: Iterable[int]) -> tuple[int, dict]
 
 
 def newest(folder: Path) -> Path:
-    """The newest checkpoint in `folder`, or in its subdirectory `checkpoints`, or `folder` itself
-    if it is one.
+    """The newest checkpoint of a run's directory, or of its `checkpoints`; one itself is that one.
 
     Raises: ValueError if there is none.
     """
@@ -108,47 +107,39 @@ def read_step(checkpoint: Path, config: Config) -> int:
     return step
 
 
-def read(
-    checkpoint: Path, network: Network, towers: Iterable[int]
-) -> dict[str, dict[str, Tensor]]:
+def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
     """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names.
 
     Raises: ValueError if a file is missing, unreadable or of another network.
     """
     both = {"weights": {}, "velocity": {}}
     for index in towers:
-        file = checkpoint / f"tower-{index}.pt"
-        shapes = {}
-        for row in trace(network):
-            if row.parameters:
-                shapes[f"towers.{index}.{row.name}.weight"] = row.layer.weight_shape(
-                    row.reads, row.gives
-                )
-                shapes[f"towers.{index}.{row.name}.bias"] = row.gives[:1]
+        file, expected = checkpoint / f"tower-{index}.pt", _shapes(network, index)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             for kind, tensors in both.items():
-                if {name: tuple(tensor.shape) for name, tensor in content[kind].items()} != shapes:
+                shapes = {name: tuple(tensor.shape) for name, tensor in content[kind].items()}
+                if shapes != expected:
                     raise ValueError("it holds another network")
                 tensors.update(content[kind])
-        except (
-            OSError,
-            RuntimeError,
-            EOFError,
-            pickle.UnpicklingError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ValueError,
-        ) as error:
+        except UNREADABLE as error:
             raise ValueError(f"{file}: unreadable checkpoint: {error}") from None
     return both
 
 
+def _shapes(network, index):
+    """Parameter name -> shape, for a tower."""
+    shapes = {}
+    for row in trace(network):
+        if row.parameters:
+            name = f"towers.{index}.{row.name}"
+            shapes[f"{name}.weight"] = row.layer.weight_shape(row.reads, row.gives)
+            shapes[f"{name}.bias"] = row.gives[:1]
+    return shapes
+
+
 @torch.no_grad()
-def restore(
-    content: dict[str, dict[str, Tensor]], model: AlexNet, optimizer: SGD2012 | None = None
-) -> None:
+def restore(content: dict[str, dict], model: AlexNet, optimizer: SGD2012 | None = None) -> None:
     """Copy what `read` gave into the model and, if there is one, its optimizer."""
     for name, parameter in model.named_parameters():
         parameter.copy_(content["weights"][name])

@@ -10,10 +10,11 @@ rank computes alike: each gradient is already the true one, and a sum would be n
 The wrong pairing trains without complaint: keeping the slice in `exchange` loses most of the
 gradient of the layers below, summing in `gather_logits` scales it by n.
 
-So on every rank the logits are complete and `loss.backward()` needs no factor. (In 2012 all of fc8
-and the loss sat on GPU 0. The arithmetic is the same; splitting fc8 like the others keeps the
-GPUs' memory equal.)
+So on every rank the logits are complete, and `loss.backward()` needs no factor. (In 2012 all of
+fc8 and the loss sat on GPU 0: the same arithmetic. Split like the others, memory stays equal.)
 """
+
+import functools
 
 import torch
 import torch.distributed as dist
@@ -22,11 +23,10 @@ from torch.autograd.function import once_differentiable
 
 
 class Link:
-    """The ranks that hold the towers of one replica, in order of towers, and what this rank sent
-    them.
+    """The n ranks that hold the towers of one replica, in order of towers.
 
-    `sent` counts bytes of payload by direction: each half goes to n - 1 others, whatever the
-    transport does on the way.
+    `sent` counts the bytes that this rank gave to the others, by direction: payload, whatever the
+    transport makes of it.
     """
 
     def __init__(self, group: dist.ProcessGroup):
@@ -44,15 +44,11 @@ class Link:
         return torch.cat(halves.chunk(self.size), dim=1)
 
     def reduce_scatter(self, gradient: Tensor) -> Tensor:
-        """(B, C, ...), different on each rank -> (B, C/n, ...), the sum over ranks of this rank's
-        slice."""
+        """(B, C, ...), different on each rank -> (B, C/n, ...), own slice summed over ranks."""
         slices = [piece.contiguous() for piece in gradient.chunk(self.size, dim=1)]
         self.sent["backward"] += (self.size - 1) * slices[0].nbytes
         if _by_messages(gradient):
-            first, *others = self._swap(slices)
-            for other in others:
-                first = first + other
-            return first
+            return functools.reduce(torch.add, self._swap(slices))
         total = torch.empty_like(slices[0])
         dist.reduce_scatter_tensor(total, torch.cat(slices), group=self.group)
         return total
@@ -70,8 +66,7 @@ class Link:
 
 
 def _by_messages(tensor):
-    """On the CPU messages from rank to rank are faster than gloo's collectives; on GPUs gloo has
-    no messages."""
+    """On the CPU messages are faster than gloo's collectives; on GPUs gloo has no messages."""
     return tensor.device.type == "cpu"
 
 
@@ -100,12 +95,10 @@ class _GatherLogits(torch.autograd.Function):
 
 
 def exchange(half: Tensor, link: Link) -> Tensor:
-    """Between two stages: this rank's half (B, C/n, ...) -> the channels of all towers (B, C,
-    ...)."""
+    """Between two stages: this rank's half (B, C/n, ...) -> all channels (B, C, ...)."""
     return _Exchange.apply(half, link)
 
 
 def gather_logits(half: Tensor, link: Link) -> Tensor:
-    """After the last stage: this rank's logits (B, C/n) -> all of them (B, C), for a loss that all
-    ranks compute."""
+    """After the last stage: this rank's logits (B, C/n) -> all (B, C), for a loss on each rank."""
     return _GatherLogits.apply(half, link)

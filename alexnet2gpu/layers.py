@@ -22,11 +22,10 @@ def build(layer: Layer, reads: Shape, gives: Shape) -> nn.Module:
     """The module for a layer that reads and gives these shapes; its weights are not yet drawn."""
     match layer:
         case kinds.Conv():
-            overhang = (gives[2] - 1) * layer.stride + layer.kernel - reads[2] - 2 * layer.pad
-            module = skip_init(
-                OverhangConv2d, reads[0], gives[0], layer.kernel, layer.stride, layer.pad
-            )
-            module.overhang = max(0, overhang)
+            square = layer.kernel, layer.stride, layer.pad
+            module = skip_init(OverhangConv2d, reads[0], gives[0], *square)
+            covered = [(n - 1) * layer.stride + layer.kernel - 2 * layer.pad for n in gives[1:]]
+            module.overhang = tuple(max(0, c - side) for c, side in zip(covered, reads[1:]))
             return module
         case kinds.Linear():
             return skip_init(nn.Linear, reads[0], gives[0])
@@ -35,13 +34,11 @@ def build(layer: Layer, reads: Shape, gives: Shape) -> nn.Module:
         case kinds.AvgPool():
             return nn.AvgPool2d(layer.kernel, layer.stride, layer.pad)
         case kinds.Lrn():
-            return ResponseNorm(
-                sum_over_maps, layer.size, layer.alpha / layer.size, layer.beta, layer.k
-            )
+            constants = layer.alpha / layer.size, layer.beta, layer.k
+            return ResponseNorm(sum_over_maps, layer.size, *constants)
         case kinds.MapNorm():
-            return ResponseNorm(
-                sum_over_pixels, layer.size, layer.alpha / layer.size**2, layer.beta, layer.k
-            )
+            constants = layer.alpha / layer.size**2, layer.beta, layer.k
+            return ResponseNorm(sum_over_pixels, layer.size, *constants)
         case kinds.Dropout():
             return Dropout(layer.p, layer.scaling)
         case kinds.Flatten():
@@ -57,8 +54,11 @@ def build(layer: Layer, reads: Shape, gives: Shape) -> nn.Module:
 
 @torch.no_grad()
 def draw(module: nn.Module, layer: Layer, generator: torch.Generator) -> None:
-    """Draw initial weights on the CPU in float32; biases are constant. `init: xavier` is Glorot
-    and Bengio's (2010) uniform distribution, in [-b, b] with b = sqrt(6 / (fan_in + fan_out))."""
+    """Draw initial weights, on the CPU in float32; biases are constant.
+
+    `init: xavier` is the uniform distribution of Glorot and Bengio (2010), from -b to b with
+    b = sqrt(6 / (fan_in + fan_out)).
+    """
     if layer.init == "xavier":
         nn.init.xavier_uniform_(module.weight, generator=generator)
     else:
@@ -67,24 +67,23 @@ def draw(module: nn.Module, layer: Layer, generator: torch.Generator) -> None:
 
 
 class OverhangConv2d(nn.Conv2d):
-    """(B, C, H, W) -> (B, C', H', W'), reading zeros `overhang` pixels beyond the right and lower
-    edges.
+    """(B, C, H, W) -> (B, C', H', W'), reading zeros beyond the lower and the right edge.
 
     With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of
     2012 did it, and why the paper's first layer is 55x55.
     """
 
-    overhang = 0
+    overhang = 0, 0  # pixels below and to the right
 
     def forward(self, x):
-        if self.overhang:
-            x = F.pad(x, (0, self.overhang, 0, self.overhang))
+        below, right = self.overhang
+        if below or right:
+            x = F.pad(x, (0, right, 0, below))
         return super().forward(x)
 
 
 def sum_over_maps(x: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> same: at each place the sum over `size` (odd) neighbouring maps, fewer at
-    the first and last."""
+    """(B, C, H, W) -> same: sums over `size` (odd) neighbouring maps, fewer at the ends."""
     total = x.clone()
     for distance in range(1, min(size // 2, x.shape[1] - 1) + 1):
         total[:, distance:] += x[:, :-distance]
@@ -93,14 +92,12 @@ def sum_over_maps(x: Tensor, size: int) -> Tensor:
 
 
 def sum_over_pixels(x: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> same: at each place the sum over `size` x `size` (odd) pixels of the map,
-    fewer at the edges."""
+    """(B, C, H, W) -> same: sums over `size` x `size` (odd) pixels, fewer at the edges."""
     return F.avg_pool2d(x, size, stride=1, padding=size // 2, divisor_override=1)
 
 
 class ResponseNorm(nn.Module):
-    """y = x / (k + alpha * S)^beta, S the sum of x^2 over a window of `size`: (B, C, H, W) ->
-    same.
+    """(B, C, H, W) -> same: x / (k + alpha S)^beta, S the sum of x^2 over a window of `size`.
 
     Here `alpha` multiplies the plain sum. A config's alpha is divided by the number of places
     first, as in nn.LocalResponseNorm and in the code of 2012; the paper's formula lacks the
@@ -109,13 +106,8 @@ class ResponseNorm(nn.Module):
 
     def __init__(self, window_sum, size: int, alpha: float, beta: float, k: float):
         super().__init__()
-        self.window_sum, self.size, self.alpha, self.beta, self.k = (
-            window_sum,
-            size,
-            alpha,
-            beta,
-            k,
-        )
+        self.window_sum, self.size = window_sum, size
+        self.alpha, self.beta, self.k = alpha, beta, k
 
     def forward(self, x):
         return _ResponseNorm.apply(x, self.window_sum, self.size, self.alpha, self.beta, self.k)
@@ -126,12 +118,10 @@ class ResponseNorm(nn.Module):
 
 
 class _ResponseNorm(torch.autograd.Function):
-    """With d = k + alpha S(x^2):
+    """y = x d^-beta and dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)), d = k + alpha S(x^2).
 
-        y = x d^-beta,    dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1))
-
-    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again. The
-    arithmetic is at least float32.
+    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
+    The arithmetic is float32 or better.
     """
 
     @staticmethod
@@ -139,9 +129,8 @@ class _ResponseNorm(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.constants = window_sum, size, alpha, beta, k
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        return (
-            _to_minus(beta, _denominator(wide, window_sum, size, alpha, k)).mul_(wide).to(x.dtype)
-        )
+        power = _to_minus(beta, _denominator(wide, window_sum, size, alpha, k))
+        return power.mul_(wide).to(x.dtype)
 
     @staticmethod
     @once_differentiable
@@ -152,14 +141,8 @@ class _ResponseNorm(torch.autograd.Function):
         denominator = _denominator(wide, window_sum, size, alpha, k)
         direct = _to_minus(beta, denominator).mul_(gradient)
         through_sum = window_sum((direct * wide).div_(denominator), size).mul_(wide)
-        return (
-            direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype),
-            None,
-            None,
-            None,
-            None,
-            None,
-        )
+        gradient = direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype)
+        return gradient, None, None, None, None, None
 
 
 def _denominator(x, window_sum, size, alpha, k):

@@ -30,8 +30,7 @@ Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's halves -> (B, C,
 
 
 class Tower(nn.Module):
-    """One column of the network: the layers of all stages, by name, with weights drawn from (seed,
-    index, layer)."""
+    """One column of the network: all stages' layers by name, drawn from (seed, index, layer)."""
 
     def __init__(self, network: Network, index: int, seed: int):
         super().__init__()
@@ -40,10 +39,8 @@ class Tower(nn.Module):
         for row in trace(network):
             module = layers.build(row.layer, row.reads, row.gives)
             if row.parameters:
-                generator = torch.Generator().manual_seed(
-                    seed_of(seed, "weights", index, row.name)
-                )
-                layers.draw(module, row.layer, generator)
+                seed_of_layer = seed_of(seed, "weights", index, row.name)
+                layers.draw(module, row.layer, torch.Generator().manual_seed(seed_of_layer))
             self.add_module(row.name, module)
 
     def forward(self, stage: int, x: Tensor) -> Tensor:
@@ -84,13 +81,11 @@ class AlexNet(nn.Module):
         return x
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:
-        """Give every tower a generator for its dropout masks, as fixed by (seed, tower, replica,
-        step)."""
+        """Give each tower a generator of dropout masks, set by (seed, tower, replica, step)."""
         for tower in self.towers.values():
             device = next(tower.parameters()).device
-            generator = torch.Generator(device).manual_seed(
-                seed_of(seed, "dropout", tower.index, replica, step)
-            )
+            generator = torch.Generator(device)
+            generator.manual_seed(seed_of(seed, "dropout", tower.index, replica, step))
             for layer in tower.modules():
                 if isinstance(layer, layers.Dropout):
                     layer.generator = generator

@@ -26,9 +26,8 @@ class SGD2012(torch.optim.Optimizer):
 
     Args:
         named_parameters: as from `model.named_parameters()`, called `towers.T.LAYER.weight` or
-        `.bias`. Each is a
-            group of its own, with keys name, lr, momentum and weight_decay; state is `velocity`,
-            there from the start.
+            `.bias`. Each is a group of its own, with name, lr (0 until it is set), momentum and
+            weight_decay. Its state is `velocity`, there from the start.
         momentum: factor of the old velocity.
         weight_decay: of the weights; that of biases is 0.
     """
@@ -39,25 +38,18 @@ class SGD2012(torch.optim.Optimizer):
         momentum: float,
         weight_decay: float,
     ):
-        groups = [
-            {
-                "params": [parameter],
-                "name": name,
-                "weight_decay": weight_decay * name.endswith(".weight"),
-            }
-            for name, parameter in named_parameters
-        ]
+        groups = []
+        for name, parameter in named_parameters:
+            decay = weight_decay if name.endswith(".weight") else 0.0
+            groups.append({"params": [parameter], "name": name, "weight_decay": decay})
         super().__init__(groups, {"lr": 0.0, "momentum": momentum})
         for group in self.param_groups:
-            (parameter,) = group["params"]
-            self.state[parameter]["velocity"] = torch.zeros_like(
-                parameter, memory_format=torch.preserve_format
-            )
+            (w,) = group["params"]
+            self.state[w]["velocity"] = torch.zeros_like(w)
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update from the gradients that backward left. Returns what `closure` returns, if
-        there is one."""
+        """One update from the gradients that backward left; returns what `closure` returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -76,23 +68,16 @@ class SGD2012(torch.optim.Optimizer):
         return loss
 
 
-def rate_of(
-    schedule: Iterable[Change], epoch: int, layer: str = "", kind: str = "weights"
-) -> float:
-    """The rate in force in `epoch` (from 1) for the `kind`, "weights" or "biases", of a layer; ""
-    is any other layer.
+def rate_of(schedule: Iterable[Change], epoch: int, layer: str, kind: str) -> float:
+    """The rate in force in `epoch` (from 1) for the `kind`, "weights" or "biases", of a layer.
 
     What the schedule says of single layers prevails over what it says of all, also when that
-    changes later.
+    changes later. A name that the schedule does not know, such as "", is any other layer.
     """
-    rates = {"all": 0.0, "own": None}
-    for change in schedule:
-        if change.epoch > epoch:
-            break
-        for whose, said in (("all", change), ("own", change.layers.get(layer))):
-            new = getattr(said, kind, None)
-            rates[whose] = rates[whose] if new is None else new
-    return rates["all"] if rates["own"] is None else rates["own"]
+    begun = [change for change in schedule if change.epoch <= epoch]
+    own = [change.layers[layer] for change in begun if layer in change.layers]
+    said = [getattr(rates, kind) for rates in [*begun, *own]]
+    return [rate for rate in said if rate is not None][-1]
 
 
 def set_rates(optimizer: SGD2012, schedule: Iterable[Change], epoch: int) -> None:

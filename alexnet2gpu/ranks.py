@@ -135,8 +135,7 @@ class Ranks:
         return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
 
     def joins(self, stages: int) -> list[Join] | None:
-        """The joins of a network of so many stages: exchanges, and at the end the gathering of the
-        logits."""
+        """The joins of a network of so many stages: exchanges, then the gathering of logits."""
         if self.split_group is None:
             return None
         self.links = [Link(self.split_group) for _ in range(stages)]
@@ -144,9 +143,11 @@ class Ranks:
         return [partial(join, link=link) for join, link in zip(pairs, self.links)]
 
     def replicate(self, model: nn.Module) -> nn.Module:
-        """`model` with gradients averaged over the replicas after every backward pass. Replicas
-        draw or load the same weights, so none are sent; gradients live in DDP's buckets, so there
-        is no second copy of them."""
+        """`model` with gradients averaged over the replicas in every backward pass.
+
+        Replicas draw or load the same weights, so none are sent. Gradients lie in DDP's buckets,
+        so there is no second copy of them.
+        """
         if self.replica_group is None:
             return model
         return nn.parallel.DistributedDataParallel(

@@ -60,8 +60,7 @@ class Run:
         self.checkpoints = folder / "checkpoints"
 
     def start(self, config: Config, step: int) -> None:
-        """Make the directory. A resumed run keeps its metrics up to `step` and forgets what came
-        after."""
+        """Make the directory; forget metrics of steps after `step`, which will be done again."""
         if not self.writes:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,7 @@ class Training:
 
 
 def check_batch(batch: int, replicas: int, images: int) -> None:
-    """Raises: ValueError if a global batch does not divide by the replicas, or is more than there
-    are images."""
+    """Raises: ValueError if the global batch does not suit the replicas or the images."""
     if batch % replicas:
         raise ValueError(
             f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple"
@@ -66,8 +65,10 @@ def check_batch(batch: int, replicas: int, images: int) -> None:
 
 
 def fit(t: Training) -> dict[str, float]:
-    """Train from `t.step` to `t.last`; evaluate and save after every epoch. Returns: the last
-    evaluation's figures."""
+    """Train from `t.step` to `t.last`; evaluate and save after every epoch.
+
+    Returns: the last evaluation's figures.
+    """
     errors = {}
     while t.step < t.last:
         epoch = t.step // t.batches.steps + 1
@@ -109,12 +110,11 @@ def train_epoch(t: Training, epoch: int) -> None:
 
 
 def _log(t, epoch, sums, steps, seconds):
-    """Write a line of metrics from the sums (2,) of loss and error over so many steps; returns it
-    as text for the bar."""
+    """Log the means over `steps` of loss and error from their sums (2,); returns them as text."""
     mean = t.ranks.sum_over_replicas(sums) / (steps * t.ranks.grid.replicas)
     loss, error = mean.tolist()
     speed = steps * t.config.train.batch / seconds
-    lr = rate_of(t.config.optim.schedule, epoch)
+    lr = rate_of(t.config.optim.schedule, epoch, "", "weights")
     t.run.log(step=t.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed)
     peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in t.memory)
     return f"loss {loss:.4f}, error {error:.1%}, {speed:.0f} images/s, peak {peaks or '?'} MiB"
@@ -140,8 +140,10 @@ def train_step(
 
 
 def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Tensor) -> Tensor:
-    """Carry out `step` while counting this rank's memory and what it sends; leaves the figures of
-    all ranks in `t.memory` and in memory.json."""
+    """Carry out `step` while counting what this rank holds and sends.
+
+    Leaves the figures of all ranks in `t.memory` and in memory.json. Returns: what `step` returns.
+    """
     before = [dict(link.sent) for link in t.ranks.links]
     with StepMemory(t.model, t.optimizer, (images, labels)) as memory:
         figures = step()

@@ -41,7 +41,7 @@ def config(*overrides):
 
 def one_by_one(images, settings, epoch):
     """The epoch's batches made image by image in numpy: crop, mirror, subtract, divide."""
-    table = draw_epoch(settings.train.seed, epoch, images.pixels.shape[:3], 8, settings.data.flip)
+    table = draw_epoch(settings.train.seed, epoch, images.pixels.shape, 8, settings.data.flip)
     mean = images.pixels.astype(np.float64).mean(0).astype(np.float32)[2:10, 2:10]
     for start in range(0, len(images) - 5, 6):
         pictures = []
@@ -74,26 +74,26 @@ def test_pixels_are_exact_without_the_mean():
     (x, _), *_ = TrainBatches(
         images, settings, Preparation(images.mean_image(), settings, CPU), 0, 1
     ).epoch(1)
-    table = draw_epoch(0, 1, images.pixels.shape[:3], 8, False)
+    table = draw_epoch(0, 1, images.pixels.shape, 8, False)
     i = table.order[0]
     crop = images.pixels[i, table.top[i] : table.top[i] + 8, table.left[i] : table.left[i] + 8]
     assert np.array_equal(x[0].numpy(), crop.transpose(2, 0, 1).astype(np.float32))
 
 
 def test_the_table_covers_all_images_crops_and_flips():
-    table = draw_epoch(0, 1, (20_000, 256, 256), 224, True)
+    table = draw_epoch(0, 1, (20_000, 256, 256, 3), 224, True)
     assert np.array_equal(np.sort(table.order), np.arange(20_000))
     assert len(set(zip(table.top.tolist(), table.left.tolist()))) == 33 * 33
     assert table.flip.mean() == pytest.approx(0.5, abs=0.02)
 
 
 def test_the_table_depends_on_seed_and_epoch_only():
-    first = draw_epoch(0, 1, (50, 12, 12), 8, True)
+    first = draw_epoch(0, 1, (50, 12, 12, 3), 8, True)
     assert all(
-        np.array_equal(a, b) for a, b in zip(first, draw_epoch(0, 1, (50, 12, 12), 8, True))
+        np.array_equal(a, b) for a, b in zip(first, draw_epoch(0, 1, (50, 12, 12, 3), 8, True))
     )
-    assert not np.array_equal(first.order, draw_epoch(0, 2, (50, 12, 12), 8, True).order)
-    assert not np.array_equal(first.order, draw_epoch(1, 1, (50, 12, 12), 8, True).order)
+    assert not np.array_equal(first.order, draw_epoch(0, 2, (50, 12, 12, 3), 8, True).order)
+    assert not np.array_equal(first.order, draw_epoch(1, 1, (50, 12, 12, 3), 8, True).order)
 
 
 def test_replicas_share_a_batch_out_and_a_resume_goes_on_in_it():

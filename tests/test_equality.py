@@ -90,7 +90,7 @@ def test_a_mode_has_the_gradients_of_one_device(
         assert gradients_off < 1e-12
 
 
-def replicas_draw(grid_only):
+def logits_of_replica():
     with Ranks(place(2, split=True, ddp=True)) as ranks:
         config = load_config("configs/quick.yaml", ["train.precision=float64"])
         logits, _ = one_step(config, ranks.grid, ranks)
@@ -98,7 +98,7 @@ def replicas_draw(grid_only):
 
 
 def test_replicas_see_different_images_and_ranks_of_one_replica_the_same(on_ranks):
-    logits = on_ranks(replicas_draw, 4, True)
+    logits = on_ranks(logits_of_replica, 4)
     assert logits[0] == logits[1] and logits[2] == logits[3] and logits[0] != logits[2]
 
 
@@ -118,3 +118,20 @@ def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path
             np.testing.assert_allclose(
                 list(found.values()), list(expected.values()), rtol=1e-11, err_msg=f"{mode} {key}"
             )
+
+
+def test_bfloat16_agrees_to_its_rounding(on_ranks, tmp_path):
+    """Eight bits of mantissa: losses of single and split stay close to float32's, and log as such."""
+    settings = ["train.max_steps=5", "train.batch=16", "train.log_every=1"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    train(*options, "--out", tmp_path / "float32")
+    train(*options, "--set", "train.precision=bfloat16", "--out", tmp_path / "single")
+    on_ranks(
+        train, 2, "--split-model", *options, "--set", "train.precision=bfloat16",
+        "--out", tmp_path / "split",
+    )
+    expected = list(metrics(tmp_path / "float32", "loss").values())
+    for mode in ("single", "split"):
+        found = list(metrics(tmp_path / mode, "loss").values())
+        np.testing.assert_allclose(found, expected, rtol=0.02)
+        assert found != expected

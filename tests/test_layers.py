@@ -76,7 +76,7 @@ def test_overhang_reads_zeros_beyond_the_edge():
     """Window by window, with nothing where the image ends: 224 pixels, kernel 11, stride 4 give 55
     places, not 54."""
     conv = OverhangConv2d(1, 1, 11, 4).double()
-    conv.overhang = 3
+    conv.overhang = 3, 3
     x = random(1, 1, 224, 224)
     out = conv(x)
     assert out.shape == (1, 1, 55, 55)

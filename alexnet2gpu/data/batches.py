@@ -7,7 +7,7 @@ whatever the mode, the number of ranks or the step at which a run was resumed. I
 batch at the end of an epoch are left out of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +22,7 @@ from alexnet2gpu.seeds import seed_of
 
 
 class EpochTable(NamedTuple):
-    """order: (N,) image numbers. top, left: (N,) corner of the crop of each image. flip: (N,)
-    bool."""
+    """Order of the images (N,); of each its crop's corner, top and left (N,), and flip (N,)."""
 
     order: np.ndarray
     top: np.ndarray
@@ -31,13 +30,10 @@ class EpochTable(NamedTuple):
     flip: np.ndarray
 
 
-def draw_epoch(
-    seed: int, epoch: int, shape: tuple[int, int, int], crop: int, flip: bool
-) -> EpochTable:
-    """The table of an epoch for `shape` = (N, H, W) images, all places of the crop alike in
-    probability."""
+def draw_epoch(seed: int, epoch: int, shape: Sequence[int], crop: int, flip: bool) -> EpochTable:
+    """The table of an epoch, for images of `shape` (N, H, W, C); all places are equally likely."""
     draw = np.random.default_rng(seed_of(seed, "epoch", epoch))
-    count, height, width = shape
+    count, height, width, _ = shape
     return EpochTable(
         order=draw.permutation(count),
         top=draw.integers(height - crop + 1, size=count),
@@ -49,8 +45,7 @@ def draw_epoch(
 def cut(
     images: Images, indices: np.ndarray, top: np.ndarray, left: np.ndarray, crop: int
 ) -> Tensor:
-    """Crops (B, crop, crop, C) uint8 of the images numbered `indices` (B,), with corners `top` and
-    `left` (B,)."""
+    """Crops (B, crop, crop, C) uint8 of images `indices` (B,), corners at `top`, `left` (B,)."""
     out = np.empty((len(indices), crop, crop, images.pixels.shape[3]), np.uint8)
     for place, (i, y, x) in enumerate(zip(indices.tolist(), top.tolist(), left.tolist())):
         out[place] = images.pixels[i, y : y + crop, x : x + crop]
@@ -58,8 +53,11 @@ def cut(
 
 
 class Preparation:
-    """Pixels -> network input, a batch at a time on the device. `mean` is the mean training image
-    (H, W, C)."""
+    """Pixels -> network input, a batch at a time, on the device.
+
+    `mean` is the mean training image (H, W, C). What is subtracted of it is its centre, wherever
+    the crop was cut, as in the code of 2012.
+    """
 
     def __init__(self, mean: np.ndarray, config: Config, device: torch.device):
         height, width, _ = mean.shape
@@ -68,22 +66,15 @@ class Preparation:
         self.divide, self.resize = config.data.divide, config.data.resize
         self.device, self.dtype = device, weight_dtype(config.train.precision)
         top, left = self.centre
-        centre = mean[top : top + self.crop, left : left + self.crop] * (
-            config.data.mean == "image"
-        )
-        self.mean = self._to_device(torch.from_numpy(centre)).permute(2, 0, 1).to(self.dtype)
+        mean = mean[top : top + self.crop, left : left + self.crop]
+        if config.data.mean == "none":
+            mean = np.zeros_like(mean)
+        self.mean = self._to_device(torch.from_numpy(mean)).permute(2, 0, 1).to(self.dtype)
 
     def __call__(self, pixels: Tensor, flip: Tensor | None = None) -> Tensor:
-        """(B, crop, crop, C) uint8 and (B,) bool -> (B, C, H, W) float on the device.
-
-        The mean that is subtracted is its centre, wherever the crop was cut, as in the code of
-        2012.
-        """
-        x = (
-            self._to_device(pixels)
-            .permute(0, 3, 1, 2)
-            .to(self.dtype, memory_format=torch.contiguous_format)
-        )
+        """(B, crop, crop, C) uint8 and, to mirror, (B,) bool -> (B, C, H, W) float."""
+        x = self._to_device(pixels).permute(0, 3, 1, 2)
+        x = x.to(self.dtype, memory_format=torch.contiguous_format)
         if flip is not None:
             x = torch.where(self._to_device(flip)[:, None, None, None], x.flip(3), x)
         x = (x - self.mean).div_(self.divide)
@@ -112,25 +103,19 @@ class TrainBatches:
         self.steps = len(images) // config.train.batch  # in an epoch
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B, C, H, W) and labels (B,) of each step of an epoch (from 1), from step `first`
-        (from 0) on."""
-        data, train = self.config.data, self.config.train
-        table = draw_epoch(
-            train.seed, epoch, self.images.pixels.shape[:3], self.prepare.crop, data.flip
-        )
+        """Images (B, C, H, W), labels (B,) of the steps of `epoch` (from 1), from `first` on."""
+        data, train, crop = self.config.data, self.config.train, self.prepare.crop
+        table = draw_epoch(train.seed, epoch, self.images.pixels.shape, crop, data.flip)
         for step in range(first, self.steps):
             start = step * train.batch + self.replica * self.share
             chosen = table.order[start : start + self.share]
-            pixels = cut(
-                self.images, chosen, table.top[chosen], table.left[chosen], self.prepare.crop
-            )
+            pixels = cut(self.images, chosen, table.top[chosen], table.left[chosen], crop)
             flip = torch.from_numpy(table.flip[chosen]) if data.flip else None
             yield self.prepare(pixels, flip), self.prepare.labels(self.images.labels[chosen])
 
 
 class EvaluationBatches:
-    """The test images of one replica, every R-th one, their centres cropped, in batches of at most
-    `size`."""
+    """The test images of one replica, every R-th, centres cropped, at most `size` at a time."""
 
     def __init__(
         self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int
