@@ -24,6 +24,7 @@ import torch
 
 from alexnet2gpu import strict
 from alexnet2gpu.config import Config
+from alexnet2gpu.data.images import Images
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import Network, trace
 from alexnet2gpu.optim import SGD2012
@@ -32,14 +33,11 @@ from alexnet2gpu.ranks import Ranks
 # What torch.load and a look at its result raise, if a file is not the one that `save` wrote.
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
               pickle.UnpicklingError)
+WAY_OUT = "delete this checkpoint's directory to go on from the one before"
 
-def save(
-    folder: Path, step: int, config: Config, model: AlexNet, optimizer: SGD2012, ranks: Ranks
-) -> None:
-    """Every rank: write `folder`/step-N after step N, remove all but the `train.keep` newest."""
-    final = folder / f"step-{step:08d}"
-    if final.exists():
-        return
+def save(folder: Path, state: dict, model: AlexNet, optimizer: SGD2012, ranks: Ranks) -> None:
+    """Write `folder`/step-N, with N and the run's `identity` in `state`. Every rank calls it."""
+    final = folder / f"step-{state['step']:08d}"
     partial = folder / f".{final.name}.partial"
     partial.mkdir(parents=True, exist_ok=True)
     if ranks.grid.replica == 0:
@@ -55,24 +53,53 @@ def save(
                 _flush(file)
     ranks.wait()  # for all towers to be written
     if ranks.grid.rank == 0:
-        state = {"step": step, "torch": torch.__version__, **identity(config)}
+        for index in range(state["model"]["towers"]):
+            if not (partial / f"tower-{index}.pt").exists():
+                raise OSError(f"{partial}: no tower-{index}.pt: do all ranks see this directory?")
         with open(partial / "state.json", "w") as file:
-            json.dump(state, file, indent=1)
+            json.dump({**state, "torch": torch.__version__}, file, indent=1)
             _flush(file)
+        if final.exists():  # left over by a prune that did not end, or by a run that was here
+            shutil.rmtree(final)
         os.rename(partial, final)
-        for state in sorted(folder.glob("step-*/state.json"))[: -config.train.keep]:
-            state.unlink()  # first: from now on it is no checkpoint
-            shutil.rmtree(state.parent)
     ranks.wait()
 
 
-def resume(run: Path, config: Config, towers: Iterable[int]) -> tuple[int, dict]:
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` newest checkpoints."""
+    for state in sorted(folder.glob("step-*/state.json"))[:-keep]:
+        state.unlink()  # first: from now on it is no checkpoint
+        shutil.rmtree(state.parent)
+
+
+def identity(config: Config, images: Images) -> dict:
+    """What must stay the same for a run to go on: the network, and how its steps are counted."""
+    return {
+        "model": strict.plain(config.model),
+        "train.batch": config.train.batch,
+        "train.seed": config.train.seed,
+        "data.name": config.data.name,
+        "training images": len(images),
+    }
+
+
+def resume(run: Path, identity: dict, network: Network, towers: Iterable[int]) -> tuple[int, dict]:
     """The step of a run's newest checkpoint, and what `read` gives of it.
 
-    Raises: ValueError if there is none, or if it cannot be read or gone on from with `config`.
+    Raises: ValueError if there is none, if it is unreadable, or of a run of another identity.
     """
     checkpoint = newest(run)
-    return read_step(checkpoint, config), read(checkpoint, config.model, towers)
+    try:
+        state = json.loads((checkpoint / "state.json").read_text())
+        step, found = state["step"], {key: state[key] for key in identity}
+    except UNREADABLE as error:
+        raise ValueError(f"{checkpoint}: unreadable checkpoint: {error!r}: {WAY_OUT}") from None
+    for key, value in identity.items():
+        if found[key] != value:
+            raise ValueError(
+                f"{checkpoint} was made with another {key}: start a new run, or undo the change"
+            )
+    return step, read(checkpoint, network, towers)
 
 
 def newest(folder: Path) -> Path:
@@ -86,25 +113,7 @@ def newest(folder: Path) -> Path:
         found = sorted(place.glob("step-*/state.json"))
         if found:
             return found[-1].parent
-    raise ValueError(f"{folder}: there is no checkpoint to go on from")
-
-
-def read_step(checkpoint: Path, config: Config) -> int:
-    """The step that a checkpoint was written after.
-
-    Raises: ValueError if it is unreadable, or of a run that `config` cannot go on with.
-    """
-    try:
-        state = json.loads((checkpoint / "state.json").read_text())
-        step = state["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{checkpoint}: unreadable checkpoint: {error!r}") from None
-    for key, value in identity(config).items():
-        if state.get(key) != value:
-            raise ValueError(
-                f"{checkpoint} was made with another {key}: start a new run, or undo the change"
-            )
-    return step
+    raise ValueError(f"{folder}: there is no checkpoint yet: start anew, in another directory")
 
 
 def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
@@ -123,7 +132,7 @@ def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str,
                     raise ValueError("it holds another network")
                 tensors.update(content[kind])
         except UNREADABLE as error:
-            raise ValueError(f"{file}: unreadable checkpoint: {error}") from None
+            raise ValueError(f"{file}: unreadable checkpoint: {error}: {WAY_OUT}") from None
     return both
 
 
@@ -145,16 +154,6 @@ def restore(content: dict[str, dict], model: AlexNet, optimizer: SGD2012 | None 
         parameter.copy_(content["weights"][name])
         if optimizer is not None:
             optimizer.state[parameter]["velocity"].copy_(content["velocity"][name])
-
-
-def identity(config: Config) -> dict:
-    """What must stay the same for a run to go on: the network, and how steps are counted."""
-    return {
-        "model": strict.plain(config.model),
-        "train.batch": config.train.batch,
-        "train.seed": config.train.seed,
-        "data.name": config.data.name,
-    }
 
 
 def _flush(file):

@@ -113,7 +113,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     found = [path for path in (Path(file), REPOSITORY / file) if path.is_file()]
     if not found:
-        raise ValueError(f"--config {file}: there is no such file")
+        known = ", ".join(sorted(f"configs/{p.name}" for p in REPOSITORY.glob("configs/*.yaml")))
+        raise ValueError(f"--config {file}: there is no such file; there are {known}")
     source, changed = str(file), []
     try:
         tree = strict.read(found[0].read_text())
@@ -138,8 +139,7 @@ def save_config(config: Config, file: Path) -> None:
 
 
 def _check(config):
-    """What no single key shows: the layers fit each other, the images fit the network, the
-    schedule starts."""
+    """What no single key shows: layers fit each other, images the network, and rates are known."""
     if not config.model.stages or not all(config.model.stages):
         raise Problem("model.stages", "should be a list of stages, each with at least one layer")
     rows = trace(config.model)
@@ -147,15 +147,9 @@ def _check(config):
     for row in rows:
         key = f"model.stages.{row.stage}.{row.name}"
         if not row.name.isidentifier() or names.count(row.name) > 1:
-            raise Problem(
-                key,
-                "a layer's name is one word, made of letters and digits, and is there only once",
-            )
+            raise Problem(key, "a layer's name is one word of letters and digits, there only once")
     if not isinstance(rows[-1].layer, Linear):
-        raise Problem(
-            f"model.stages.{rows[-1].stage}.{rows[-1].name}",
-            "the last layer should be linear: the logits",
-        )
+        raise Problem(key, "the last layer should be linear: the logits")
     side = config.data.resize or config.data.crop
     if side and config.model.input[1:] != (side, side):
         key = "data.resize" if config.data.resize else "data.crop"
@@ -164,21 +158,19 @@ def _check(config):
         )
     if config.data.divide == 0:
         raise Problem("data.divide", "should not be 0")
-    schedule = config.optim.schedule
+    _check_schedule(config.optim.schedule, {row.name for row in rows if row.parameters})
+
+
+def _check_schedule(schedule, layers):
     epochs = [change.epoch for change in schedule]
-    if (
-        epochs[:1] != [1]
-        or epochs != sorted(set(epochs))
-        or None in (schedule[0].weights, schedule[0].biases)
-    ):
+    first = schedule[0] if schedule else None
+    complete = first and None not in (first.weights, first.biases)
+    if epochs[:1] != [1] or epochs != sorted(set(epochs)) or not complete:
         raise Problem(
             "optim.schedule", "starts with epoch 1, weights and biases given, and goes on in order"
         )
-    weighted = {row.name for row in rows if row.parameters}
     for change in schedule:
         for name in change.layers:
-            if name not in weighted:
-                raise Problem(
-                    "optim.schedule",
-                    f"epoch {change.epoch}: no layer with weights is called {name}",
-                )
+            if name not in layers:
+                message = f"epoch {change.epoch}: no layer with weights is called {name}"
+                raise Problem("optim.schedule", message)

@@ -82,12 +82,7 @@ class _Exchange(torch.autograd.Function):
         return ctx.link.reduce_scatter(gradient), None
 
 
-class _GatherLogits(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, half, link):
-        ctx.link = link
-        return link.gather(half)
-
+class _GatherLogits(_Exchange):
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):

@@ -29,9 +29,14 @@ Shape = tuple[int, ...]  # of one image in one tower: (C, H, W) or (F,)
 
 
 def windows(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> int:
-    """How many places a window of `kernel` pixels takes along `size` pixels, `stride` apart."""
-    rounded = math.ceil if ceil else math.floor
-    return rounded((size + 2 * pad - kernel) / stride) + 1
+    """How many places a window of `kernel` pixels takes along `size` pixels, `stride` apart.
+
+    With `ceil` the last may hang over the edge, but not start beyond it.
+    """
+    if not ceil:
+        return (size + 2 * pad - kernel) // stride + 1
+    number = -(-(size + 2 * pad - kernel) // stride) + 1
+    return number - 1 if (number - 1) * stride >= size + pad else number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,21 +114,25 @@ class Linear(Layer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaxPool(Windowed):
-    """The largest value of each window."""
-
-    ceil: bool = False
+class Pool(Windowed):
+    """One value for each window of a map."""
 
     def gives(self, reads, towers):
+        if 2 * self.pad > self.kernel:
+            raise ValueError(f"pad {self.pad} is more than half of the window, {self.kernel}")
         return self.maps(reads[0], reads)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AvgPool(Windowed):
-    """The mean of each window."""
+class MaxPool(Pool):
+    """The largest value of each window."""
 
-    def gives(self, reads, towers):
-        return self.maps(reads[0], reads)
+    ceil: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class AvgPool(Pool):
+    """The mean of each window, zeros of the padding included."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,19 +194,10 @@ class Flatten(Layer):
         return (math.prod(reads),)
 
 
-Layer.kinds = {
-    "conv": Conv,
-    "linear": Linear,
-    "relu": Relu,
-    "tanh": Tanh,
-    "sigmoid": Sigmoid,
-    "lrn": Lrn,
-    "map_norm": MapNorm,
-    "max_pool": MaxPool,
-    "avg_pool": AvgPool,
-    "dropout": Dropout,
-    "flatten": Flatten,
-}
+Layer.kinds = dict(
+    conv=Conv, linear=Linear, relu=Relu, tanh=Tanh, sigmoid=Sigmoid, lrn=Lrn, map_norm=MapNorm,
+    max_pool=MaxPool, avg_pool=AvgPool, dropout=Dropout, flatten=Flatten,
+)
 
 
 def text(shape: Shape) -> str:

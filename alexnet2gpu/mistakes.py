@@ -23,7 +23,7 @@ import sys
 
 @contextlib.contextmanager
 def one_line_mistakes():
-    """While the body runs, ValueError becomes one line on standard error and exit status 2.
+    """While the body runs, ValueError or OSError becomes one line and exit status 2.
 
     A SIGTERM that arrives meanwhile takes effect only after the body has ended well (exit status
     143); after a mistake it is ignored, so that it cannot change the status of a rank on its way
@@ -33,7 +33,7 @@ def one_line_mistakes():
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
         yield
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _report(error)
         raise SystemExit(2) from None

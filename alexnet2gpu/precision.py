@@ -4,6 +4,8 @@ precision   weights and velocity   activations                          update
 float32     float32                float32                              float32
 bfloat16    float32                bfloat16 by autocast, loss float32   float32
 float64     float64                float64, for proofs of equality      float64
+
+On GPUs torch computes float32 convolutions in TF32 unless it is told otherwise; so does this.
 """
 
 import torch

@@ -10,7 +10,8 @@ ranks of one replica the same. Ranks are numbered replica by replica:
     --split-model --ddp   n * D  1                 n = towers  exchange  DDP, ranks of one tower
 
 Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs,
-since NCCL refuses that; gloo on the CPU where there is no GPU.
+since NCCL refuses that; gloo on the CPU where there is no GPU. Each rank decides by the GPUs that
+it sees: all of its machine's, and as many on every machine.
 """
 
 import os
@@ -58,15 +59,10 @@ def place(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ
 
     Raises: ValueError if the number of processes does not suit the flags and the towers.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    rank, world, local_rank, local_world = (
-        int(environment.get(name, name.endswith("SIZE"))) for name in names
-    )
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    rank, world, local_rank, local_world = (int(environment.get(n, alone[n])) for n in alone)
     if mistake := _mistake(towers, split, ddp, world, "WORLD_SIZE" in environment):
-        flags = " ".join(["--split-model"] * split + ["--ddp"] * ddp)
-        count = towers * (2 if split and ddp else 1) if split else 2
-        start = f": torchrun --standalone --nproc_per_node={count} launch/train.py {flags}"
-        raise ValueError(mistake + start * bool(flags and (towers > 1 or not split)))
+        raise ValueError(mistake)
     span = (towers if ddp else world) if split else 1
     share = towers // span
     first = rank % span * share
@@ -74,19 +70,21 @@ def place(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ
 
 
 def _mistake(towers, split, ddp, world, by_torchrun):
-    """What is wrong with the number of processes, if anything is."""
+    """What is wrong with the number of processes, and a command that would do; None if nothing."""
     on = f"on {world} process{'es' * (world > 1)}"
+    start = "torchrun --standalone --nproc_per_node={} launch/train.py "
     if split and towers == 1:
         return "--split-model cannot split a network of 1 tower: leave it out, or set model.towers"
     if split and ddp and world % towers:
-        return f"--split-model --ddp {on}: {towers} towers need {towers} for each replica"
-    if split and not ddp and world > towers and world % towers == 0:
-        return f"--split-model {on}: {towers} towers need {towers}; for replicas add --ddp"
+        way_out = start.format(2 * towers) + "--split-model --ddp"
+        return f"--split-model --ddp {on}: {towers} towers need {towers} a replica: {way_out}"
     if split and not ddp and (world == 1 or towers % world):
         numbers = " or ".join(str(n) for n in range(2, towers + 1) if towers % n == 0)
-        return f"--split-model {on}: {towers} towers divide over {numbers}"
+        more = "; for replicas add --ddp" if world % towers == 0 and world > 1 else ""
+        way_out = start.format(towers) + "--split-model" + more
+        return f"--split-model {on}: {towers} towers divide over {numbers}: {way_out}"
     if ddp and not by_torchrun:
-        return "--ddp needs several processes"
+        return f"--ddp needs several processes: {start.format(2)}--ddp"
     if world > 1 and not (split or ddp):
         return f"{world} processes but no mode: add --split-model, --ddp or both"
     return None
@@ -109,7 +107,8 @@ class Ranks:
         self.grid = grid
         gpus = torch.cuda.device_count()
         self.device, backend = choose_device(grid.local_rank, grid.local_world, gpus)
-        torch.set_num_threads(threads or max(1, _cores() // grid.local_world))
+        if threads or grid.local_world > 1:  # torchrun has set 1; alone, torch's default is good
+            torch.set_num_threads(threads or max(1, _cores() // grid.local_world))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         self.split_group = self.replica_group = None

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from alexnet2gpu.config import Config, save_config
 
+RUNS = Path("runs")  # in the current directory, where --out says nothing else
 
-def default_folder(parent: Path, name: str) -> Path:
-    """parent/name, or parent/name-2, -3, ... : the first that is not there."""
+
+def default_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2, NAME-3, ... : the first that is not there."""
     number = 1
-    while (folder := parent / (name if number == 1 else f"{name}-{number}")).exists():
+    while (folder := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
         number += 1
     return folder
 
@@ -29,17 +31,15 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
 
     Raises: ValueError if it holds another run, holds none to resume, or cannot be written.
     """
-    if out is None:
-        if resume:
-            raise ValueError("--resume: say which run to go on with: --out DIR --resume")
-        return None
-    folder = Path(out)
+    if resume and out is None:
+        raise ValueError("--resume: say which run to go on with: --out DIR --resume")
+    folder = Path(out or RUNS)
     holds_run = (folder / "config.yaml").exists()
     if resume and not holds_run:
         raise ValueError(
             f"--out {out} --resume: there is no run to go on with: leave --resume out to start one"
         )
-    if holds_run and not resume:
+    if out and holds_run and not resume:
         raise ValueError(
             f"--out {out} holds another run: give another directory, "
             "or add --resume to go on with it"
@@ -47,9 +47,9 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(
-            f"--out {out}: {there} is not a directory that can be written to: give another"
+            f"--out {folder}: {there} is not a directory that can be written to: give another"
         )
-    return folder
+    return folder if out else None
 
 
 class Run:

@@ -39,7 +39,8 @@ class _Loader(yaml.SafeLoader):
     silently the last."""
 
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:
             raise yaml.constructor.ConstructorError(
@@ -100,9 +101,9 @@ def build(
     if origin in (typing.Union, types.UnionType):
         return _build_union(parts, value, key, bounds)
     if origin is Literal:
-        return _expect(
-            value in [*parts] and type(value) is str, value, f"one of {', '.join(parts)}", key
-        )
+        name = str(value) if type(value) is int else value  # 2012 is a name here, YAML's number
+        _expect(isinstance(name, str) and name in parts, value, f"one of {', '.join(parts)}", key)
+        return name
     if origin is tuple:
         _expect(isinstance(value, list | tuple), value, "a list", key)
         inner = [parts[0]] * len(value) if parts[-1] is ... else parts

@@ -75,7 +75,10 @@ def fit(t: Training) -> dict[str, float]:
         train_epoch(t, epoch)
         errors = evaluate(t.model, t.test, t.ranks, t.config.train.precision)
         t.run.log(step=t.step, epoch=epoch, **errors)
-        checkpoint.save(t.run.checkpoints, t.step, t.config, t.model, t.optimizer, t.ranks)
+        state = {"step": t.step, **checkpoint.identity(t.config, t.batches.images)}
+        checkpoint.save(t.run.checkpoints, state, t.model, t.optimizer, t.ranks)
+        if t.run.writes:
+            checkpoint.prune(t.run.checkpoints, t.config.train.keep)
         if t.run.writes:
             tqdm.write(
                 f"epoch {epoch}/{t.config.train.epochs}: test loss {errors['test_loss']:.4f}, "
@@ -104,16 +107,16 @@ def train_epoch(t: Training, epoch: int) -> None:
         t.step += 1
         bar.update()
         if t.step % train.log_every == 0 or t.step == end:
-            bar.set_postfix_str(_log(t, epoch, sums, steps, time.perf_counter() - since))
+            bar.set_postfix_str(_log(t, epoch, sums, steps, since))
             sums, steps, since = 0, 0, time.perf_counter()
     bar.close()
 
 
-def _log(t, epoch, sums, steps, seconds):
+def _log(t, epoch, sums, steps, since):
     """Log the means over `steps` of loss and error from their sums (2,); returns them as text."""
     mean = t.ranks.sum_over_replicas(sums) / (steps * t.ranks.grid.replicas)
-    loss, error = mean.tolist()
-    speed = steps * t.config.train.batch / seconds
+    loss, error = mean.tolist()  # waits for the GPU: the clock is read after it
+    speed = steps * t.config.train.batch / (time.perf_counter() - since)
     lr = rate_of(t.config.optim.schedule, epoch, "", "weights")
     t.run.log(step=t.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed)
     peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in t.memory)

@@ -49,9 +49,8 @@ def start_of(config, images, mean):
     seed."""
     model = AlexNet(config.model, config.train.seed)
     model.seed_dropout(config.train.seed, 0, 0)
-    x, labels = next(
-        TrainBatches(images, config, Preparation(mean, config, torch.device("cpu")), 0, 1).epoch(1)
-    )
+    prepare = Preparation(images.pixels.shape, mean, config, torch.device("cpu"))
+    x, labels = next(TrainBatches(images, config, prepare, 0, 1).epoch(1))
     hidden = []
     for tower in model.towers.values():
         tower.get_submodule("relu6").register_forward_hook(

@@ -73,9 +73,11 @@ def compare(files, networks):
 def main(argv=None):
     with one_line_mistakes():
         parser = ArgumentParser(prog="summary.py", description=__doc__.split("\n")[0])
-        parser.add_argument("--config", metavar="FILE", default="configs/alexnet.yaml")
+        parser.add_argument("--config", metavar="FILE", default="configs/alexnet.yaml",
+                            help="default: configs/alexnet.yaml")
         parser.add_argument("--against", metavar="FILE", help="a second config, to compare with")
-        parser.add_argument("--set", metavar="KEY.PATH=VALUE", action="append", default=[])
+        parser.add_argument("--set", metavar="KEY.PATH=VALUE", action="append", default=[],
+                            help="change a key of --config; any number of times")
         args = parser.parse_args(argv)
         networks = [load_config(args.config, args.set).model]
         if args.against:

@@ -65,7 +65,11 @@ def main(argv=None):
         grid = place(config.model.towers, args.split_model, args.ddp)
         images, test_images = load_images(config.data, config.model)
         check_batch(config.train.batch, grid.replicas, len(images))
-        step, content = checkpoint.resume(out, config, grid.towers) if args.resume else (0, None)
+        mean = images.mean_image() if config.data.mean == "image" else None
+        step, content = 0, None
+        if args.resume:
+            identity = checkpoint.identity(config, images)
+            step, content = checkpoint.resume(out, identity, config.model, grid.towers)
 
     with Ranks(grid, config.train.threads) as ranks:
         joins = ranks.joins(len(config.model.stages))
@@ -75,11 +79,11 @@ def main(argv=None):
         optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
         if content:
             checkpoint.restore(content, model, optimizer)
-        prepare = Preparation(images.mean_image(), config, ranks.device)
+        prepare = Preparation(images.pixels.shape, mean, config, ranks.device)
         batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
         test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
-        out = ranks.gather(out or run.default_folder(Path("runs"), f"{Path(file).stem}-{mode}"))[0]
+        out = ranks.gather(out or run.default_folder(f"{Path(file).stem}-{mode}"))[0]
         t = Training(config, ranks, run.Run(out, grid.rank == 0), model, ranks.replicate(model),
                      optimizer, batches, test, step)
         t.run.start(config, step)

@@ -10,6 +10,7 @@ from conftest import metrics, train
 import alexnet2gpu
 from alexnet2gpu import checkpoint
 from alexnet2gpu.config import load_config
+from alexnet2gpu.data.sources import load_images
 
 SETTINGS = [
     "data.name=synthetic",
@@ -159,8 +160,9 @@ def test_a_damaged_checkpoint_is_named_before_anything_starts(unbroken, tmp_path
 )
 def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
     config = load_config(unbroken / "config.yaml", [change])
+    images, _ = load_images(config.data, config.model)
     with pytest.raises(ValueError, match="was made with another"):
-        checkpoint.resume(unbroken, config, [0, 1])
+        checkpoint.resume(unbroken, checkpoint.identity(config, images), config.model, [0, 1])
 
 
 def test_load_reads_a_checkpoint_or_draws(unbroken):

@@ -75,6 +75,10 @@ def test_set_reaches_every_depth():
         ("model.stages.2.relu5={type: relu}", "model.stages.1.relu5: a layer's name"),
         ("model.stages.4.fc8={type: relu}", "model.stages.4.fc8: the last layer should be linear"),
         ("data.crop=20", "data.crop: gives 20x20 images, but model.input is 1x28x28"),
+        (
+            "model.stages.0.pool1.pad=2",
+            "model.stages.0.pool1: pad 2 is more than half of the window, 3",
+        ),
         ("optim.schedule=[]", "optim.schedule: starts with epoch 1"),
         ("optim.schedule.0.epoch=2", "optim.schedule: starts with epoch 1"),
         ("optim.schedule.0.layers={conv9: {weights: 0}}", "no layer with weights is called conv9"),
@@ -127,3 +131,16 @@ def test_yaml_1_2_numbers_are_numbers(tmp_path):
     )
     (tmp_path / "c.yaml").write_text(text)
     assert load_config(tmp_path / "c.yaml").optim.schedule[0].weights == 0.01
+
+
+def test_names_that_are_numbers_and_merged_sections_are_understood(tmp_path):
+    """`scaling: 2012` without quotes; `<<: *base` from another section."""
+    assert load_config("configs/quick.yaml", ["model.stages.2.drop6.scaling=2012"]) == load_config(
+        "configs/quick.yaml"
+    )
+    text = Path(REPOSITORY / "configs/quick.yaml").read_text()
+    text = text.replace(
+        "relu7: {type: relu}", "relu7: &base {type: relu}\n      relu9: {<<: *base}"
+    )
+    (tmp_path / "merged.yaml").write_text(text)
+    assert "relu9" in load_config(tmp_path / "merged.yaml").model.stages[3]

@@ -24,19 +24,19 @@ def small(count=20, side=12, channels=3):
     )
 
 
+FLAT = "{flatten: flatten, fc: {type: linear, out: 10, init: 1}}"
+
+
 def config(*overrides):
     """Crops of 8, batches of 6."""
-    return load_config(
-        "configs/quick.yaml",
-        [
-            "data.crop=8",
-            "model.input=[3, 8, 8]",
-            "train.batch=6",
-            "model.stages=[{fc: {type: linear, out: 10, init: 1}}]",
-            "model.stages.0={flatten: flatten, fc: {type: linear, out: 10, init: 1}}",
-            *overrides,
-        ],
-    )
+    eight = ["data.crop=8", "model.input=[3, 8, 8]", f"model.stages=[{FLAT}]", "train.batch=6"]
+    return load_config("configs/quick.yaml", [*eight, *overrides])
+
+
+def prepared(images, settings):
+    """As launch/train.py makes it."""
+    mean = images.mean_image() if settings.data.mean == "image" else None
+    return Preparation(images.pixels.shape, mean, settings, CPU)
 
 
 def one_by_one(images, settings, epoch):
@@ -57,11 +57,7 @@ def one_by_one(images, settings, epoch):
 @pytest.mark.parametrize("flip", ["true", "false"])
 def test_batches_are_those_made_one_by_one(flip):
     images, settings = small(), config(f"data.flip={flip}", "data.divide=4")
-    batches = list(
-        TrainBatches(
-            images, settings, Preparation(images.mean_image(), settings, CPU), 0, 1
-        ).epoch(3)
-    )
+    batches = list(TrainBatches(images, settings, prepared(images, settings), 0, 1).epoch(3))
     expected = list(one_by_one(images, settings, 3))
     assert len(batches) == len(expected) == 3
     for (x, labels), (pictures, numbers) in zip(batches, expected):
@@ -71,9 +67,7 @@ def test_batches_are_those_made_one_by_one(flip):
 
 def test_pixels_are_exact_without_the_mean():
     images, settings = small(), config("data.mean=none", "data.flip=false")
-    (x, _), *_ = TrainBatches(
-        images, settings, Preparation(images.mean_image(), settings, CPU), 0, 1
-    ).epoch(1)
+    (x, _), *_ = TrainBatches(images, settings, prepared(images, settings), 0, 1).epoch(1)
     table = draw_epoch(0, 1, images.pixels.shape, 8, False)
     i = table.order[0]
     crop = images.pixels[i, table.top[i] : table.top[i] + 8, table.left[i] : table.left[i] + 8]
@@ -98,7 +92,7 @@ def test_the_table_depends_on_seed_and_epoch_only():
 
 def test_replicas_share_a_batch_out_and_a_resume_goes_on_in_it():
     images, settings = small(), config("data.flip=true")
-    prepare = Preparation(images.mean_image(), settings, CPU)
+    prepare = prepared(images, settings)
     whole = list(TrainBatches(images, settings, prepare, 0, 1).epoch(2))
     shares = [
         list(TrainBatches(images, settings, prepare, replica, 3).epoch(2)) for replica in range(3)
@@ -112,7 +106,7 @@ def test_replicas_share_a_batch_out_and_a_resume_goes_on_in_it():
 
 def test_test_images_are_shared_out_once_each_with_central_crops():
     images, settings = small(7), config("data.mean=none")
-    prepare = Preparation(images.mean_image(), settings, CPU)
+    prepare = prepared(images, settings)
     seen = [
         label
         for replica in range(2)
@@ -129,7 +123,7 @@ def test_test_images_are_shared_out_once_each_with_central_crops():
 def test_resize_enlarges_after_the_mean():
     settings = load_config("configs/textbook.yaml")
     train, _ = load_images(settings.data, settings.model)
-    x = Preparation(train.mean_image(), settings, CPU)(torch.from_numpy(train.pixels[:1].copy()))
+    x = prepared(train, settings)(torch.from_numpy(train.pixels[:1].copy()))
     assert x.shape == (1, 1, 224, 224) and 0 <= x.min() and x.max() <= 1
     corner = train.pixels[0, :2, :2, 0] / np.float32(255)
     assert x[0, 0, 3, 3].item() == pytest.approx(corner[0, 0].item(), abs=1e-6)
@@ -255,6 +249,24 @@ def test_images_that_do_not_suit_the_network_are_an_error(overrides, complaint):
 def test_images_check_their_form(pixels, labels, complaint):
     with pytest.raises(ValueError, match=complaint):
         Images(pixels, labels, classes=10)
+
+
+@pytest.mark.parametrize(
+    "labels, complaint",
+    [
+        (np.array([0.5, 1.5]), "train_labels.npy: labels should be whole numbers: float64"),
+        (np.array(["cat", "dog"]), "train_labels.npy: labels should be whole numbers: <U3"),
+        (np.array([0, 1, 2]), "2 images should have as many whole-number labels"),
+    ],
+)
+def test_arrays_with_other_labels_are_an_error(labels, complaint, tmp_path):
+    for part in ("train", "test"):
+        np.save(tmp_path / f"{part}_images.npy", small(2).pixels)
+        np.save(tmp_path / f"{part}_labels.npy", labels)
+    settings = config("data.name=arrays", f"data.dir={tmp_path}")
+    with pytest.raises(ValueError) as error:
+        load_images(settings.data, settings.model)
+    assert complaint in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def one_step(config, grid, ranks=None):
         config.model, 0, grid.towers, ranks and ranks.joins(len(config.model.stages))
     ).double()
     replicated = ranks.replicate(model) if ranks else model
-    prepare = Preparation(images.mean_image(), config, torch.device("cpu"))
+    prepare = Preparation(images.pixels.shape, images.mean_image(), config, torch.device("cpu"))
     x, labels = next(TrainBatches(images, config, prepare, grid.replica, grid.replicas).epoch(1))
     model.seed_dropout(0, grid.replica, 0)
     logits = replicated(x)
@@ -92,7 +92,7 @@ def test_a_mode_has_the_gradients_of_one_device(
 
 def logits_of_replica():
     with Ranks(place(2, split=True, ddp=True)) as ranks:
-        config = load_config("configs/quick.yaml", ["train.precision=float64"])
+        config = load_config("configs/quick.yaml", [*NO_DROPOUT, "train.precision=float64"])
         logits, _ = one_step(config, ranks.grid, ranks)
         return logits.sum().item()
 
@@ -121,14 +121,20 @@ def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path
 
 
 def test_bfloat16_agrees_to_its_rounding(on_ranks, tmp_path):
-    """Eight bits of mantissa: losses of single and split stay close to float32's, and log as such."""
+    """Eight bits of mantissa: losses of one device and split stay close to float32's."""
     settings = ["train.max_steps=5", "train.batch=16", "train.log_every=1"]
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "float32")
     train(*options, "--set", "train.precision=bfloat16", "--out", tmp_path / "single")
     on_ranks(
-        train, 2, "--split-model", *options, "--set", "train.precision=bfloat16",
-        "--out", tmp_path / "split",
+        train,
+        2,
+        "--split-model",
+        *options,
+        "--set",
+        "train.precision=bfloat16",
+        "--out",
+        tmp_path / "split",
     )
     expected = list(metrics(tmp_path / "float32", "loss").values())
     for mode in ("single", "split"):

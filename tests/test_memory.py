@@ -45,6 +45,19 @@ def test_a_run_counts_what_it_sends(on_ranks, tmp_path):
     assert [rank["sent_per_image"] for rank in ranks_of(tmp_path / "split")] == [expected] * 2
 
 
+def test_saved_activations_are_counted_alike_whatever_the_share(on_ranks, tmp_path):
+    """A replica of two keeps half of what one device keeps; only the number of images that the
+    loss divides by, four bytes, is there once on each. (Storages freed in the step must not be mistaken
+    for new ones at the same address.)"""
+    steps = [*STEPS, "--set", "train.max_steps=3"]
+    train(*steps, "--out", tmp_path / "single")
+    on_ranks(train, 2, "--ddp", *steps, "--out", tmp_path / "ddp")
+    (single,), replicas = ranks_of(tmp_path / "single"), ranks_of(tmp_path / "ddp")
+    for replica in replicas:
+        half = replica["measured"]["saved_activations"] - 4
+        assert single["measured"]["saved_activations"] == 2 * half + 4
+
+
 def chain():
     """(B, 10) -> linear 20 -> relu -> linear 5, whose every tensor can be counted by hand."""
     model = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
@@ -86,7 +99,7 @@ def test_a_chain_counted_by_hand():
 def test_the_ledger_forgets_what_dies():
     """Ten temporaries one after another cost one at a time; ten that live together cost ten."""
     model, optimizer, x, labels = chain()
-    size, base = 2**20, None
+    size = 2**20
     peaks = []
     for keep in (False, True):
         with StepMemory(model, optimizer, (x, labels)) as memory:

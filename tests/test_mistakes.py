@@ -96,28 +96,32 @@ ANYWHERE = [
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
     (["--config", "broken.yaml"], "broken.yaml: not readable as YAML"),
     (["--data", "nowhere", "--set", "data.name=fashion-mnist"], "there is no such directory"),
-    (["--data", "empty", "--set", "data.name=fashion-mnist"], "no train-images-idx3-ubyte"),
+    (["--data", "empty", "--set", "data.name=fashion-mnist"], "empty: no train-images-idx3-ubyte"),
     (["--data", "garbage", "--set", "data.name=fashion-mnist"], "not an IDX file"),
     (
         ["--data", "empty", "--set", "data.name=cifar-10", "--set", "model.input=[3, 32, 32]"],
-        "--data FOLDER",
+        "no cifar-10-batches-py in it",
     ),
     (["--data", "pickled", "--set", "data.name=arrays"], "train_images.npy: unreadable"),
     (["--resume"], "--out DIR --resume"),
     (["--resume", "--out", "empty"], "there is no run to go on with"),
-    (["--resume", "--out", "no_checkpoint"], "there is no checkpoint to go on from"),
+    (["--resume", "--out", "no_checkpoint"], "there is no checkpoint yet"),
     (["--out", "finished"], "holds another run"),
     (["--out", "broken.yaml"], "is not a directory that can be written to"),
     (["--batch", "64"], "unrecognized arguments: --batch 64"),
 ]
+NO_TORCHRUN = (["--ddp"], "--ddp needs several processes: torchrun")
+NO_MODE = ([], "2 processes but no mode")
+TOO_MANY_IMAGES = (["--ddp", "--set", "train.batch=6002"], "more than the 6000 training images")
 ON_ONE = [
     *((arguments, complaint) for arguments, complaint in ANYWHERE),
     (["--split-model"], "--split-model on 1 process: 2 towers divide over 2: torchrun"),
-    (["--ddp"], "--ddp needs several processes: torchrun"),
+    NO_TORCHRUN,
 ]
 ON_TWO = [
     *((["--split-model", *arguments], complaint) for arguments, complaint in ANYWHERE),
-    ([], "2 processes but no mode"),
+    NO_MODE,
+    TOO_MANY_IMAGES,
     (["--ddp", "--set", "train.batch=63"], "train.batch 63 does not divide by 2 replicas"),
     (["--split-model", "--config", "configs/lenet.yaml"], "cannot split a network of 1 tower"),
     (["--split-model", "--set", "model.towers=5"], "do not divide by 5 towers"),
@@ -162,7 +166,7 @@ def test_a_mistake_on_two_ranks(on_ranks, arguments, complaint, folder):
 
 def pytest_generate_tests(metafunc):
     if "world" in metafunc.fixturenames:
-        few = [ON_ONE[-1], ON_TWO[len(ANYWHERE)], ON_TWO[12]]
+        few = [NO_TORCHRUN, NO_MODE, TOO_MANY_IMAGES]
         cases = [
             (*case, world)
             for cases, world in ((ON_ONE, 1), (ON_TWO, 2))

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import alexnet2gpu
 from alexnet2gpu.config import load_config
+from alexnet2gpu.kinds import windows
 from alexnet2gpu.network import totals, trace, traffic
 
 
@@ -132,3 +133,16 @@ def test_traffic_of_alexnet_is_the_closed_form():
 def test_traffic_of_four_towers_goes_to_three_others():
     four = network("alexnet", "model.towers=4")
     assert traffic(four)[0].forward == 3 * 4 * 64 * 13 * 13
+
+
+@pytest.mark.parametrize("size", range(3, 14))
+@pytest.mark.parametrize(
+    "kernel, stride, pad", [(2, 2, 0), (2, 2, 1), (3, 2, 0), (3, 2, 1), (3, 3, 1), (2, 1, 1)]
+)
+def test_windows_of_pooling_are_torchs(size, kernel, stride, pad):
+    """Also with `ceil`, where torch leaves out a window that would start beyond the edge."""
+    for ceil in (False, True):
+        pooled = torch.nn.functional.max_pool2d(
+            torch.zeros(1, 1, size, size), kernel, stride, pad, ceil_mode=ceil
+        )
+        assert windows(size, kernel, stride, pad, ceil) == pooled.shape[-1]

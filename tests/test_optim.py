@@ -98,7 +98,11 @@ def test_a_rate_of_0_freezes_weight_and_velocity():
 def test_the_schedule_of_2012(epoch, conv1, others, biases):
     """The frozen conv1 stays so when the rate of all layers changes at epoch 79."""
     assert rate_of(SCHEDULE, epoch, "conv1", "weights") == conv1
-    assert rate_of(SCHEDULE, epoch, "fc6", "weights") == rate_of(SCHEDULE, epoch, "", "weights") == others
+    assert (
+        rate_of(SCHEDULE, epoch, "fc6", "weights")
+        == rate_of(SCHEDULE, epoch, "", "weights")
+        == others
+    )
     assert rate_of(SCHEDULE, epoch, "fc6", "biases") == biases
     assert rate_of(SCHEDULE, epoch, "conv1", "biases") == (0 if epoch >= 72 else biases)
 

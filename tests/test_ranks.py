@@ -53,9 +53,15 @@ def test_without_torchrun_one_device_holds_all():
             "--nproc_per_node=2 launch/train.py --split-model",
         ),
         (2, True, False, 3, "--split-model on 3 processes: 2 towers divide over 2"),
-        (2, True, False, 4, "2 towers need 2; for replicas add --ddp: torchrun --standalone"),
+        (
+            2,
+            True,
+            False,
+            4,
+            "--nproc_per_node=2 launch/train.py --split-model; for replicas add --ddp",
+        ),
         (4, True, False, 3, "4 towers divide over 2 or 4"),
-        (2, True, True, 3, "--split-model --ddp on 3 processes: 2 towers need 2 for each replica"),
+        (2, True, True, 3, "--split-model --ddp on 3 processes: 2 towers need 2 a replica"),
         (
             2,
             False,

@@ -55,21 +55,26 @@ def cut(
 class Preparation:
     """Pixels -> network input, a batch at a time, on the device.
 
-    `mean` is the mean training image (H, W, C). What is subtracted of it is its centre, wherever
-    the crop was cut, as in the code of 2012.
+    `mean` is the mean training image (H, W, C), to be subtracted, or None. Of a larger one its
+    centre is, wherever the crop was cut, as in the code of 2012.
+
+    Args:
+        shape: (N, H, W, C) of the images that crops are cut from.
     """
 
-    def __init__(self, mean: np.ndarray, config: Config, device: torch.device):
-        height, width, _ = mean.shape
+    def __init__(
+        self, shape: Sequence[int], mean: np.ndarray | None, config: Config, device: torch.device
+    ):
+        _, height, width, _ = shape
         self.crop = config.data.crop or height
         self.centre = (height - self.crop) // 2, (width - self.crop) // 2
         self.divide, self.resize = config.data.divide, config.data.resize
         self.device, self.dtype = device, weight_dtype(config.train.precision)
         top, left = self.centre
-        mean = mean[top : top + self.crop, left : left + self.crop]
-        if config.data.mean == "none":
-            mean = np.zeros_like(mean)
-        self.mean = self._to_device(torch.from_numpy(mean)).permute(2, 0, 1).to(self.dtype)
+        self.mean = None
+        if mean is not None:
+            mean = torch.from_numpy(mean[top : top + self.crop, left : left + self.crop])
+            self.mean = self._to_device(mean).permute(2, 0, 1).to(self.dtype)
 
     def __call__(self, pixels: Tensor, flip: Tensor | None = None) -> Tensor:
         """(B, crop, crop, C) uint8 and, to mirror, (B,) bool -> (B, C, H, W) float."""
@@ -77,7 +82,10 @@ class Preparation:
         x = x.to(self.dtype, memory_format=torch.contiguous_format)
         if flip is not None:
             x = torch.where(self._to_device(flip)[:, None, None, None], x.flip(3), x)
-        x = (x - self.mean).div_(self.divide)
+        if self.mean is not None:
+            x = x - self.mean
+        if self.divide != 1:
+            x = x / self.divide
         if self.resize:
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear")
         return x

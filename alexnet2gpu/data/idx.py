@@ -46,7 +46,7 @@ def read_folder(folder: Path) -> tuple[Images, Images]:
             if file.is_file()
         ]
         if not found:
-            raise ValueError(f"{folder}: no {name} or {name}.gz there")
+            raise ValueError(f"--data {folder}: no {name} or {name}.gz in it")
         files.append(found[0])
     parts = []
     for images, labels in (files[:2], files[2:]):

@@ -26,7 +26,7 @@ from alexnet2gpu.kinds import text
 from alexnet2gpu.network import Network
 
 SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
-DOWNLOADS = Path.home() / ".cache" / "alexnet2gpu"
+DOWNLOADS = Path("~/.cache/alexnet2gpu")
 
 
 def load_images(data: Data, network: Network) -> tuple[Images, Images]:
@@ -47,7 +47,7 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
             "--set data.name=fashion-mnist, cifar-10 or arrays"
         )
     if data.dir is not None and not Path(data.dir).is_dir():
-        raise ValueError(f"--data {data.dir}: there is no such directory")
+        raise ValueError(f"--data {data.dir}: there is no such directory, to read images from")
     train, test = load(data, network)
     for images in (train, test):
         _check(images, data, network)
@@ -59,30 +59,43 @@ def _sample(data, network):
 
 
 def _fashion_mnist(data, network):
-    if data.dir is None:
-        files = f"{', '.join(idx.FILES)} (compressed or not)"
-        with _torchvision("Fashion-MNIST", files) as (datasets, first):
-            datasets.FashionMNIST(DOWNLOADS, download=first)
-    return idx.read_folder(Path(data.dir or DOWNLOADS))
+    if data.dir is not None:
+        return idx.read_folder(Path(data.dir))
+    files = f"{', '.join(idx.FILES)} (compressed or not)"
+    with _download("Fashion-MNIST", files) as (folder, first):
+        from torchvision import datasets  # takes a second, so only here
+
+        datasets.FashionMNIST(folder, download=first)
+        return idx.read_folder(folder)
 
 
 def _cifar_10(data, network):
-    with _torchvision("CIFAR-10", "cifar-10-batches-py") as (datasets, first):
-        folder, download = data.dir or DOWNLOADS, first and data.dir is None
+    if data.dir is not None:
+        return _read_cifar_10(data.dir, download=False)
+    with _download("CIFAR-10", "cifar-10-batches-py") as (folder, first):
+        return _read_cifar_10(folder, download=first)
+
+
+def _read_cifar_10(folder, download):
+    """torchvision compares the files' checksums before it unpickles them."""
+    from torchvision import datasets
+
+    try:
         parts = [datasets.CIFAR10(folder, train, download=download) for train in (True, False)]
+    except RuntimeError:
+        raise ValueError(f"--data {folder}: no cifar-10-batches-py in it, or not whole") from None
     return tuple(Images(part.data, np.array(part.targets), classes=10) for part in parts)
 
 
 @contextlib.contextmanager
-def _torchvision(what, files):
-    """Lend torchvision's datasets to one process of this machine at a time, and say whether it is
-    the first: then it may download, and those that waited find the files there."""
-    from torchvision import datasets  # takes a second, so only here
-
+def _download(what, files):
+    """The folder for downloads, and whether this process may download: of several on a machine
+    the first to come does, and the others wait until the files are there."""
     timeout = socket.getdefaulttimeout()
     try:
-        DOWNLOADS.mkdir(parents=True, exist_ok=True)
-        with open(DOWNLOADS / ".lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
+        folder = DOWNLOADS.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 first = True
@@ -90,8 +103,8 @@ def _torchvision(what, files):
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 first = False
             socket.setdefaulttimeout(5)
-            yield datasets, first
-    except (OSError, RuntimeError, EOFError) as error:
+            yield folder, first
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
             f"{what} is not there and could not be downloaded: put {files} into a folder and pass "
@@ -105,18 +118,23 @@ def _torchvision(what, files):
 def _arrays(data, network):
     if data.dir is None:
         raise ValueError("data.name arrays: say where they are with --data DIR")
-    parts = []
-    for part in ("train", "test"):
-        arrays = []
-        for kind in ("images", "labels"):
-            file = Path(data.dir) / f"{part}_{kind}.npy"
-            try:
-                arrays.append(np.load(file, mmap_mode="r", allow_pickle=False))
-            except (OSError, ValueError, EOFError) as error:
-                raise ValueError(f"{file}: unreadable: {error}") from None
-        parts.append(arrays)
-    classes = 1 + max(int(labels.max(initial=0)) for _, labels in parts)
-    return tuple(Images(pixels, labels.astype(np.int64), classes) for pixels, labels in parts)
+    arrays = {}
+    for name in ("train_images", "train_labels", "test_images", "test_labels"):
+        file = Path(data.dir) / f"{name}.npy"
+        try:
+            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{file}: unreadable: {error}") from None
+        if name.endswith("labels"):
+            if arrays[name].dtype.kind not in "iu":
+                raise ValueError(f"{file}: labels should be whole numbers: {arrays[name].dtype}")
+            arrays[name] = arrays[name].astype(np.int64)
+    classes = 1 + max(int(arrays[f"{part}_labels"].max(initial=0)) for part in ("train", "test"))
+    try:
+        return tuple(Images(arrays[f"{part}_images"], arrays[f"{part}_labels"], classes)
+                     for part in ("train", "test"))
+    except ValueError as error:
+        raise ValueError(f"--data {data.dir}: {error}") from None
 
 
 def _synthetic(data, network):

@@ -5,13 +5,14 @@
     momentum            the velocities
     batch               images and labels
     saved_activations   what autograd keeps for backward, weights and batch apart
-    peak                the most that was held at any moment of the step, everything included
+    peak                the most that was held at any moment of the step, all of these included
     reserved            (CUDA only) the most that the caching allocator has taken from the driver
 
-On CUDA the peak is the caching allocator's. On the CPU it is counted from the tensors themselves:
-every storage that an operation returns is in a ledger until it dies. Not in the ledger: scratch
-memory inside an operation, what the communication library copies, Python and the libraries
-themselves.
+With bfloat16, what autograd keeps includes autocast's copies of the weights. On CUDA the peak is
+the caching allocator's. On the CPU it is counted from the tensors themselves: every storage that
+an operation returns is in a ledger until it dies. Not in the ledger: scratch memory inside an
+operation, what the communication library copies, tensors that outlast the step and are not in the
+list above (the mean image), Python and the libraries themselves.
 """
 
 import weakref
@@ -41,10 +42,11 @@ class StepMemory:
         self.bytes: dict[str, int] = {}
 
     def __enter__(self):
-        given = [*self.parameters, *self.velocities, *self.batch, *self._gradients()]
-        self.given = {id(tensor.untyped_storage()) for tensor in given}
+        lasting = [*self.parameters, *self.velocities, *self.batch]
+        self.lasting = {id(tensor.untyped_storage()) for tensor in lasting}
         self.saved = {}
-        self.peak = _CudaPeak() if self.parameters[0].is_cuda else _Ledger(given)
+        on_gpu = self.parameters[0].is_cuda
+        self.peak = _CudaPeak() if on_gpu else _Ledger([*lasting, *self._gradients()])
         self.hooks = saved_tensors_hooks(self._note_saved, lambda tensor: tensor)
         self.peak.__enter__()
         self.hooks.__enter__()
@@ -68,7 +70,7 @@ class StepMemory:
 
     def _note_saved(self, tensor):
         storage = tensor.untyped_storage()
-        if id(storage) not in self.given:
+        if id(storage) not in self.lasting:
             self.saved[id(storage)] = storage.nbytes()
         return tensor.detach()  # not the tensor itself, which would hold its own node in a cycle
 

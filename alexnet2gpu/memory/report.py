@@ -1,9 +1,12 @@
 """What was measured on all ranks: a table side by side, and memory.json.
 
-memory.json: {"unit": "bytes", "batch": images a step, "precision": ..., "device": name, "ranks":
-[...]}, each rank with its number, replica and towers, "measured": bytes by category (measure.py
-says what each is), and "sent_per_image": for each stage, the bytes that this rank sent to others
-in the exchange after it, forward and backward, for each image of its own share.
+    {"unit": "bytes", "batch": images of a step, "precision": ..., "ranks": [
+      {"rank": 0, "replica": 0, "towers": [0], "device": "cpu",
+       "measured": {category: bytes, ...},                    categories as in measure.py
+       "sent_per_image": [{"forward": bytes, "backward": bytes}, ...]}, ...]}
+
+`sent_per_image` has an entry for each stage's end: what this rank sent to the other ranks of its
+replica, for each image of the replica's share. It is empty where nothing is exchanged.
 """
 
 from collections.abc import Sequence
