@@ -3,8 +3,8 @@
     python bench/modes.py [--config configs/quick.yaml] [--steps 24] [--rounds 3] [--set KEY=VALUE]
 
 Modes take turns, `--rounds` times. Prints a table and writes bench/results/NAME.json: device,
-versions, commit, command, images a second of each round (the median log line after the first),
-memory by category of each rank. Needs four processes; on one GPU they share it through gloo.
+versions, commit, command, images a second of each round (the median of its log lines after the
+versions, commit, command, images a second of each round (median of log lines after the first),
 """
 
 import argparse
@@ -30,40 +30,34 @@ MIB = 2**20
 
 
 def run(mode, options):
-    """One run of a mode: images a second, and the ranks of its memory.json."""
+    """One run of a mode: the lines of its metrics.jsonl, and the ranks of its memory.json."""
     ranks, flags = MODES[mode]
-    start = (
-        [sys.executable]
-        if ranks == 1
-        else [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc_per_node={ranks}",
-        ]
-    )
+    start = [sys.executable]
+    if ranks > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(
-            [
-                *start,
-                str(REPOSITORY / "launch" / "train.py"),
-                *flags,
-                *options,
-                "--out",
-                f"{folder}/run",
-            ],
-            check=True,
-            capture_output=True,
-        )
-        lines = [
-            json.loads(line)
-            for line in Path(folder, "run", "metrics.jsonl").read_text().splitlines()
-        ]
-        speeds = [line["images_per_second"] for line in lines if "loss" in line]
-        return statistics.median(speeds[1:]), json.loads(
-            Path(folder, "run", "memory.json").read_text()
-        )["ranks"]
+        command = [*start, str(REPOSITORY / "launch" / "train.py"), *flags, *options]
+        done = subprocess.run([*command, "--out", f"{folder}/run"], capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{mode}: {' '.join(command)} failed:\n{done.stderr}")
+        lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
+        memory = json.loads(Path(folder, "run", "memory.json").read_text())
+        return [json.loads(line) for line in lines], memory["ranks"]
+
+
+def write(name, **results):
+    """Write bench/results/NAME.json, with where it comes from."""
+    describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
+    origin = {
+        "device": device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": subprocess.run(describe, capture_output=True, text=True).stdout.strip(),
+        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+    }
+    file = REPOSITORY / "bench" / "results" / f"{name}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({**origin, **results}, indent=1) + "\n")
 
 
 def device_name():
@@ -86,15 +80,15 @@ def device_name():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="configs/quick.yaml")
-    parser.add_argument(
-        "--steps", type=int, default=24, help="a multiple of 4: four log lines a run"
-    )
+    parser.add_argument("--steps", type=int, default=24, help="at least 4")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides"
     )
     parser.add_argument("--name", help="of the file in bench/results; default: the config's")
     args = parser.parse_args()
+    if args.steps < 4:
+        parser.error("--steps: at least 4, for as many lines of the log")
     options = [
         "--config",
         args.config,
@@ -108,13 +102,12 @@ def main():
     speeds, memory = {mode: [] for mode in MODES}, {}
     for _ in range(args.rounds):
         for mode in MODES:
-            speed, memory[mode] = run(mode, options)
-            speeds[mode].append(speed)
+            lines, memory[mode] = run(mode, options)
+            logged = [line["images_per_second"] for line in lines if "loss" in line]
+            speeds[mode].append(statistics.median(logged[1:]))
 
-    print(
-        "| mode | images/s | spread | weights, MiB a rank | saved activations | peak |\n"
-        "|---|---|---|---|---|---|"
-    )
+    print("| mode | images/s | spread | weights, MiB a rank | saved activations | peak |")
+    print("|---|---|---|---|---|---|")
     for mode, ranks in memory.items():
         mib = {
             key: "/".join(sorted({f"{rank['measured'][key] / MIB:.1f}" for rank in ranks}))
@@ -125,23 +118,7 @@ def main():
             f"| {min(speeds[mode]):.0f}-{max(speeds[mode]):.0f} | "
             f"{mib['weights']} | {mib['saved_activations']} | {mib['peak']} |"
         )
-    commit = subprocess.run(
-        ["git", "-C", REPOSITORY, "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-    )
-    result = {
-        "device": device_name(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-        "command": " ".join(["python bench/modes.py", *sys.argv[1:]]),
-        "images_per_second": speeds,
-        "memory": memory,
-    }
-    file = REPOSITORY / "bench" / "results" / f"{args.name or Path(args.config).stem}.json"
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(result, indent=1) + "\n")
+    write(args.name or Path(args.config).stem, images_per_second=speeds, memory=memory)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python bench/start.py DIR [--config configs/alexnet.yaml] [--seeds 4]
 
-DIR/train/ has photographs of the stored size (256x256) in class folders. Prints, over a batch of
+DIR/train/ has photographs of the stored size (256x256) in class folders, of any kind that Pillow
+(which comes with torchvision) reads. Prints, over a batch of
 training crops less the mean image, dropout on:
 
 - the loss with the photographs' labels, and its mean over all labels there are: with fewer classes

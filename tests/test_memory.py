@@ -47,8 +47,8 @@ def test_a_run_counts_what_it_sends(on_ranks, tmp_path):
 
 def test_saved_activations_are_counted_alike_whatever_the_share(on_ranks, tmp_path):
     """A replica of two keeps half of what one device keeps; only the number of images that the
-    loss divides by, four bytes, is there once on each. (Storages freed in the step must not be mistaken
-    for new ones at the same address.)"""
+    loss divides by, four bytes, is there once on each. (Storages freed in the step must not be
+    mistaken for new ones at the same address.)"""
     steps = [*STEPS, "--set", "train.max_steps=3"]
     train(*steps, "--out", tmp_path / "single")
     on_ranks(train, 2, "--ddp", *steps, "--out", tmp_path / "ddp")

@@ -1,0 +1,72 @@
+"""What a machine should show, in one command: tests, equality, trainings, speed of all modes.
+
+    python bench/everything.py
+
+On one GPU, ranks share it through gloo; on several each has its own, through NCCL; without any,
+all runs on the CPU. Prints each figure as it comes and writes bench/results/everything.json.
+"""
+
+import subprocess
+import sys
+import time
+
+from modes import MODES, REPOSITORY, run, write
+
+FLOAT64 = ["train.precision=float64", "train.log_every=1", "train.max_steps=50"]
+NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
+
+
+def losses(mode, settings):
+    """The losses of a run with `settings`."""
+    lines, _ = run(mode, [part for setting in settings for part in ("--set", setting)])
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def largest_difference(mode, settings):
+    """Between the losses of a mode and of one device."""
+    pairs = zip(losses("one device", settings), losses(mode, settings))
+    return max(abs(ours - theirs) for ours, theirs in pairs)
+
+
+def trainings():
+    """The default network in every mode: accuracy, and seconds with start and evaluation."""
+    results = {}
+    for mode in MODES:
+        start = time.perf_counter()
+        lines, memory = run(mode, [])
+        accuracy = 1 - lines[-1]["top1_error"]
+        seconds = time.perf_counter() - start
+        print(f"{mode}: test accuracy {accuracy:.2%} in {seconds:.0f} s")
+        results[mode] = {"accuracy": accuracy, "seconds": seconds, "memory": memory}
+    return results
+
+
+def main():
+    tests = [sys.executable, "-m", "pytest", "-q", str(REPOSITORY / "tests")]
+    summary = subprocess.run(tests, capture_output=True, text=True).stdout.splitlines()[-1]
+    print(f"tests: {summary}")
+    differences = {"split, 2 ranks, dropout on": largest_difference("split, 2 ranks", FLOAT64)}
+    for mode in list(MODES)[1:]:
+        differences[f"{mode}, dropout off"] = largest_difference(mode, FLOAT64 + NO_DROPOUT)
+    for name, difference in differences.items():
+        print(f"{name}: largest difference in loss from one device, 50 steps: {difference:.2e}")
+    write("everything", tests=summary, differences=differences, trainings=trainings())
+    for arguments in (
+        ["--steps", "96"],
+        ["--config", "configs/alexnet.yaml", "--steps", "8"],
+        [
+            "--config",
+            "configs/alexnet.yaml",
+            "--steps",
+            "8",
+            "--name",
+            "bfloat16",
+            "--set",
+            "train.precision=bfloat16",
+        ],
+    ):
+        subprocess.run([sys.executable, str(REPOSITORY / "bench" / "modes.py"), *arguments])
+
+
+if __name__ == "__main__":
+    main()
