@@ -3,8 +3,8 @@
     python bench/modes.py [--config configs/quick.yaml] [--steps 24] [--rounds 3] [--set KEY=VALUE]
 
 Modes take turns, `--rounds` times. Prints a table and writes bench/results/NAME.json: device,
-versions, commit, command, images a second of each round (the median of its log lines after the
 versions, commit, command, images a second of each round (median of log lines after the first),
+memory by category of each rank. Needs four processes; on one GPU they share it through gloo.
 """
 
 import argparse

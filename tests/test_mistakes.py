@@ -128,6 +128,16 @@ ON_TWO = [
 ]
 
 
+def test_a_rank_that_torchrun_ends_meanwhile_still_says_what_is_wrong(folder):
+    """SIGTERM again and again, from the start of the check to the last moment of the exit."""
+    process = start(["--set", "model.towers=3"], 0, 1, folder)
+    time.sleep(0.5)  # Python itself is up by now, torch is not
+    while process.poll() is None:
+        process.terminate()
+        time.sleep(0.01)
+    check([process.returncode], process.stdout.read(), "do not divide by 3 towers")
+
+
 def one_rank(arguments, folder):
     """A rank's part in a process that is kept: its exit status and what it printed."""
     before = os.getcwd()
