@@ -7,9 +7,9 @@ and raised as ValueError. Two races make this less simple than it sounds:
   the slowest. So a
   rank that is still checking notes the signal and finishes its check: it comes to the same
   conclusion by itself.
-- A mistake may be known to one rank only (a folder that one node of several lacks). So the first
+- A mistake may be known to one rank only (one machine of several lacks a folder). So the first
   rank of every
-  other node prints too, with its number.
+  other machine prints too, with its number.
 
 This file imports nothing slow: the guard must stand before torch is imported.
 """

@@ -47,12 +47,14 @@ def run(mode, options):
 
 def write(name, **results):
     """Write bench/results/NAME.json, with where it comes from."""
-    describe = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
+    git = ["git", "-C", str(REPOSITORY)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results"])
     origin = {
         "device": device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": subprocess.run(describe, capture_output=True, text=True).stdout.strip(),
+        "commit": commit.stdout.strip() + "-changed" * bool(changed.returncode),
         "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
     file = REPOSITORY / "bench" / "results" / f"{name}.json"
