@@ -4,12 +4,10 @@ Everything a user can get wrong is checked by every rank alone, before the proce
 and raised as ValueError. Two races make this less simple than it sounds:
 
 - torchrun sends SIGTERM to all ranks as soon as one has failed, and rank 0, which prints, may be
-  the slowest. So a
-  rank that is still checking notes the signal and finishes its check: it comes to the same
-  conclusion by itself.
+  the slowest. So a rank that is still checking notes the signal and finishes its check: it comes
+  to the same conclusion by itself.
 - A mistake may be known to one rank only (one machine of several lacks a folder). So the first
-  rank of every
-  other machine prints too, with its number.
+  rank of every other machine prints too, with its number.
 
 This file imports nothing slow: the guard must stand before torch is imported.
 """

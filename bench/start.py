@@ -7,8 +7,7 @@ DIR/train/ has photographs of the stored size (256x256) in class folders, of any
 training crops less the mean image, dropout on:
 
 - the loss with the photographs' labels, and its mean over all labels there are: with fewer classes
-  of photographs than
-  outputs, the first depends on which outputs they happen to use;
+  of photographs than outputs, the first depends on which outputs they happen to use;
 - how much fc6 differs between images: `h.std(0).mean() / h.mean()`, h (B, F) after ReLU, before
   dropout.
 

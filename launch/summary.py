@@ -4,10 +4,9 @@
     python launch/summary.py --config configs/textbook.yaml --against configs/lenet.yaml
 
 Shapes are of one tower; parameters and multiply-adds (of one image, forward) count all towers;
-bytes are of float32.
-Where a stage ends, every tower sends its half to every other tower; in backward it sends each of
-them the gradient of theirs, except after the last stage, where every rank has the whole gradient
-of the logits already.
+bytes are of float32. Where a stage ends, every tower sends its half to every other tower; in
+backward it sends each of them the gradient of theirs, except after the last stage, where every
+rank has the whole gradient of the logits already.
 """
 
 import sys
