@@ -3,7 +3,7 @@
     python bench/everything.py
 
 On one GPU, ranks share it through gloo; on several each has its own, through NCCL; without any,
-all runs on the CPU. Prints each figure as it comes and writes bench/results/everything.json.
+all runs on the CPU. Prints each figure as it comes and writes its results into bench/results/.
 """
 
 import subprocess

@@ -2,7 +2,7 @@
 
     python bench/modes.py [--config configs/quick.yaml] [--steps 24] [--rounds 3] [--set KEY=VALUE]
 
-Modes take turns, `--rounds` times. Prints a table and writes bench/results/NAME.json: device,
+Modes take turns, `--rounds` times. Prints a table and writes bench/results/NAME-*.json: device,
 versions, commit, command, images a second of each round (median of log lines after the first),
 memory by category of each rank. Needs four processes; on one GPU they share it through gloo.
 """
@@ -46,7 +46,7 @@ def run(mode, options):
 
 
 def write(name, **results):
-    """Write bench/results/NAME.json, with where it comes from."""
+    """Write bench/results/NAME-cpu.json or -gpu.json, with where it comes from."""
     git = ["git", "-C", str(REPOSITORY)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results"])
@@ -57,7 +57,8 @@ def write(name, **results):
         "commit": commit.stdout.strip() + "-changed" * bool(changed.returncode),
         "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
-    file = REPOSITORY / "bench" / "results" / f"{name}.json"
+    kind = "gpu" if torch.cuda.is_available() else "cpu"
+    file = REPOSITORY / "bench" / "results" / f"{name}-{kind}.json"
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps({**origin, **results}, indent=1) + "\n")
 
