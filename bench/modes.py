@@ -49,12 +49,13 @@ def write(name, **results):
     """Write bench/results/NAME-cpu.json or -gpu.json, with where it comes from."""
     git = ["git", "-C", str(REPOSITORY)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results"])
+    compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results"]
+    changed = subprocess.run(compare, capture_output=True)
     origin = {
         "device": device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() + "-changed" * bool(changed.returncode),
+        "commit": (commit.stdout.strip() or "unknown") + "-changed" * bool(changed.returncode),
         "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
     kind = "gpu" if torch.cuda.is_available() else "cpu"
