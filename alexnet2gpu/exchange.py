@@ -55,8 +55,7 @@ class Link:
 
     def _swap(self, outgoing):
         """Send outgoing[r] to rank r; returns what each rank sent here."""
-        incoming = [torch.empty_like(mine) for mine in outgoing]
-        incoming[self.rank] = outgoing[self.rank]
+        incoming = [t if r == self.rank else torch.empty_like(t) for r, t in enumerate(outgoing)]
         others = [rank for rank in range(self.size) if rank != self.rank]
         work = [dist.irecv(incoming[rank], group=self.group, group_src=rank) for rank in others]
         work += [dist.isend(outgoing[rank], group=self.group, group_dst=rank) for rank in others]
