@@ -5,12 +5,15 @@
 
     strict.py       YAML -> dataclasses, with every mistake named
     kinds.py        the kinds of layers as data: keys, shapes, weights
+    levers.py       what is kept for the backward pass, and what is computed or sent again
     network.py      a network as data: stages of layers; parameters, multiply-adds, traffic
     config.py       the keys of a config file
     mistakes.py     how a user's mistake ends a run
     seeds.py        which seed draws what
     precision.py    what float32, bfloat16 and float64 mean
-    layers.py       response normalisation, dropout, the overhanging convolution
+    norm.py         response normalisation
+    layers.py       max-pooling, dropout, the overhanging convolution
+    regather.py     keep a half of what was exchanged, gather again in backward
     ranks.py        which rank holds which towers of which replica: the modes
     data/           images, where they come from, the batches made of them
     optim.py        the update rule of 2012 and its schedule
@@ -48,7 +51,7 @@ def load(config, checkpoint=None, overrides=()):
     from alexnet2gpu.model import AlexNet
 
     config = load_config(config, overrides)
-    model = AlexNet(config.model, config.train.seed)
+    model = AlexNet(config.model, config.train.seed, levers=config.memory)
     if checkpoint is not None:
         newest = checkpoints.newest(Path(checkpoint))
         content = checkpoints.read(newest, config.model, range(config.model.towers))

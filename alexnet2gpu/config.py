@@ -4,6 +4,7 @@
     data     name, dir, crop, flip, mean, divide, resize    which images, what is done to them
     train    seed, batch, epochs, max_steps, precision, ... the loop
     optim    momentum, weight_decay, schedule               the update rule and its rates
+    memory   norm_input_only, regather, recompute, ...      what is kept for backward: levers.py
 
 Keys without a default must be in the file. `load_config` reads one; `save_config` writes all that
 was resolved.
@@ -18,6 +19,7 @@ import yaml
 
 from alexnet2gpu import strict
 from alexnet2gpu.kinds import Linear, text
+from alexnet2gpu.levers import Levers
 from alexnet2gpu.network import Network, trace
 from alexnet2gpu.strict import Problem, bounded
 
@@ -102,6 +104,7 @@ class Config:
     data: Data
     train: Train
     optim: Optim
+    memory: Levers = Levers()
 
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -158,6 +161,9 @@ def _check(config):
         )
     if config.data.divide == 0:
         raise Problem("data.divide", "should not be 0")
+    stages = len(config.model.stages)
+    if max(config.memory.recompute, default=0) > stages:
+        raise Problem("memory.recompute", f"lists stages, and model.stages has {stages}")
     _check_schedule(config.optim.schedule, {row.name for row in rows if row.parameters})
 
 

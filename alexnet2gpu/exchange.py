@@ -33,10 +33,10 @@ class Link:
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
         self.sent = {"forward": 0, "backward": 0}
 
-    def gather(self, half: Tensor) -> Tensor:
+    def gather(self, half: Tensor, way: str = "forward") -> Tensor:
         """(B, C/n, ...) of each rank -> (B, C, ...) on every rank."""
         half = half.contiguous()
-        self.sent["forward"] += (self.size - 1) * half.nbytes
+        self.sent[way] += (self.size - 1) * half.nbytes
         if _by_messages(half):
             return torch.cat(self._swap([half] * self.size), dim=1)
         halves = half.new_empty(self.size * half.shape[0], *half.shape[1:])

@@ -66,15 +66,11 @@ class Windowed(Layer):
     def maps(self, channels: int, reads: Shape) -> Shape:
         """(channels, H', W') for maps of shape `reads`, (C, H, W)."""
         _, height, width = _three(reads)
-        ceil = getattr(self, "ceil", False)
-        sides = [
-            windows(side, self.kernel, self.stride, self.pad, ceil) for side in (height, width)
-        ]
+        window = self.kernel, self.stride, self.pad, getattr(self, "ceil", False)
+        sides = [windows(side, *window) for side in (height, width)]
         if min(sides) < 1 or self.pad >= self.kernel:
-            raise ValueError(
-                f"a {self.kernel}x{self.kernel} window, pad {self.pad}, does not fit "
-                f"{height}x{width} maps"
-            )
+            window = f"a {self.kernel}x{self.kernel} window, pad {self.pad},"
+            raise ValueError(f"{window} does not fit {height}x{width} maps")
         return (channels, *sides)
 
 
@@ -93,6 +89,11 @@ class Conv(Windowed):
     def weight_shape(self, reads, gives):
         return (gives[0], reads[0], self.kernel, self.kernel)
 
+    def overhang(self, reads: Shape, gives: Shape) -> tuple[int, int]:
+        """Pixels by which the last windows hang over the lower and the right edge."""
+        covered = [(n - 1) * self.stride + self.kernel - 2 * self.pad for n in gives[1:]]
+        return tuple(max(0, c - side) for c, side in zip(covered, reads[1:]))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Layer):
@@ -104,9 +105,8 @@ class Linear(Layer):
 
     def gives(self, reads, towers):
         if len(reads) != 1:
-            raise ValueError(
-                f"a linear layer cannot read maps, {text(reads)}: put a flatten layer before it"
-            )
+            maps = f"a linear layer cannot read maps, {text(reads)}"
+            raise ValueError(f"{maps}: put a flatten layer before it")
         return (_share(self.out, towers),)
 
     def weight_shape(self, reads, gives):
@@ -115,7 +115,7 @@ class Linear(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Pool(Windowed):
-    """One value for each window of a map."""
+    """A value for each window of a map."""
 
     def gives(self, reads, towers):
         if 2 * self.pad > self.kernel:
@@ -178,7 +178,7 @@ class Relu(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Tanh(Layer):
-    """Hyperbolic tangent."""
+    """tanh(x)"""
 
 
 @dataclass(frozen=True, kw_only=True)

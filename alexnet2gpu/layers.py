@@ -1,11 +1,11 @@
 """The layers that torch lacks or does otherwise; `build` makes a module of a layer in a config.
 
-    OverhangConv2d   a convolution whose last window may hang over the edge (`ceil: true`)
-    ResponseNorm     across maps (the paper's LRN) or within a map; keeps only its input
+    OverhangConv2d   a convolution whose last windows hang over the edge (`ceil: true`)
+    MaxPool2d        keeps only where its maxima were
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
-None of them looks beyond the channels that it is given, so in a tower none crosses into another
-tower.
+Response normalisation is in norm.py. No layer looks beyond the channels that it is given, so in a tower none crosses into
+another tower.
 """
 
 import torch
@@ -15,36 +15,49 @@ from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
 from alexnet2gpu import kinds
-from alexnet2gpu.kinds import Layer, Shape
+from alexnet2gpu.kinds import Layer
+from alexnet2gpu.levers import Levers
+from alexnet2gpu.network import Row
+from alexnet2gpu.norm import ResponseNorm, sum_over_maps, sum_over_pixels
 
 
-def build(layer: Layer, reads: Shape, gives: Shape) -> nn.Module:
-    """The module for a layer that reads and gives these shapes; its weights are not yet drawn."""
+def build(row: Row, before: Layer | None, levers: Levers) -> nn.Module:
+    """The module for a layer in its place; its weights are not yet drawn.
+
+    `before` is the layer that stands before it in its stage, None if it is the first.
+    """
+    layer, reads, gives = row.layer, row.reads, row.gives
     match layer:
         case kinds.Conv():
             square = layer.kernel, layer.stride, layer.pad
-            module = skip_init(OverhangConv2d, reads[0], gives[0], *square)
-            covered = [(n - 1) * layer.stride + layer.kernel - 2 * layer.pad for n in gives[1:]]
-            module.overhang = tuple(max(0, c - side) for c, side in zip(covered, reads[1:]))
+            overhang = layer.overhang(reads, gives)
+            kind = OverhangConv2d if any(overhang) else nn.Conv2d
+            module = skip_init(kind, reads[0], gives[0], *square)
+            module.overhang, module.keep_padded = overhang, not levers.image_unpadded
             return module
         case kinds.Linear():
             return skip_init(nn.Linear, reads[0], gives[0])
         case kinds.MaxPool():
-            return nn.MaxPool2d(layer.kernel, layer.stride, layer.pad, ceil_mode=layer.ceil)
+            kind = MaxPool2d if levers.pool_places_only else nn.MaxPool2d
+            return kind(layer.kernel, layer.stride, layer.pad, ceil_mode=layer.ceil)
         case kinds.AvgPool():
             return nn.AvgPool2d(layer.kernel, layer.stride, layer.pad)
-        case kinds.Lrn():
-            constants = layer.alpha / layer.size, layer.beta, layer.k
-            return ResponseNorm(sum_over_maps, layer.size, *constants)
-        case kinds.MapNorm():
-            constants = layer.alpha / layer.size**2, layer.beta, layer.k
-            return ResponseNorm(sum_over_pixels, layer.size, *constants)
+        case kinds.ResponseNorm():
+            across = isinstance(layer, kinds.Lrn)
+            window_sum, places = (
+                (sum_over_maps, layer.size) if across else (sum_over_pixels, layer.size**2)
+            )
+            module = ResponseNorm(
+                window_sum, layer.size, layer.alpha / places, layer.beta, layer.k
+            )
+            module.keep_all = not levers.norm_input_only
+            return module
         case kinds.Dropout():
             return Dropout(layer.p, layer.scaling)
         case kinds.Flatten():
             return nn.Flatten()
         case kinds.Relu():
-            return nn.ReLU()
+            return nn.ReLU(inplace=levers.overwrites(layer, before))
         case kinds.Tanh():
             return nn.Tanh()
         case kinds.Sigmoid():
@@ -70,91 +83,72 @@ class OverhangConv2d(nn.Conv2d):
     """(B, C, H, W) -> (B, C', H', W'), reading zeros beyond the lower and the right edge.
 
     With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of
-    2012 did it, and why the paper's first layer is 55x55.
+    2012 did it, and why the paper's first layer is 55x55. Keeps x as it came, and pads it again in
+    backward.
     """
 
     overhang = 0, 0  # pixels below and to the right
+    keep_padded = False
 
     def forward(self, x):
         below, right = self.overhang
-        if below or right:
-            x = F.pad(x, (0, right, 0, below))
-        return super().forward(x)
+        pads = 0, right, 0, below
+        if self.keep_padded:
+            return super().forward(F.pad(x, pads))
+        return _OverhangConv.apply(x, self.weight, self.bias, pads, self.stride, self.padding)
 
 
-def sum_over_maps(x: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> same: sums over `size` (odd) neighbouring maps, fewer at the ends."""
-    total = x.clone()
-    for distance in range(1, min(size // 2, x.shape[1] - 1) + 1):
-        total[:, distance:] += x[:, :-distance]
-        total[:, :-distance] += x[:, distance:]
-    return total
-
-
-def sum_over_pixels(x: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) -> same: sums over `size` x `size` (odd) pixels, fewer at the edges."""
-    return F.avg_pool2d(x, size, stride=1, padding=size // 2, divisor_override=1)
-
-
-class ResponseNorm(nn.Module):
-    """(B, C, H, W) -> same: x / (k + alpha S)^beta, S the sum of x^2 over a window of `size`.
-
-    Here `alpha` multiplies the plain sum. A config's alpha is divided by the number of places
-    first, as in nn.LocalResponseNorm and in the code of 2012; the paper's formula lacks the
-    division.
-    """
-
-    def __init__(self, window_sum, size: int, alpha: float, beta: float, k: float):
-        super().__init__()
-        self.window_sum, self.size = window_sum, size
-        self.alpha, self.beta, self.k = alpha, beta, k
-
-    def forward(self, x):
-        return _ResponseNorm.apply(x, self.window_sum, self.size, self.alpha, self.beta, self.k)
-
-    def extra_repr(self):
-        constants = f"alpha={self.alpha:.3g}, beta={self.beta}, k={self.k}"
-        return f"{self.window_sum.__name__}, size={self.size}, {constants}"
-
-
-class _ResponseNorm(torch.autograd.Function):
-    """y = x d^-beta and dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)), d = k + alpha S(x^2).
-
-    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
-    The arithmetic is float32 or better.
-    """
-
+class _OverhangConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, window_sum, size, alpha, beta, k):
-        ctx.save_for_backward(x)
-        ctx.constants = window_sum, size, alpha, beta, k
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        power = _to_minus(beta, _denominator(wide, window_sum, size, alpha, k))
-        return power.mul_(wide).to(x.dtype)
+    def forward(ctx, x, weight, bias, pads, stride, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.window = pads, stride, padding
+        return F.conv2d(F.pad(x, pads), weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        window_sum, size, alpha, beta, k = ctx.constants
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        denominator = _denominator(wide, window_sum, size, alpha, k)
-        direct = _to_minus(beta, denominator).mul_(gradient)
-        through_sum = window_sum((direct * wide).div_(denominator), size).mul_(wide)
-        gradient = direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype)
-        return gradient, None, None, None, None, None
+        x, weight = ctx.saved_tensors
+        pads, stride, padding = ctx.window
+        need_x = ctx.needs_input_grad[0]
+        of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            gradient, F.pad(x, pads).to(gradient.dtype), weight.to(gradient.dtype),
+            [len(weight)], stride, padding, (1, 1), False, (0, 0), 1, (need_x, True, True),
+        )  # fmt: skip
+        _, _, height, width = x.shape
+        of_x = of_padded[:, :, :height, :width].to(x.dtype) if need_x else None
+        return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None
 
 
-def _denominator(x, window_sum, size, alpha, k):
-    return window_sum(x * x, size).mul_(alpha).add_(k)
+class MaxPool2d(nn.MaxPool2d):
+    """(B, C, H, W) -> (B, C, H', W'), the largest value of each window. For backward,
+    nn.MaxPool2d keeps x, of which only the shape is used, and the maxima's places in 8 bytes
+    each; this keeps the places in 2."""
+
+    def forward(self, x):
+        return _MaxPool.apply(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
 
 
-def _to_minus(beta, d):
-    """d^-beta. With the usual 3/4 by two roots, several times faster than the general power."""
-    if beta == 0.75:
-        root = d.rsqrt()
-        return root.sqrt().mul_(root)
-    return d.pow(-beta)
+class _MaxPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, kernel, stride, pad, ceil):
+        y, places = F.max_pool2d(x, kernel, stride, pad, ceil_mode=ceil, return_indices=True)
+        if ctx.needs_input_grad[0]:
+            pixels = x.shape[2] * x.shape[3]
+            ctx.save_for_backward(places.to(torch.int16 if pixels <= 2**15 else torch.int32))
+            ctx.shape, ctx.window = x.shape, (kernel, stride, pad, ceil)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (places,) = ctx.saved_tensors
+        kernel, stride, pad, ceil = ctx.window
+        like_x = gradient.new_empty(()).expand(ctx.shape)  # for its shape: takes no memory
+        gradient = torch.ops.aten.max_pool2d_with_indices_backward(
+            gradient, like_x, [kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], ceil, places.long()
+        )
+        return gradient, None, None, None, None
 
 
 class Dropout(nn.Module):

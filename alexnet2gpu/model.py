@@ -17,12 +17,15 @@ exchange (exchange.py): that is the whole difference between the modes. Paramete
 names everywhere: `towers.0.conv1.weight`.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from alexnet2gpu import layers
+from alexnet2gpu.levers import Levers
 from alexnet2gpu.network import Network, trace
 from alexnet2gpu.seeds import seed_of
 
@@ -32,19 +35,33 @@ Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's halves -> (B, C,
 class Tower(nn.Module):
     """One column of the network: all stages' layers by name, drawn from (seed, index, layer)."""
 
-    def __init__(self, network: Network, index: int, seed: int):
+    def __init__(self, network: Network, index: int, seed: int, levers: Levers):
         super().__init__()
-        self.index = index
+        self.index, self.recompute = index, levers.recompute
+        self.generator = None  # of dropout masks; None is torch's global one
         self.stages = [list(stage) for stage in network.stages]
+        before = None
         for row in trace(network):
-            module = layers.build(row.layer, row.reads, row.gives)
+            first = row.name == self.stages[row.stage][0]
+            module = layers.build(row, None if first else before, levers)
             if row.parameters:
                 seed_of_layer = seed_of(seed, "weights", index, row.name)
                 layers.draw(module, row.layer, torch.Generator().manual_seed(seed_of_layer))
             self.add_module(row.name, module)
+            before = row.layer
 
     def forward(self, stage: int, x: Tensor) -> Tensor:
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
+        if stage + 1 not in self.recompute or not torch.is_grad_enabled():
+            return self._run(stage, x)
+        masks = self.generator and self.generator.get_state()
+        return checkpoint(
+            self._run, stage, x, masks, use_reentrant=False, preserve_rng_state=not self.generator
+        )
+
+    def _run(self, stage, x, masks=None):
+        if masks is not None:  # computed again, a stage draws the same ones
+            self.generator.set_state(masks)
         for name in self.stages[stage]:
             x = self.get_submodule(name)(x)
         return x
@@ -57,7 +74,9 @@ class AlexNet(nn.Module):
         network: the `model` section of a config.
         seed: of the weights.
         towers: indices of the towers to build, in order; all of them if not given.
+        levers: what to keep for backward.
         joins: one callable per stage, see above; by default each passes on what it gets.
+        keeping: a context around the forward pass, which may change what autograd keeps.
 
     Images (B, C, H, W) -> logits (B, classes), the same in every mode.
     """
@@ -67,28 +86,36 @@ class AlexNet(nn.Module):
         network: Network,
         seed: int = 0,
         towers: Sequence[int] | None = None,
+        levers: Levers = Levers(),
         joins: Sequence[Join] | None = None,
+        keeping: contextlib.AbstractContextManager = contextlib.nullcontext(),
     ):
         super().__init__()
         held = range(network.towers) if towers is None else towers
-        self.towers = nn.ModuleDict({str(index): Tower(network, index, seed) for index in held})
+        self.towers = nn.ModuleDict(
+            {str(index): Tower(network, index, seed, levers) for index in held}
+        )
         self.joins = list(joins) if joins is not None else [_all_here] * len(network.stages)
+        self.keeping = keeping
 
     def forward(self, x: Tensor) -> Tensor:
-        for stage, join in enumerate(self.joins):
-            halves = [tower(stage, x) for tower in self.towers.values()]
-            x = join(torch.cat(halves, dim=1) if len(halves) > 1 else halves[0])
+        with self.keeping:
+            for stage, join in enumerate(self.joins):
+                x = join(self._side_by_side(stage, x))
         return x
+
+    def _side_by_side(self, stage, x):
+        halves = [tower(stage, x) for tower in self.towers.values()]
+        return torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:
         """Give each tower a generator of dropout masks, set by (seed, tower, replica, step)."""
         for tower in self.towers.values():
-            device = next(tower.parameters()).device
-            generator = torch.Generator(device)
-            generator.manual_seed(seed_of(seed, "dropout", tower.index, replica, step))
+            tower.generator = torch.Generator(next(tower.parameters()).device)
+            tower.generator.manual_seed(seed_of(seed, "dropout", tower.index, replica, step))
             for layer in tower.modules():
                 if isinstance(layer, layers.Dropout):
-                    layer.generator = generator
+                    layer.generator = tower.generator
 
 
 def _all_here(x):

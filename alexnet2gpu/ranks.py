@@ -16,6 +16,7 @@ it sees: all of its machine's, and as many on every machine.
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -26,7 +27,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from alexnet2gpu.exchange import Link, exchange, gather_logits
-from alexnet2gpu.model import Join
+from alexnet2gpu.levers import Levers
+from alexnet2gpu.regather import Regather
 
 # For one message between ranks. The longest wait is for another rank to write its checkpoint.
 TIMEOUT = timedelta(minutes=5)
@@ -133,19 +135,22 @@ class Ranks:
         on_gpu = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
 
-    def joins(self, stages: int) -> list[Join] | None:
-        """The joins of a network of so many stages: exchanges, then the gathering of logits."""
+    def connect(self, stages: int, levers: Levers) -> dict[str, Any]:
+        """What makes a model's towers meet those of other ranks, as arguments of AlexNet: the
+        joins of so many stages, exchanges and at last the gathering of logits; what is kept."""
         if self.split_group is None:
-            return None
+            return {}
         self.links = [Link(self.split_group) for _ in range(stages)]
-        pairs = [exchange] * (stages - 1) + [gather_logits]
-        return [partial(join, link=link) for join, link in zip(pairs, self.links)]
+        keeping = Regather() if levers.regather else nullcontext()
+        between = keeping.exchange if levers.regather else exchange
+        pairs = zip([between] * (stages - 1) + [gather_logits], self.links)
+        return {"joins": [partial(join, link=link) for join, link in pairs], "keeping": keeping}
 
-    def replicate(self, model: nn.Module) -> nn.Module:
+    def replicate(self, model: nn.Module, levers: Levers) -> nn.Module:
         """`model` with gradients averaged over the replicas in every backward pass.
 
-        Replicas draw or load the same weights, so none are sent. Gradients lie in DDP's buckets,
-        so there is no second copy of them.
+        Replicas draw or load the same weights, so none are sent. If gradients lie in DDP's
+        buckets, there is no second copy of them.
         """
         if self.replica_group is None:
             return model
@@ -153,7 +158,7 @@ class Ranks:
             model,
             process_group=self.replica_group,
             init_sync=False,
-            gradient_as_bucket_view=True,
+            gradient_as_bucket_view=levers.gradients_in_buckets,
         )
 
     def sum_over_replicas(self, values: Tensor) -> Tensor:

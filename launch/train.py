@@ -72,8 +72,8 @@ def main(argv=None):
             step, content = checkpoint.resume(out, identity, config.model, grid.towers)
 
     with Ranks(grid, config.train.threads) as ranks:
-        joins = ranks.joins(len(config.model.stages))
-        model = AlexNet(config.model, config.train.seed, grid.towers, joins)
+        links = ranks.connect(len(config.model.stages), config.memory)
+        model = AlexNet(config.model, config.train.seed, grid.towers, config.memory, **links)
         model.to(ranks.device, weight_dtype(config.train.precision))
         optim = config.optim
         optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
@@ -84,8 +84,8 @@ def main(argv=None):
         test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
         out = ranks.gather(out or run.default_folder(f"{Path(file).stem}-{mode}"))[0]
-        t = Training(config, ranks, run.Run(out, grid.rank == 0), model, ranks.replicate(model),
-                     optimizer, batches, test, step)
+        t = Training(config, ranks, run.Run(out, grid.rank == 0), model,
+                     ranks.replicate(model, config.memory), optimizer, batches, test, step)
         t.run.start(config, step)
         errors = fit(t)
         if t.run.writes:

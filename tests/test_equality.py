@@ -36,10 +36,9 @@ def one_step(config, grid, ranks=None):
     """Logits and gradients of this rank for its share of the first batch, averaged as the mode
     does it."""
     images, _ = load_images(config.data, config.model)
-    model = AlexNet(
-        config.model, 0, grid.towers, ranks and ranks.joins(len(config.model.stages))
-    ).double()
-    replicated = ranks.replicate(model) if ranks else model
+    links = ranks.connect(len(config.model.stages), config.memory) if ranks else {}
+    model = AlexNet(config.model, 0, grid.towers, config.memory, **links).double()
+    replicated = ranks.replicate(model, config.memory) if ranks else model
     prepare = Preparation(images.pixels.shape, images.mean_image(), config, torch.device("cpu"))
     x, labels = next(TrainBatches(images, config, prepare, grid.replica, grid.replicas).epoch(1))
     model.seed_dropout(0, grid.replica, 0)

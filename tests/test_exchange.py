@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from alexnet2gpu import exchange as exchange_module
 from alexnet2gpu.config import load_config
 from alexnet2gpu.exchange import Link, exchange, gather_logits
+from alexnet2gpu.levers import Levers
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import traffic
 from alexnet2gpu.ranks import Ranks, place
@@ -52,7 +53,8 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None):
         ):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
-        results = gradients(network, ranks.grid.towers, ranks.joins(len(network.stages)))
+        joins = ranks.connect(len(network.stages), Levers())["joins"]
+        results = gradients(network, ranks.grid.towers, joins)
         return results, [link.sent for link in ranks.links]
 
 

@@ -7,13 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet2gpu.layers import (
-    Dropout,
-    OverhangConv2d,
-    ResponseNorm,
-    sum_over_maps,
-    sum_over_pixels,
-)
+from alexnet2gpu.layers import Dropout, OverhangConv2d
+from alexnet2gpu.norm import ResponseNorm, sum_over_maps, sum_over_pixels
 
 
 def random(*shape, scale=1.0):

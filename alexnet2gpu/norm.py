@@ -1,0 +1,100 @@
+"""Response normalisation, across maps (the paper's) or within a map, for training with little memory.
+
+Written as operations of torch, autograd would keep four tensors of the size of the input; here it
+is one function with its own backward, which keeps the input and computes the rest again.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def sum_over_maps(x: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) -> same: sums over `size` (odd) neighbouring maps, fewer at the ends."""
+    total = x.clone()
+    for distance in range(1, min(size // 2, x.shape[1] - 1) + 1):
+        total[:, distance:] += x[:, :-distance]
+        total[:, :-distance] += x[:, distance:]
+    return total
+
+
+def sum_over_pixels(x: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) -> same: sums over `size` x `size` (odd) pixels, fewer at the edges."""
+    return F.avg_pool2d(x, size, stride=1, padding=size // 2, divisor_override=1)
+
+
+class ResponseNorm(nn.Module):
+    """(B, C, H, W) -> same: x / (k + alpha S)^beta, S the sum of x^2 over a window of `size`.
+
+    Here `alpha` multiplies the plain sum. A config's alpha is divided by the number of places
+    first, as in nn.LocalResponseNorm and in the code of 2012; the paper's formula lacks the
+    division.
+    """
+
+    def __init__(self, window_sum, size: int, alpha: float, beta: float, k: float):
+        super().__init__()
+        self.window_sum, self.size = window_sum, size
+        self.alpha, self.beta, self.k = alpha, beta, k
+        self.keep_all = False  # what autograd would keep of the formula, operation by operation
+
+    def forward(self, x):
+        if self.keep_all:
+            return self._written_out(x)
+        return _ResponseNorm.apply(x, self.window_sum, self.size, self.alpha, self.beta, self.k)
+
+    def _written_out(self, x):
+        """As in F.local_response_norm, in float32 or better."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        squares = wide * wide
+        if self.window_sum is sum_over_maps:
+            half = self.size // 2
+            padded = F.pad(squares.unsqueeze(1), (0, 0, 0, 0, half, half))
+            total = F.avg_pool3d(padded, (self.size, 1, 1), 1, divisor_override=1).squeeze(1)
+        else:
+            total = sum_over_pixels(squares, self.size)
+        return (wide / (total * self.alpha + self.k) ** self.beta).to(x.dtype)
+
+    def extra_repr(self):
+        constants = f"alpha={self.alpha:.3g}, beta={self.beta}, k={self.k}"
+        return f"{self.window_sum.__name__}, size={self.size}, {constants}"
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """y = x d^-beta and dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)), d = k + alpha S(x^2).
+
+    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
+    The arithmetic is float32 or better.
+    """
+
+    @staticmethod
+    def forward(ctx, x, window_sum, size, alpha, beta, k):
+        ctx.save_for_backward(x)
+        ctx.constants = window_sum, size, alpha, beta, k
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        power = _to_minus(beta, _denominator(wide, window_sum, size, alpha, k))
+        return power.mul_(wide).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        window_sum, size, alpha, beta, k = ctx.constants
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        denominator = _denominator(wide, window_sum, size, alpha, k)
+        direct = _to_minus(beta, denominator).mul_(gradient)
+        through_sum = window_sum((direct * wide).div_(denominator), size).mul_(wide)
+        gradient = direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype)
+        return gradient, None, None, None, None, None
+
+
+def _denominator(x, window_sum, size, alpha, k):
+    return window_sum(x * x, size).mul_(alpha).add_(k)
+
+
+def _to_minus(beta, d):
+    """d^-beta. With the usual 3/4 by two roots, several times faster than the general power."""
+    if beta == 0.75:
+        root = d.rsqrt()
+        return root.sqrt().mul_(root)
+    return d.pow(-beta)

@@ -1,0 +1,44 @@
+"""Keep a rank's own half of what it exchanged, and gather all halves again in backward.
+
+The layer that reads gathered activations keeps them for the gradient of its weights: of n halves,
+this rank could have had all but its own from the others once more. So this trades traffic, half as
+much again, for memory. It is a lever (levers.py), off by default.
+"""
+
+import weakref
+
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from alexnet2gpu.exchange import Link, exchange
+
+
+class Regather(saved_tensors_hooks):
+    """A context around the forward pass. Where autograd would keep what this object's `exchange`
+    has gathered, it keeps the rank's own half.
+
+    Every rank unpacks in the same order, that of backward, so the gathers meet.
+    """
+
+    def __init__(self):
+        super().__init__(self._pack, self._unpack)
+        self.latest = None
+
+    def exchange(self, half: Tensor, link: Link) -> Tensor:
+        """exchange.exchange, remembered until the next one: (B, C/n, ...) -> (B, C, ...)."""
+        gathered = exchange(half, link)
+        self.latest = weakref.ref(gathered), half.detach(), link
+        return gathered
+
+    def _pack(self, tensor):
+        gathered, half, link = self.latest or (lambda: None, None, None)
+        x = gathered()
+        if x is None or (tensor.data_ptr(), tensor.shape) != (x.data_ptr(), x.shape):
+            return tensor
+        return half, link
+
+    def _unpack(self, kept):
+        if isinstance(kept, Tensor):
+            return kept
+        half, link = kept
+        return link.gather(half, "backward")
