@@ -46,14 +46,15 @@ class ResponseNorm(nn.Module):
     def _written_out(self, x):
         """As in F.local_response_norm, in float32 or better."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        squares = wide * wide
+        total = wide * wide
         if self.window_sum is sum_over_maps:
             half = self.size // 2
-            padded = F.pad(squares.unsqueeze(1), (0, 0, 0, 0, half, half))
-            total = F.avg_pool3d(padded, (self.size, 1, 1), 1, divisor_override=1).squeeze(1)
+            total = F.pad(total.unsqueeze(1), (0, 0, 0, 0, half, half))
+            total = F.avg_pool3d(total, (self.size, 1, 1), 1, divisor_override=1).squeeze(1)
         else:
-            total = sum_over_pixels(squares, self.size)
-        return (wide / (total * self.alpha + self.k) ** self.beta).to(x.dtype)
+            total = sum_over_pixels(total, self.size)
+        total = total * self.alpha + self.k
+        return (wide / total**self.beta).to(x.dtype)
 
     def extra_repr(self):
         constants = f"alpha={self.alpha:.3g}, beta={self.beta}, k={self.k}"
@@ -72,7 +73,9 @@ class _ResponseNorm(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.constants = window_sum, size, alpha, beta, k
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        power = _to_minus(beta, _denominator(wide, window_sum, size, alpha, k))
+        denominator = _denominator(wide, window_sum, size, alpha, k)
+        power = _to_minus(beta, denominator, out=denominator)
+        del denominator
         return power.mul_(wide).to(x.dtype)
 
     @staticmethod
@@ -83,7 +86,9 @@ class _ResponseNorm(torch.autograd.Function):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         denominator = _denominator(wide, window_sum, size, alpha, k)
         direct = _to_minus(beta, denominator).mul_(gradient)
-        through_sum = window_sum((direct * wide).div_(denominator), size).mul_(wide)
+        through_sum = (direct * wide).div_(denominator)
+        del denominator  # before the next large tensor is made
+        through_sum = window_sum(through_sum, size).mul_(wide)
         gradient = direct.sub_(through_sum, alpha=2 * alpha * beta).to(x.dtype)
         return gradient, None, None, None, None, None
 
@@ -92,9 +97,10 @@ def _denominator(x, window_sum, size, alpha, k):
     return window_sum(x * x, size).mul_(alpha).add_(k)
 
 
-def _to_minus(beta, d):
-    """d^-beta. With the usual 3/4 by two roots, several times faster than the general power."""
+def _to_minus(beta, d, out=None):
+    """d^-beta. With the usual 3/4 by two roots, several times faster than the general power; the
+    first of them may go into `out`."""
     if beta == 0.75:
-        root = d.rsqrt()
+        root = torch.rsqrt(d, out=out)
         return root.sqrt().mul_(root)
     return d.pow(-beta)

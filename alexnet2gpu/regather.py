@@ -24,6 +24,10 @@ class Regather(saved_tensors_hooks):
         super().__init__(self._pack, self._unpack)
         self.latest = None
 
+    def __exit__(self, *error):
+        self.latest = None
+        super().__exit__(*error)
+
     def exchange(self, half: Tensor, link: Link) -> Tensor:
         """exchange.exchange, remembered until the next one: (B, C/n, ...) -> (B, C, ...)."""
         gathered = exchange(half, link)

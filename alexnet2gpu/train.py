@@ -148,7 +148,7 @@ def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Te
     Leaves the figures of all ranks in `t.memory` and in memory.json. Returns: what `step` returns.
     """
     before = [dict(link.sent) for link in t.ranks.links]
-    with StepMemory(t.model, t.optimizer, (images, labels)) as memory:
+    with StepMemory(t.model, t.replicated, t.optimizer, (images, labels)) as memory:
         figures = step()
     sent = [
         {way: (link.sent[way] - old[way]) // len(images) for way in old}

@@ -1,18 +1,20 @@
-"""Bytes that one training step holds on this rank, by category.
+"""Bytes that one training step really holds on this rank: by category, layer by layer, at worst.
 
     weights             the parameters
-    gradients           the `.grad` that backward leaves; under DDP they lie in its buckets
+    gradients           the `.grad` that backward leaves; under DDP they may lie in its buckets
     momentum            the velocities
+    buckets             DDP's
     batch               images and labels
-    saved_activations   what autograd keeps for backward, weights and batch apart
+    saved_activations   what the forward pass leaves for backward: what autograd keeps, and logits
     peak                the most that was held at any moment of the step, all of these included
     reserved            (CUDA only) the most that the caching allocator has taken from the driver
 
-With bfloat16, what autograd keeps includes autocast's copies of the weights. On CUDA the peak is
-the caching allocator's. On the CPU it is counted from the tensors themselves: every storage that
-an operation returns is in a ledger until it dies. Not in the ledger: scratch memory inside an
+With bfloat16, what autograd keeps includes autocast's copies of the weights. On CUDA the figures
+are the caching allocator's. On the CPU they are counted from the tensors themselves: every storage
+that an operation returns is in a ledger until it dies. Not in the ledger: scratch memory inside an
 operation, what the communication library copies, tensors that outlast the step and are not in the
-list above (the mean image), Python and the libraries themselves.
+list above (the mean image), Python and the libraries themselves. Autograd adds two gradients of
+one tensor in place; not so under the ledger's eyes, so a join's backward counts one more there.
 """
 
 import weakref
@@ -20,87 +22,122 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from alexnet2gpu.memory.places import START, Place, Places
+from alexnet2gpu.model import AlexNet
+
 
 class StepMemory:
-    """A context around one training step; afterwards `bytes` has the figures.
+    """A context around one training step.
 
     Args:
         model: whose parameters and gradients count.
+        replicated: what the step calls: the model, or DDP around it.
         optimizer: with a `velocity` in the state of each parameter.
         batch: the tensors that the step is given.
+
+    Afterwards:
+        bytes: by category, see above.
+        saved: of the saved activations, by (tower, layer) that made them; empty on CUDA.
+        moments: the most that was held in every place, in order of the step (places.py).
     """
 
     def __init__(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Sequence[Tensor]
+        self,
+        model: AlexNet,
+        replicated: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batch: Sequence[Tensor],
     ):
-        self.parameters, self.batch = list(model.parameters()), batch
+        self.parameters, self.replicated, self.batch = list(model.parameters()), replicated, batch
         self.velocities = [optimizer.state[parameter]["velocity"] for parameter in self.parameters]
+        self.places = Places(model, optimizer, self._arrive, self._forward_ends)
         self.bytes: dict[str, int] = {}
+        self.moments: list[tuple[Place, int]] = []
 
     def __enter__(self):
+        gradients = [] if self._in_buckets() else self._gradients()
         lasting = [*self.parameters, *self.velocities, *self.batch]
-        self.lasting = {id(tensor.untyped_storage()) for tensor in lasting}
-        self.saved = {}
-        on_gpu = self.parameters[0].is_cuda
-        self.peak = _CudaPeak() if on_gpu else _Ledger([*lasting, *self._gradients()])
-        self.hooks = saved_tensors_hooks(self._note_saved, lambda tensor: tensor)
-        self.peak.__enter__()
-        self.hooks.__enter__()
+        self.meter = _Allocator() if self.parameters[0].is_cuda else _Ledger(lasting, gradients)
+        self.meter.__enter__()
+        self.place = self.meter.place = START
+        self.places.__enter__()
         return self
 
     def __exit__(self, *error):
-        self.hooks.__exit__(*error)
-        self.peak.__exit__(*error)
-        gradients = self._gradients()
+        self.places.__exit__(*error)
+        self.meter.__exit__(*error)
+        self._arrive(None)
+        buckets = _bytes_of_buckets(self.replicated)
+        unseen = buckets if isinstance(self.meter, _Ledger) else 0  # they are made in C++
+        self.moments = [(place, held + unseen) for place, held in self.moments]
         self.bytes = {
             "weights": _total(self.parameters),
-            "gradients": _total(gradients),
+            "gradients": _total(self._gradients()),
             "momentum": _total(self.velocities),
+            "buckets": buckets,
             "batch": _total(self.batch),
-            "saved_activations": sum(self.saved.values()),
-            **self.peak.bytes(gradients),
+            "saved_activations": self.saved_activations,
+            "peak": max(held for _, held in self.moments),
+            **self.meter.more(),
         }
 
     def _gradients(self):
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
-    def _note_saved(self, tensor):
-        storage = tensor.untyped_storage()
-        if id(storage) not in self.lasting:
-            self.saved[id(storage)] = storage.nbytes()
-        return tensor.detach()  # not the tensor itself, which would hold its own node in a cycle
+    def _in_buckets(self):
+        return getattr(self.replicated, "gradient_as_bucket_view", False)
+
+    def _arrive(self, place):
+        """Note what was held at worst in the place before."""
+        self.moments.append((self.place, self.meter.worst_since()))
+        self.place = self.meter.place = place
+
+    def _forward_ends(self):
+        self.saved_activations, self.saved = self.meter.left_by_forward()
 
 
-class _CudaPeak:
+class _Allocator:
     """The caching allocator's own figures."""
+
+    place: Place | None = None
 
     def __enter__(self):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+        self.reserved = self.before = 0
 
     def __exit__(self, *error):
         torch.cuda.synchronize()
 
-    def bytes(self, gradients):
-        return {
-            "peak": torch.cuda.max_memory_allocated(),
-            "reserved": torch.cuda.max_memory_reserved(),
-        }
+    def worst_since(self):
+        if self.place == START:
+            self.before = torch.cuda.memory_allocated()
+        worst = torch.cuda.max_memory_allocated()
+        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+        torch.cuda.reset_peak_memory_stats()
+        return worst
+
+    def left_by_forward(self):
+        return torch.cuda.memory_allocated() - self.before, {}
+
+    def more(self):
+        return {"reserved": self.reserved}
 
 
 class _Ledger(TorchDispatchMode):
-    """Every storage that is `given` or that an operation returns, from then until it dies. A
-    storage is known by its id: torch keeps the Python object of a storage for as long as the
-    storage itself lives."""
+    """Every storage that is given or that an operation returns, from then until it dies. A storage
+    is known by its id: torch keeps the Python object of a storage for as long as the storage
+    itself lives."""
 
-    def __init__(self, given):
+    def __init__(self, lasting, gradients):
         super().__init__()
+        self.place = START
         self.entries, self.live, self.most = {}, 0, 0
-        for tensor in given:
+        for tensor in [*lasting, *gradients]:
             self._enter(tensor)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -110,25 +147,41 @@ class _Ledger(TorchDispatchMode):
                 self._enter(value)
         return result
 
-    def bytes(self, gradients):
-        most = self.most
-        for gradient in gradients:  # DDP made its buckets before the step, out of sight
-            most += self._enter(gradient)
-        return {"peak": most}
+    def worst_since(self):
+        """The most since the last call."""
+        worst, self.most = self.most, self.live
+        return worst
+
+    def left_by_forward(self):
+        """Bytes of what was made in the forward pass and is there, in all and by who made it."""
+        made = {}
+        for size, (passing, *maker) in self.entries.values():
+            if passing == "forward":
+                made[tuple(maker)] = made.get(tuple(maker), 0) + size
+        return sum(made.values()), made
+
+    def more(self):
+        return {}
 
     def _enter(self, tensor):
-        """Enter a tensor's storage; returns the bytes that this adds."""
         storage = tensor.untyped_storage()
-        if id(storage) in self.entries:
-            return 0
-        size = self.entries[id(storage)] = storage.nbytes()
-        self.live += size
-        self.most = max(self.most, self.live)
-        weakref.finalize(storage, self._strike, id(storage)).atexit = False
-        return size
+        if id(storage) not in self.entries:
+            self.entries[id(storage)] = storage.nbytes(), self.place
+            self.live += storage.nbytes()
+            self.most = max(self.most, self.live)
+            weakref.finalize(storage, self._strike, id(storage)).atexit = False
 
     def _strike(self, key):
-        self.live -= self.entries.pop(key)
+        self.live -= self.entries.pop(key)[0]
+
+
+def _bytes_of_buckets(replicated):
+    """As DDP notes them; after its first step it makes them anew, in the order of backward."""
+    if not isinstance(replicated, DistributedDataParallel):
+        return 0
+    data = replicated._get_ddp_logging_data()
+    sizes = data.get("rebuilt_bucket_sizes") or data["bucket_sizes"]
+    return sum(int(size) for size in sizes.split(","))
 
 
 def _total(tensors):
