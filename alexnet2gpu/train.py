@@ -147,18 +147,8 @@ def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Te
 
     Leaves the figures of all ranks in `t.memory` and in memory.json. Returns: what `step` returns.
     """
-    before = [dict(link.sent) for link in t.ranks.links]
-    with StepMemory(t.model, t.replicated, t.optimizer, (images, labels)) as memory:
-        figures = step()
-    sent = [
-        {way: (link.sent[way] - old[way]) // len(images) for way in old}
-        for link, old in zip(t.ranks.links, before)
-    ]
-    grid, train = t.ranks.grid, t.config.train
-    rank = {"rank": grid.rank, "replica": grid.replica, "towers": list(grid.towers)}
-    rank |= {"device": t.ranks.device_name(), "measured": memory.bytes, "sent_per_image": sent}
+    memory = StepMemory(t.model, t.replicated, t.optimizer, (images, labels))
+    figures, rank = report.measure(step, memory, t.ranks, t.config)
     t.memory = t.ranks.gather(rank)
-    t.run.write_memory(
-        {"unit": "bytes", "batch": train.batch, "precision": train.precision, "ranks": t.memory}
-    )
+    t.run.write_memory(report.document(t.config, t.memory))
     return figures

@@ -61,7 +61,9 @@ class StepMemory:
     def __enter__(self):
         gradients = [] if self._in_buckets() else self._gradients()
         lasting = [*self.parameters, *self.velocities, *self.batch]
-        self.meter = _Allocator() if self.parameters[0].is_cuda else _Ledger(lasting, gradients)
+        buckets = isinstance(self.replicated, DistributedDataParallel)
+        on_gpu = self.parameters[0].is_cuda
+        self.meter = _Allocator() if on_gpu else _Ledger([*lasting, *gradients], buckets)
         self.meter.__enter__()
         self.place = self.meter.place = START
         self.places.__enter__()
@@ -72,7 +74,7 @@ class StepMemory:
         self.meter.__exit__(*error)
         self._arrive(None)
         buckets = _bytes_of_buckets(self.replicated)
-        unseen = buckets if isinstance(self.meter, _Ledger) else 0  # they are made in C++
+        unseen = buckets if isinstance(self.meter, _Ledger) else 0
         self.moments = [(place, held + unseen) for place, held in self.moments]
         self.bytes = {
             "weights": _total(self.parameters),
@@ -129,50 +131,80 @@ class _Allocator:
 
 
 class _Ledger(TorchDispatchMode):
-    """Every storage that is given or that an operation returns, from then until it dies. A storage
-    is known by its id: torch keeps the Python object of a storage for as long as the storage
-    itself lives."""
+    """Every storage that is given or that an operation makes, until it dies, with the place that
+    made it. A storage is known by its id: torch keeps the Python object of a storage for as long
+    as the storage itself lives.
 
-    def __init__(self, lasting, gradients):
+    DDP's buckets are counted apart: they are made out of sight, or, at the start of the second
+    step, in sight. FSDP gives storages another size outside of any operation, so sizes are read
+    anew each time.
+    """
+
+    def __init__(self, given, buckets):
         super().__init__()
-        self.place = START
-        self.entries, self.live, self.most = {}, 0, 0
-        for tensor in [*lasting, *gradients]:
-            self._enter(tensor)
+        self.place, self.buckets, self.entries, self.most = START, buckets, {}, 0
+        for tensor in given:
+            self._enter(_local(tensor).untyped_storage())
+
+    def __enter__(self):
+        self.resize = torch.UntypedStorage.resize_
+
+        def resize_(storage, size):
+            resized = self.resize(storage, size)
+            self._enter(storage)
+            self._read()
+            return resized
+
+        torch.UntypedStorage.resize_ = resize_
+        self._read()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.UntypedStorage.resize_ = self.resize
+        super().__exit__(*error)
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if any(hasattr(kind, "to_local") for kind in types):
+            return NotImplemented  # DTensors, for which it comes again with local tensors
         result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._enter(value)
+        given = {id(storage) for storage in _storages((args, kwargs))}
+        for storage in _storages(result):
+            if id(storage) not in given and not (self.buckets and self.place == START):
+                self._enter(storage)
+        self._read()
         return result
 
     def worst_since(self):
         """The most since the last call."""
-        worst, self.most = self.most, self.live
+        worst, self.most = max(self.most, self._read()), 0
+        self._read()
         return worst
 
     def left_by_forward(self):
         """Bytes of what was made in the forward pass and is there, in all and by who made it."""
         made = {}
-        for size, (passing, *maker) in self.entries.values():
+        for storage, (passing, *maker) in self._living():
             if passing == "forward":
-                made[tuple(maker)] = made.get(tuple(maker), 0) + size
+                made[tuple(maker)] = made.get(tuple(maker), 0) + storage.nbytes()
         return sum(made.values()), made
 
     def more(self):
         return {}
 
-    def _enter(self, tensor):
-        storage = tensor.untyped_storage()
-        if id(storage) not in self.entries:
-            self.entries[id(storage)] = storage.nbytes(), self.place
-            self.live += storage.nbytes()
-            self.most = max(self.most, self.live)
-            weakref.finalize(storage, self._strike, id(storage)).atexit = False
+    def _enter(self, storage):
+        key = id(storage)
+        if key not in self.entries:
+            gone = weakref.ref(storage, lambda _: self.entries.pop(key, None))
+            self.entries[key] = gone, self.place
 
-    def _strike(self, key):
-        self.live -= self.entries.pop(key)[0]
+    def _living(self):
+        found = [(storage(), place) for storage, place in list(self.entries.values())]
+        return [(storage, place) for storage, place in found if storage is not None]
+
+    def _read(self):
+        held = sum(storage.nbytes() for storage, _ in self._living())
+        self.most = max(self.most, held)
+        return held
 
 
 def _bytes_of_buckets(replicated):
@@ -184,5 +216,14 @@ def _bytes_of_buckets(replicated):
     return sum(int(size) for size in sizes.split(","))
 
 
+def _storages(tree):
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _local(tensor):
+    """Under FSDP, where it is a DTensor, this rank's part of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
 def _total(tensors):
-    return sum(tensor.nbytes for tensor in tensors)
+    return sum(_local(tensor).nbytes for tensor in tensors)

@@ -62,6 +62,7 @@ class _Step:
         self.sizes = Sizes(self.images, self.weight, compute)
         self.rows = trace(config.model)
         self.tape = Tape()
+        self.half = None
         in_buckets = replicas > 1 and config.memory.gradients_in_buckets
         self.graph = Graph(self.tape, self.tape.drop if in_buckets else lambda storage: None)
 
@@ -153,10 +154,18 @@ class _Step:
             return y
         last = stage == len(self.config.model.stages) - 1
         joined = self.graph.apply(self.exchange(half, width, last), [y])
-        if self.levers.regather and not last:
-            joined.half = y.storage
+        if self.levers.regather:
+            self.forget_half()
+            if not last:
+                self.half = joined.half = self.tape.hold(y.storage)
         self.tape.drop(y.storage)
         return joined
+
+    def forget_half(self):
+        """regather.py holds the latest one, also before it is kept."""
+        if self.half:
+            self.tape.drop(self.half)
+        self.half = None
 
     def exchange(self, half, width, last):
         """exchange.py: messages on the CPU, collectives on GPUs; `last` gathers logits."""

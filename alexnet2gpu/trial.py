@@ -1,0 +1,127 @@
+"""A training step in any mode, measured: as many processes as the mode takes, two steps, figures.
+
+    single   all towers on one rank                                        1 rank
+    split    the towers over ranks                                         a rank per tower
+    ddp      a whole replica on every rank                                 a rank per replica
+    grid     replicas, each split                                          towers x replicas
+    fsdp     what a user of torch would take today: weights, gradients
+             and momentum in parts, gathered layer by layer (FSDP2)        as ddp
+
+Images are random: memory does not depend on what is in them. The second step is measured, since
+DDP settles its buckets after the first.
+"""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+
+import torch
+
+from alexnet2gpu.config import Config
+from alexnet2gpu.memory import report
+from alexnet2gpu.memory.measure import StepMemory
+from alexnet2gpu.memory.predict import Prediction, predict
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.optim import SGD2012, set_rates
+from alexnet2gpu.precision import weight_dtype
+from alexnet2gpu.ranks import Ranks, place
+from alexnet2gpu.train import train_step
+
+MODES = ("single", "split", "ddp", "grid", "fsdp")
+
+
+def shape(mode: str, towers: int, replicas: int) -> tuple[int, int, int]:
+    """Towers on a rank, ranks in a replica, replicas.
+
+    Raises: ValueError if a network of so many towers cannot be run in this mode.
+    """
+    if mode in ("split", "grid") and towers == 1:
+        raise ValueError(f"--modes {mode}: a network of 1 tower cannot be split: leave it out")
+    return {
+        "single": (towers, 1, 1),
+        "split": (1, towers, 1),
+        "ddp": (towers, 1, replicas),
+        "grid": (1, towers, replicas),
+        "fsdp": (towers, 1, replicas),
+    }[mode]
+
+
+def expect(mode: str, config: Config, replicas: int, on_gpu: bool) -> Prediction | None:
+    """The prediction for any rank of the mode, all being alike; none for fsdp."""
+    if mode == "fsdp":
+        return None
+    return predict(config, *shape(mode, config.model.towers, replicas), on_gpu=on_gpu)
+
+
+def run(mode: str, configs: Sequence[Config], replicas: int, limit: int | None) -> list[list[dict]]:
+    """Measure a step of each config on the ranks of a mode, started for it.
+
+    Args:
+        limit: bytes that a rank may allocate on a GPU; None: all that there are.
+
+    Returns: for each config the entries of memory.json (report.py), in order of ranks, each with
+        its `moments`; an empty list if a GPU's memory did not suffice.
+    """
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    _, span, copies = shape(mode, configs[0].model.towers, replicas)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # spares torchrun's remark; Ranks sets threads
+    launch = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=span * copies, run_id="memory",
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
+    )  # fmt: skip
+    answers = elastic_launch(launch, _on_rank)(mode, configs, limit)
+    steps = zip(*(answers[rank] for rank in sorted(answers)))
+    return [list(ranks) if all(ranks) else [] for ranks in steps]
+
+
+def _on_rank(mode, configs, limit):
+    """Every rank: one measured step of each config."""
+    grid = place(configs[0].model.towers, mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp"))
+    with Ranks(grid, configs[0].train.threads) as ranks:
+        if limit and ranks.device.type == "cuda":
+            whole = torch.cuda.get_device_properties(ranks.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(limit / whole, ranks.device)
+        return [_step(mode, config, ranks) for config in configs]
+
+
+def _step(mode, config, ranks):
+    links = ranks.connect(len(config.model.stages), config.memory)
+    model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
+    model.to(ranks.device, weight_dtype(config.train.precision))
+    replicated = (
+        _fully_sharded(model, ranks) if mode == "fsdp" else ranks.replicate(model, config.memory)
+    )
+    optimizer = SGD2012(
+        model.named_parameters(), config.optim.momentum, config.optim.weight_decay
+    )
+    set_rates(optimizer, config.optim.schedule, 1)
+    count = config.train.batch // ranks.grid.replicas
+    images = torch.randn(count, *config.model.input, dtype=weight_dtype(config.train.precision))
+    labels = torch.zeros(count, dtype=torch.int64)
+    batch = images.to(ranks.device), labels.to(ranks.device)
+    step = partial(train_step, replicated, optimizer, *batch, config.train.precision)
+    try:
+        model.seed_dropout(config.train.seed, ranks.grid.replica, 0)
+        step()
+        model.seed_dropout(config.train.seed, ranks.grid.replica, 1)
+        memory = StepMemory(model, replicated, optimizer, batch)
+        _, entry = report.measure(step, memory, ranks, config)
+    except torch.OutOfMemoryError:
+        return {}
+    if mode == "fsdp":
+        del entry["predicted"]
+    return entry | {"moments": memory.moments}
+
+
+def _fully_sharded(model, ranks):
+    """FSDP2 as its tutorial has it: every layer with weights, then the rest."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(ranks.device.type, (ranks.grid.world,))
+    for tower in model.towers.values():
+        for layer in tower.children():
+            if any(True for _ in layer.parameters()):
+                fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
