@@ -18,10 +18,12 @@
     data/           images, where they come from, the batches made of them
     optim.py        the update rule of 2012 and its schedule
     evaluate.py     top-1 and top-5 error, in every mode
-    memory/         bytes per rank, by category
+    memory/         bytes per rank, predicted and measured
     checkpoint.py   save and resume, in any mode from any mode
     run.py          the directory that a run leaves
     train.py        the loop
+    trial.py        one step of any mode, measured, in processes started for it
+    figures.py      every plot
 
 A file imports only from those that are above it here, model.py and exchange.py standing after
 layers.py.

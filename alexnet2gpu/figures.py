@@ -1,10 +1,108 @@
-"""Every plot, as PNG files; they need matplotlib, the extra `plots`.
+"""Every plot, as PNG files. They need matplotlib, which is the extra `plots`.
 
-    memory    stacked bars of each mode at its worst moment; a step's timeline, layer by layer
+    bars        what each mode holds at its worst moment, and what was measured
+    timeline    what a rank holds in every place of a step
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet2gpu.memory.predict import Prediction
 
-def memory(folder: Path, rows: list, config, replicas: int, on_gpu: bool) -> list[str]:
-    return []
+GIB, MIB = 2**30, 2**20
+COLOURS = {
+    "weights": "#1f3b5c",
+    "momentum": "#3d6a9e",
+    "gradients": "#7fa6cf",
+    "buckets": "#b9cfe6",
+    "batch": "#4f9d69",
+    "activations": "#e2a33c",
+    "bfloat16 weights": "#9b7bb8",
+    "gradients of activations": "#d9663f",
+    "temporary": "#8c2f39",
+}
+
+
+def bars(rows: Sequence[dict], file: Path) -> None:
+    """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in GiB; a
+    mark where the peak was measured. What was not predicted is one grey bar."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(max(7, 0.75 * len(rows) + 3), 5), layout="constrained")
+    names = [f"{row['mode']}\n{row['batch']}\n{row['precision']}" for row in rows]
+    for place, row in enumerate(rows):
+        bottom = 0
+        for kind, colour in COLOURS.items():
+            height = row.get("at_worst", {}).get(kind, 0) / GIB
+            axes.bar(place, height, 0.7, bottom, color=colour)
+            bottom += height
+        if row.get("measured"):
+            peak = max(rank["peak"] for rank in row["measured"]) / GIB
+            if not bottom:
+                axes.bar(place, peak, 0.7, color="#c8c8c8")
+            axes.plot(place, peak, "_", color="black", markersize=26, markeredgewidth=2)
+    _legend(plt, axes, any(row.get("measured") for row in rows))
+    axes.set_xticks(range(len(names)), names)
+    axes.set_ylabel("GiB on each rank, at the worst moment")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def timeline(
+    title: str, expected: Prediction, measured: Sequence[Sequence], file: Path
+) -> None:
+    """A step from left to right, place by place, each at its worst, in MiB: stacked as predicted,
+    a panel for each rank of `measured` with its own moments as a line; one panel if there are
+    none."""
+    plt = _pyplot()
+    panels = max(1, len(measured))
+    places = [moment.place for moment in expected.moments]
+    figure, grid = plt.subplots(
+        panels, figsize=(max(12, 0.19 * len(places)), 3.6 * panels + 1.4), layout="constrained",
+        sharex=True, squeeze=False,
+    )  # fmt: skip
+    stack = [
+        [moment.parts.get(kind, 0) / MIB for moment in expected.moments] for kind in COLOURS
+    ]
+    for rank, axes in enumerate(grid[:, 0]):
+        edges = range(len(places))
+        axes.stackplot(edges, stack, colors=list(COLOURS.values()), step="mid")
+        if measured:
+            found = [held / MIB for _, held in measured[rank]]
+            axes.step(range(len(found)), found, where="mid", color="black", linewidth=1.2)
+        turn = next(i for i, place in enumerate(places) if place[0] == "backward") - 0.5
+        axes.axvline(turn, color="black", linewidth=0.8, linestyle=":")
+        axes.text(turn, 1.01, " backward", transform=axes.get_xaxis_transform())
+        axes.text(turn, 1.01, "forward ", transform=axes.get_xaxis_transform(), ha="right")
+        axes.set_ylabel(f"MiB on rank {rank}")
+        axes.set_xlim(-0.5, len(places) - 0.5)
+    _legend(plt, grid[0, 0], bool(measured))
+    towers = len({tower for _, tower, _ in places if tower is not None})
+    names = [
+        (f"{layer} ({tower})" if towers > 1 and tower is not None else layer) or passing
+        for passing, tower, layer in places
+    ]
+    grid[-1, 0].set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+    figure.suptitle(title)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def _pyplot():
+    try:
+        import matplotlib
+    except ImportError:
+        raise ValueError("figures need matplotlib: pip install -e '.[plots]'") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def _legend(plt, axes, measured):
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
+    labels = list(COLOURS)
+    if measured:
+        handles.append(plt.Line2D([], [], color="black", linewidth=2))
+        labels.append("measured")
+    axes.legend(handles, labels, fontsize=8, frameon=False, loc="upper left",
+                bbox_to_anchor=(1.0, 1.0))

@@ -4,12 +4,12 @@
     MaxPool2d        keeps only where its maxima were
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
-Response normalisation is in norm.py. No layer looks beyond the channels that it is given, so in a tower none crosses into
-another tower.
+Response normalisation is in norm.py. No layer looks beyond the channels that it is given, so in a
+tower none crosses into another tower.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils import skip_init

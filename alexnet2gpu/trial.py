@@ -53,7 +53,9 @@ def expect(mode: str, config: Config, replicas: int, on_gpu: bool) -> Prediction
     return predict(config, *shape(mode, config.model.towers, replicas), on_gpu=on_gpu)
 
 
-def run(mode: str, configs: Sequence[Config], replicas: int, limit: int | None) -> list[list[dict]]:
+def run(
+    mode: str, configs: Sequence[Config], replicas: int, limit: int | None
+) -> list[list[dict]]:
     """Measure a step of each config on the ranks of a mode, started for it.
 
     Args:
@@ -77,7 +79,8 @@ def run(mode: str, configs: Sequence[Config], replicas: int, limit: int | None) 
 
 def _on_rank(mode, configs, limit):
     """Every rank: one measured step of each config."""
-    grid = place(configs[0].model.towers, mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp"))
+    split, replicated = mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp")
+    grid = place(configs[0].model.towers, split, replicated)
     with Ranks(grid, configs[0].train.threads) as ranks:
         if limit and ranks.device.type == "cuda":
             whole = torch.cuda.get_device_properties(ranks.device).total_memory

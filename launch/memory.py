@@ -1,7 +1,7 @@
 """Memory per GPU, before a run: predicted for any mode, batch and precision, and measured.
 
     python launch/memory.py --config configs/alexnet.yaml
-    python launch/memory.py --config configs/alexnet.yaml --modes single split --batches 16 --measure
+    python launch/memory.py --config configs/quick.yaml --modes split ddp fsdp --measure
     python launch/memory.py --config configs/alexnet.yaml --budget 3GiB
 
 Prediction takes no time and no memory. --measure starts the processes of each mode and counts what
@@ -34,7 +34,7 @@ def parse(argv):
                         help=f"of {', '.join(MODES)}; fsdp only with --measure")
     parser.add_argument("--batches", nargs="+", type=int, metavar="N",
                         help="images in all; default: train.batch of the config")
-    parser.add_argument("--replicas", type=int, default=2, help="in ddp, grid and fsdp; default: 2")
+    parser.add_argument("--replicas", type=int, default=2, help="in ddp, grid, fsdp; default: 2")
     parser.add_argument("--precision", nargs="+", default=["float32"], metavar="TYPE",
                         choices=["float32", "bfloat16", "float64"], help="default: float32")
     parser.add_argument("--measure", action="store_true", help="run a step as well")
@@ -101,7 +101,7 @@ def main(argv=None):
     with one_line_mistakes():
         import torch
 
-        from alexnet2gpu import figures, trial
+        from alexnet2gpu import trial
         from alexnet2gpu.config import load_config
         from alexnet2gpu.memory import report
         from alexnet2gpu.train import check_batch
@@ -109,7 +109,8 @@ def main(argv=None):
         args, on_gpu = parse(argv), torch.cuda.is_available()
         config = load_config(args.config, args.set)
         known = trial.MODES if args.measure and not args.budget else trial.MODES[:-1]
-        modes = args.modes or [m for m in known if config.model.towers > 1 or m in ("single", "ddp")]
+        splits = ("split", "grid") if config.model.towers == 1 else ()
+        modes = args.modes or [mode for mode in known if mode not in splits]
         budget = size(args.budget) if args.budget else None
         if "fsdp" in modes and (budget or not args.measure):
             raise ValueError("--modes fsdp: is measured, not predicted: add --measure")
@@ -122,20 +123,41 @@ def main(argv=None):
                     check_batch(batch, copies, batch)
                     found = largest(mode, c, args, budget, on_gpu) if budget else [c]
                     plan.setdefault(mode, []).extend(found)
-    rows = []
+    rows, moments = [], {}
     for mode, configs in plan.items():
         results = [None] * len(configs)
         if args.measure:
             results = trial.run(mode, configs, args.replicas, budget)
-        rows += [row(mode, c, args, on_gpu, result) for c, result in zip(configs, results)]
+        for c, result in zip(configs, results):
+            found = [rank.pop("moments") for rank in result or []]
+            moments.setdefault(mode, found)  # of the mode's first config
+            rows.append(row(mode, c, args, on_gpu, result))
     print(report.comparison(rows, budget))
     if args.out:
-        folder = Path(args.out)
-        folder.mkdir(parents=True, exist_ok=True)
-        command = " ".join(["python", "launch/memory.py", *(argv or sys.argv[1:])])
-        head = {"unit": "bytes", "command": command, "torch": torch.__version__}
-        (folder / "memory.json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
-        print(f"figures: {', '.join(figures.memory(folder, rows, config, args.replicas, on_gpu))}")
+        leave(args, rows, plan, moments, on_gpu)
+
+
+def leave(args, rows, plan, moments, on_gpu):
+    """memory.json and figures in --out: the bars, and each mode's timeline of its first config."""
+    import torch
+
+    from alexnet2gpu import figures, trial
+
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    command = " ".join(["python", "launch/memory.py", *sys.argv[1:]])
+    head = {"unit": "bytes", "command": command, "torch": torch.__version__}
+    (folder / "memory.json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    with one_line_mistakes():
+        figures.bars(rows, folder / "bars.png")
+    for mode, (config, *_) in plan.items():
+        expected = trial.expect(mode, config, args.replicas, on_gpu)
+        if expected:
+            title = f"{Path(args.config).stem}, {mode}, batch {config.train.batch}, "
+            title += f"{config.train.precision}: one step, each place at its worst"
+            file = folder / f"timeline-{mode}.png"
+            figures.timeline(title, expected, moments[mode], file)
+    print(f"memory.json and figures: {folder}")
 
 
 if __name__ == "__main__":

@@ -38,13 +38,13 @@ class Cost:
     keeps_input: bool = False
     keeps_output: bool = False
     keeps: int = 0  # further bytes kept for backward
-    cached: tuple[int, ...] = ()  # bfloat16 weight and bias, which autocast keeps while forward lasts
+    cached: tuple[int, ...] = ()  # bfloat16 weight and bias, autocast's till forward ends
     keeps_cached: bool = False  # whether backward needs that weight
     forward: int = 0
     gradient: int = 0  # bytes of the input's gradient; 0 if it lies where the output's does
     backward: int = 0
     parameters: tuple[int, ...] = ()  # bytes of the gradients of weight and bias
-    copies: tuple[int, ...] = ()  # of the bfloat16 ones that the node leaves in their place at first
+    copies: tuple[int, ...] = ()  # of the bfloat16 ones that the node leaves at first
 
 
 @dataclass(frozen=True)

@@ -115,14 +115,21 @@ class _Step:
         y = self.layers(unrecorded, "forward", stage, tower, x)
         graph.cache += unrecorded.cache
 
+        half = x.half
+
         def again():
             inner = Graph(self.tape, graph.store)
+            if half:  # gathered again, for this once
+                self.tape.surge(2 * x.storage.bytes - half.bytes)
+                x.storage, x.half = self.tape.new(x.storage.bytes, "activations"), None
             output = self.layers(inner, "recompute", stage, tower, x)
             inner.end_autocast()
             self.tape.drop(output.storage)
+            if half:
+                self.tape.drop(x.storage)
             return inner, output
 
-        kept = [self.tape.hold(x.half or x.storage)]
+        kept = [self.tape.hold(half or x.storage)]
         y = Value(y.storage, y.width)
         graph.nodes.append(Node(self.tape.place, Cost(width=y.width), [x], y, kept, again))
         return y

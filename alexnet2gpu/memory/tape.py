@@ -23,9 +23,7 @@ class Storage:
 
 @dataclass
 class Moment:
-    """The worst moment in a place: (pass, tower, layer), as in `forward`, 0, `conv1`. Tower is None
-    and the layer is `join 1` where towers are joined; `start`, `loss` and `update` have no layer of
-    their own either."""
+    """The worst moment in a place of the step: (pass, tower, layer), as places.py lists them."""
 
     place: tuple[str, int | None, str]
     bytes: int

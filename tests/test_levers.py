@@ -1,0 +1,57 @@
+"""If these fail, a lever that should only change memory changes what the network learns."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import metrics, train
+from torch.nn import functional as F
+
+from alexnet2gpu.config import load_config
+from alexnet2gpu.levers import Levers
+from alexnet2gpu.model import AlexNet
+
+ALL_OFF = Levers(
+    norm_input_only=False, pool_places_only=False, image_unpadded=False, relu_in_place=False
+)
+
+
+def gradients(file, levers, settings=()):
+    """Of a step in float64, dropout on, weights and image the same each time."""
+    config = load_config(file, settings)
+    model = AlexNet(config.model, levers=levers).double()
+    model.seed_dropout(0, 0, 0)
+    draw = torch.Generator().manual_seed(1)
+    images = 60 * torch.randn(2, *config.model.input, generator=draw).double()
+    F.cross_entropy(model(images), torch.tensor([1, 2])).backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "levers",
+    [
+        Levers(),
+        replace(ALL_OFF, norm_input_only=True),
+        replace(ALL_OFF, pool_places_only=True),
+        replace(ALL_OFF, image_unpadded=True),
+        replace(ALL_OFF, relu_in_place=True),
+        Levers(recompute=(1, 2, 3, 4, 5)),
+    ],
+)
+def test_no_lever_changes_a_gradient(levers):
+    """Against the same network with every lever off: torch's own layers and autograd. Stages that
+    are computed again draw the same dropout masks."""
+    small = ["model.stages.2.fc6.out=64", "model.stages.3.fc7.out=32"]
+    expected = gradients("configs/alexnet.yaml", ALL_OFF, small)
+    found = gradients("configs/alexnet.yaml", levers, small)
+    for name, gradient in expected.items():
+        assert torch.allclose(found[name], gradient, rtol=1e-9, atol=1e-12 * gradient.norm()), name
+
+
+def test_halves_gathered_again_give_the_same_training(on_ranks, tmp_path):
+    """Five steps on two ranks, to the bit."""
+    steps = ["--split-model", "--set", "train.max_steps=5", "--set", "train.log_every=1"]
+    on_ranks(train, 2, *steps, "--out", tmp_path / "kept")
+    again = ["--set", "memory.regather=true", "--set", "memory.recompute=[2]"]
+    on_ranks(train, 2, *steps, *again, "--out", tmp_path / "again")
+    assert metrics(tmp_path / "kept", "loss") == metrics(tmp_path / "again", "loss")
