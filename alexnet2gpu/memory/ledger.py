@@ -93,4 +93,4 @@ def _storages(tree):
 
 def local(tensor):
     """Under FSDP, where it is a DTensor, this rank's part of it."""
-    return tensor.tolocal() if hasattr(tensor, "to_local") else tensor
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
