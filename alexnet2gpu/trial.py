@@ -11,7 +11,6 @@ Images are random: memory does not depend on what is in them. The second step is
 DDP settles its buckets after the first.
 """
 
-import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -67,7 +66,6 @@ def run(
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _, span, copies = shape(mode, configs[0].model.towers, replicas)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # spares torchrun's remark; Ranks sets threads
     launch = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=span * copies, run_id="memory",
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
