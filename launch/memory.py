@@ -35,8 +35,9 @@ def parse(argv):
     parser.add_argument("--batches", nargs="+", type=int, metavar="N",
                         help="images in all; default: train.batch of the config")
     parser.add_argument("--replicas", type=int, default=2, help="in ddp, grid, fsdp; default: 2")
-    parser.add_argument("--precision", nargs="+", default=["float32"], metavar="TYPE",
-                        choices=["float32", "bfloat16", "float64"], help="default: float32")
+    parser.add_argument("--precision", nargs="+", metavar="TYPE",
+                        choices=["float32", "bfloat16", "float64"],
+                        help="default: train.precision of the config")
     parser.add_argument("--measure", action="store_true", help="run a step as well")
     parser.add_argument("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB")
     parser.add_argument("--out", metavar="DIR", help="for memory.json and figures")
@@ -114,15 +115,20 @@ def main(argv=None):
         budget = size(args.budget) if args.budget else None
         if "fsdp" in modes and (budget or not args.measure):
             raise ValueError("--modes fsdp: is measured, not predicted: add --measure")
-        plan = {}
-        for mode in modes:
+        batches = args.batches or [config.train.batch]
+        if min(args.replicas, *batches) < 1:
+            raise ValueError("--batches and --replicas: should be whole numbers, at least 1")
+        plan = {mode: [] for mode in modes}
+        for mode, configs in plan.items():
             copies = trial.shape(mode, config.model.towers, args.replicas)[2]
-            for precision in args.precision:
-                for batch in args.batches or [config.train.batch]:
-                    c = with_train(config, batch=batch, precision=precision)
+            for precision in args.precision or [config.train.precision]:
+                c = with_train(config, precision=precision)
+                if budget:
+                    configs += largest(mode, c, args, budget, on_gpu)
+                    continue
+                for batch in batches:
                     check_batch(batch, copies, batch)
-                    found = largest(mode, c, args, budget, on_gpu) if budget else [c]
-                    plan.setdefault(mode, []).extend(found)
+                    configs.append(with_train(c, batch=batch))
     rows, moments = [], {}
     for mode, configs in plan.items():
         results = [None] * len(configs)

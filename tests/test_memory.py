@@ -261,6 +261,8 @@ def test_a_budget_ends_between_two_batches(capsys):
         (["--modes", "fsdp"], "is measured, not predicted: add --measure"),
         (["--modes", "ddp", "--batches", "7"], "does not divide by 2 replicas"),
         (["--modes", "split", "--config", "configs/lenet.yaml"], "1 tower cannot be split"),
+        (["--modes", "ddp", "--replicas", "0"], "should be whole numbers, at least 1"),
+        (["--batches", "0"], "should be whole numbers, at least 1"),
         (["--set", "memory.recompute=[6]"], "lists stages, and model.stages has 5"),
     ],
 )
