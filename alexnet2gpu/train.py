@@ -23,6 +23,7 @@ from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.evaluate import evaluate
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
+from alexnet2gpu.memory.predict import predict
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012, rate_of, set_rates
 from alexnet2gpu.precision import computing_in
@@ -148,7 +149,9 @@ def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Te
     Leaves the figures of all ranks in `t.memory` and in memory.json. Returns: what `step` returns.
     """
     memory = StepMemory(t.model, t.replicated, t.optimizer, (images, labels))
-    figures, rank = report.measure(step, memory, t.ranks, t.config)
+    grid, on_gpu = t.ranks.grid, t.ranks.device.type == "cuda"
+    expected = predict(t.config, len(grid.towers), grid.span, grid.replicas, on_gpu)
+    figures, rank = report.measure(step, memory, t.ranks, t.config, expected)
     t.memory = t.ranks.gather(rank)
     t.run.write_memory(report.document(t.config, t.memory))
     return figures

@@ -107,11 +107,10 @@ def _step(mode, config, ranks):
         step()
         model.seed_dropout(config.train.seed, ranks.grid.replica, 1)
         memory = StepMemory(model, replicated, optimizer, batch)
-        _, entry = report.measure(step, memory, ranks, config)
+        expected = expect(mode, config, ranks.grid.replicas, ranks.device.type == "cuda")
+        _, entry = report.measure(step, memory, ranks, config, expected)
     except torch.OutOfMemoryError:
         return {}
-    if mode == "fsdp":
-        del entry["predicted"]
     return entry | {"moments": memory.moments}
 
 

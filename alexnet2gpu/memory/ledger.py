@@ -56,8 +56,8 @@ class Ledger(TorchDispatchMode):
 
     def worst_since(self):
         """The most since the last call."""
-        worst, self.most = max(self.most, self._read()), 0
-        self._read()
+        held = self._read()
+        worst, self.most = self.most, held
         return worst
 
     def left_by_forward(self):

@@ -59,7 +59,7 @@ class StepMemory:
         buckets, given = isinstance(self.replicated, DistributedDataParallel), lasting + gradients
         self.meter = _Allocator() if lasting[0].is_cuda else Ledger(given, buckets)
         self.meter.__enter__()
-        self.place = self.meter.place = START
+        self.meter.place = START
         self.places.__enter__()
         return self
 
@@ -88,8 +88,8 @@ class StepMemory:
 
     def _arrive(self, place):
         """Note what was held at worst in the place before."""
-        self.moments.append((self.place, self.meter.worst_since()))
-        self.place = self.meter.place = place
+        self.moments.append((self.meter.place, self.meter.worst_since()))
+        self.meter.place = place
 
     def _forward_ends(self):
         self.saved_activations, self.saved = self.meter.left_by_forward()

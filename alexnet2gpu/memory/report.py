@@ -16,17 +16,21 @@ from typing import Any
 
 from alexnet2gpu.config import Config
 from alexnet2gpu.memory.measure import StepMemory
-from alexnet2gpu.memory.predict import predict
+from alexnet2gpu.memory.predict import Prediction
 from alexnet2gpu.ranks import Ranks
 
 MIB = 2**20
 
 
 def measure(
-    step: Callable[[], Any], memory: StepMemory, ranks: Ranks, config: Config
+    step: Callable[[], Any],
+    memory: StepMemory,
+    ranks: Ranks,
+    config: Config,
+    expected: Prediction | None,
 ) -> tuple[Any, dict]:
     """Carry out `step` within `memory`. Returns: what it returns, and this rank's entry of
-    memory.json."""
+    memory.json, with what was `expected` of it."""
     before = [dict(link.sent) for link in ranks.links]
     with memory:
         result = step()
@@ -35,18 +39,17 @@ def measure(
         {way: (link.sent[way] - old[way]) // images for way in old}
         for link, old in zip(ranks.links, before)
     ]
-    on_gpu = ranks.device.type == "cuda"
-    expected = predict(config, len(grid.towers), grid.span, grid.replicas, on_gpu)
-    return result, {
+    entry = {
         "rank": grid.rank,
         "replica": grid.replica,
         "towers": list(grid.towers),
         "device": ranks.device_name(),
         "measured": memory.bytes,
-        "predicted": expected.bytes,
-        "worst": expected.worst.place,
         "sent_per_image": sent,
     }
+    if expected:
+        entry |= {"predicted": expected.bytes, "worst": expected.worst.place}
+    return result, entry
 
 
 def document(config: Config, ranks: Sequence[dict]) -> dict:
