@@ -4,6 +4,7 @@
     timeline    what a rank holds in every place of a step
 """
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,11 +88,14 @@ def timeline(
     plt.close(figure)
 
 
+def possible() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
 def _pyplot():
-    try:
-        import matplotlib
-    except ImportError:
-        raise ValueError("figures need matplotlib: pip install -e '.[plots]'") from None
+    import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

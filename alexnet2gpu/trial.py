@@ -11,6 +11,7 @@ Images are random: memory does not depend on what is in them. The second step is
 DDP settles its buckets after the first.
 """
 
+import gc
 from collections.abc import Sequence
 from functools import partial
 
@@ -87,6 +88,8 @@ def _on_rank(mode, configs, limit):
 
 
 def _step(mode, config, ranks):
+    gc.collect()  # what is left of the config before: DDP refers to itself
+    torch.cuda.empty_cache()
     links = ranks.connect(len(config.model.stages), config.memory)
     model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
     model.to(ranks.device, weight_dtype(config.train.precision))

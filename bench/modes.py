@@ -45,23 +45,32 @@ def run(mode, options):
         return [json.loads(line) for line in lines], memory["ranks"]
 
 
-def write(name, **results):
-    """Write bench/results/NAME-cpu.json or -gpu.json, with where it comes from."""
+def origin():
+    """Where results come from: device, versions, commit, command."""
     git = ["git", "-C", str(REPOSITORY)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results"]
+    compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results", ":!docs"]
     changed = subprocess.run(compare, capture_output=True)
-    origin = {
+    return {
         "device": device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": (commit.stdout.strip() or "unknown") + "-changed" * bool(changed.returncode),
         "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
+
+
+def results_file(name):
+    """bench/results/NAME-cpu.json or -gpu.json."""
     kind = "gpu" if torch.cuda.is_available() else "cpu"
-    file = REPOSITORY / "bench" / "results" / f"{name}-{kind}.json"
+    return REPOSITORY / "bench" / "results" / f"{name}-{kind}.json"
+
+
+def write(name, **results):
+    """Write results, with where they come from."""
+    file = results_file(name)
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({**origin, **results}, indent=1) + "\n")
+    file.write_text(json.dumps({**origin(), **results}, indent=1) + "\n")
 
 
 def device_name():

@@ -154,8 +154,10 @@ def leave(args, rows, plan, moments, on_gpu):
     command = " ".join(["python", "launch/memory.py", *sys.argv[1:]])
     head = {"unit": "bytes", "command": command, "torch": torch.__version__}
     (folder / "memory.json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
-    with one_line_mistakes():
-        figures.bars(rows, folder / "bars.png")
+    if not figures.possible():
+        print(f"memory.json: {folder}; for figures as well: pip install -e '.[plots]'")
+        return
+    figures.bars(rows, folder / "bars.png")
     for mode, (config, *_) in plan.items():
         expected = trial.expect(mode, config, args.replicas, on_gpu)
         if expected:

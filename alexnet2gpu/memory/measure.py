@@ -7,10 +7,14 @@
     batch               images and labels
     saved_activations   what the forward pass leaves for backward: what autograd keeps, and logits
     peak                the most that was held at any moment of the step, all of these included
-    reserved            (CUDA only) the most that the caching allocator has taken from the driver
 
-With bfloat16, what autograd keeps includes autocast's copies of the weights. On CUDA the figures
-are the caching allocator's. On the CPU they are counted from the tensors themselves: every storage
+and on CUDA, where the figures are the caching allocator's,
+
+    other               allocated before the step and none of these: cuBLAS's workspace, mean image
+    reserved            the most that the allocator has taken from the driver
+    driver              in use on this GPU after the step, by the driver's count: by all processes
+
+With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU they are counted from the tensors themselves: every storage
 that an operation returns is in a ledger until it dies. Not in the ledger: scratch memory inside an
 operation, what the communication library copies, tensors that outlast the step and are not in the
 list above (the mean image), Python and the libraries. Autograd adds two gradients of one tensor in
@@ -55,9 +59,11 @@ class StepMemory:
     def __enter__(self):
         in_buckets = getattr(self.replicated, "gradient_as_bucket_view", False)
         gradients = [] if in_buckets else self._gradients()
-        lasting = [*self.parameters, *self.velocities, *self.batch]
-        buckets, given = isinstance(self.replicated, DistributedDataParallel), lasting + gradients
-        self.meter = _Allocator() if lasting[0].is_cuda else Ledger(given, buckets)
+        given = [*self.parameters, *self.velocities, *self.batch, *gradients]
+        if given[0].is_cuda:
+            self.meter = _Allocator(_total(given) + _bytes_of_buckets(self.replicated))
+        else:
+            self.meter = Ledger(given, isinstance(self.replicated, DistributedDataParallel))
         self.meter.__enter__()
         self.meter.place = START
         self.places.__enter__()
@@ -96,13 +102,17 @@ class StepMemory:
 
 
 class _Allocator:
-    """The caching allocator's own figures."""
+    """The caching allocator's own figures; `given`: bytes of all that is known before the step."""
 
     place: Place | None = None
+
+    def __init__(self, given):
+        self.given = given
 
     def __enter__(self):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
+        self.other = torch.cuda.memory_allocated() - self.given
         self.reserved = self.before = 0
 
     def __exit__(self, *error):
@@ -120,7 +130,8 @@ class _Allocator:
         return torch.cuda.memory_allocated() - self.before, {}
 
     def more(self):
-        return {"reserved": self.reserved}
+        free, whole = torch.cuda.mem_get_info()
+        return {"other": self.other, "reserved": self.reserved, "driver": whole - free}
 
 
 def _bytes_of_buckets(replicated):

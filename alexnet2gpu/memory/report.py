@@ -7,10 +7,14 @@
        "worst": [pass, tower, layer],                         where the peak is predicted to be
        "sent_per_image": [{"forward": bytes, "backward": bytes}, ...]}, ...]}
 
+On CUDA, `measured` has a `residual` too: what of the driver's count no rank on that GPU has reserved,
+an equal share for each rank: CUDA's contexts, NCCL, libraries' own workspaces.
+
 `sent_per_image` has an entry for each stage's end: what this rank sent to the other ranks of its
 replica, for each image of the replica's share. It is empty where nothing is exchanged.
 """
 
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -44,12 +48,20 @@ def measure(
         "replica": grid.replica,
         "towers": list(grid.towers),
         "device": ranks.device_name(),
-        "measured": memory.bytes,
+        "measured": memory.bytes | _residual(ranks, memory.bytes),
         "sent_per_image": sent,
     }
     if expected:
         entry |= {"predicted": expected.bytes, "worst": expected.worst.place}
     return result, entry
+
+
+def _residual(ranks, held):
+    if "driver" not in held:
+        return {}
+    gpu = socket.gethostname(), str(ranks.device)
+    reserved = [size for place, size in ranks.gather((gpu, held["reserved"])) if place == gpu]
+    return {"residual": (held["driver"] - sum(reserved)) // len(reserved)}
 
 
 def document(config: Config, ranks: Sequence[dict]) -> dict:
@@ -93,31 +105,42 @@ def _line(name, cells, width):
 def comparison(rows: Sequence[dict], budget: int | None = None) -> str:
     """Lines of launch/memory.py as text: modes and batches, predicted and measured, in MiB a rank.
     Measured is the rank that held most; with a `budget`, whether that fits."""
-    names = ["weights", "gradients", "momentum", "buckets", "batch", "saved_activations"]
-    head = ["mode", "batch", "precision", *names[:5], "saved", "peak", "measured", "error"]
-    lines = [[*head, "worst in"]]
-    for row in rows:
-        ranks = row.get("measured")
-        most = max(ranks, key=lambda rank: rank["peak"]) if ranks else None
-        figures = row.get("predicted") or most or {}
-        cells = [row["mode"], row["batch"], row["precision"]]
-        cells += [f"{figures[name] / MIB:.1f}" if figures else "" for name in names]
-        expected = row.get("predicted")
-        cells.append(f"{expected['peak'] / MIB:.1f}" if expected else "-")
-        cells.append(f"{most['peak'] / MIB:.1f}" if most else "-" if ranks is None else "too much")
-        errors = row.get("errors")
-        cells.append(f"{max(errors, key=abs):+.2%}" if errors else "")
-        passing, tower, layer = row.get("worst", ("", None, ""))
-        cells.append(f"{passing} {layer}")
-        if budget and most:
-            cells[-1] += ", fits" if most["peak"] <= budget else ", does not fit"
-        lines.append([str(cell) for cell in cells])
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = [
-        "  ".join(
-            cell.ljust(width) if place in (0, 2, 12) else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths))
-        ).rstrip()
-        for line in lines
-    ]
-    return "\n".join(["MiB a rank", *text])
+    lines = [_compared(row, budget) for row in rows]
+    head = dict.fromkeys(name for line in lines for name in line)
+    widths = {name: max(len(name), *(len(line.get(name, "")) for line in lines)) for name in head}
+    text = ["MiB a rank", "  ".join(_cell(name, name, widths) for name in head).rstrip()]
+    for line in lines:
+        cells = (_cell(name, line.get(name, ""), widths) for name in head)
+        text.append("  ".join(cells).rstrip())
+    return "\n".join(text)
+
+
+def _cell(name, text, widths):
+    words = name in ("mode", "precision", "worst in")
+    return text.ljust(widths[name]) if words else text.rjust(widths[name])
+
+
+def _compared(row, budget):
+    """The cells of a row by the heads of their columns."""
+    ranks, expected = row.get("measured"), row.get("predicted")
+    most = max(ranks, key=lambda rank: rank["peak"]) if ranks else None
+    line = {name: str(row[name]) for name in ("mode", "batch", "precision")}
+    figures = expected or most or {}
+    names = {"batch": "images", "saved_activations": "saved"}
+    for name in ("weights", "gradients", "momentum", "buckets", "batch", "saved_activations"):
+        line[names.get(name, name)] = _mib(figures.get(name))
+    line["peak"] = _mib(expected and expected["peak"]) or "-"
+    if ranks is not None:
+        line["measured"] = _mib(most and most["peak"]) or "too much"
+        line["error"] = f"{max(row['errors'], key=abs):+.2%}" if "errors" in row else ""
+    for name in ("other", "reserved", "residual"):
+        if most and name in most:
+            line[name] = _mib(most[name])
+    passing, _, layer = row.get("worst", ("", None, ""))
+    fits = "" if not (budget and most) else "fits" if most["peak"] <= budget else "does not fit"
+    line["worst in"] = ", ".join(filter(None, [f"{passing} {layer}".strip(), fits]))
+    return line
+
+
+def _mib(size):
+    return "" if size is None else f"{size / MIB:.1f}"

@@ -1,0 +1,217 @@
+"""The study of docs/memory.md in one command: every prediction beside its measurement.
+
+    python bench/memory.py [CASE ...]       all of them: an hour and a half on two cores, 16 GiB
+
+Each case below is a command of launch/memory.py. Its rows go to bench/results/memory-cpu.json (or
+-gpu.json), where those of cases that are not run stay. From the file on the CPU come the tables of
+docs/memory.md, rewritten in place between their marks, and with matplotlib its figures. bfloat16
+takes most of the time: few CPUs compute in it.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from modes import REPOSITORY, origin, results_file
+
+STUDY, FIGURES = REPOSITORY / "docs" / "memory.md", REPOSITORY / "docs" / "results" / "memory"
+MIB = 2**20
+FOUR = ["single", "split", "ddp", "grid"]
+NAMES = dict(zip(FOUR, ["one device", "split over 2", "DDP over 2", "2 x 2 grid"]))
+NAMES["fsdp"] = "FSDP2 over 2"
+KINDS = ["weights", "momentum", "gradients", "batch", "saved_activations"]
+BATCHES = ["--batches", "128", "64", "16"]
+BOTH = ["--precision", "float32", "bfloat16"]
+OTHER_WIDTHS = {"0.conv1": 64, "0.conv2": 128, "1.conv3": 256, "1.conv4": 192, "1.conv5": 128}
+OTHER_WIDTHS |= {"2.fc6": 1024, "3.fc7": 2048, "4.fc8": 100}
+OFF = ["norm_input_only", "pool_places_only", "image_unpadded", "relu_in_place"]
+OFF = [f"memory.{lever}=false" for lever in [*OFF, "gradients_in_buckets"]]
+LEVERS = {setting.removeprefix("memory.").replace("=", ": "): [setting] for setting in OFF}
+LEVERS |= {
+    "all five": OFF,
+    "regather: true": ["memory.regather=true"],
+    "recompute: [1]": ["memory.recompute=[1]"],
+}
+CASES = {  # name: (config, settings, further options)
+    "modes": ("alexnet", [], ["--batches", "128"]),
+    "budget": ("alexnet", [], ["--budget", "3GiB"]),
+    **{
+        f"lever {name}": ("alexnet", settings, ["--batches", "128", "--modes", *FOUR])
+        for name, settings in LEVERS.items()
+    },
+    "quick": ("quick", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
+    "other widths": (
+        "alexnet",
+        [f"model.stages.{layer}.out={width}" for layer, width in OTHER_WIDTHS.items()],
+        [*BATCHES, *BOTH, "--modes", *FOUR],
+    ),
+    "textbook": ("textbook", [], [*BATCHES, *BOTH, "--modes", "single", "ddp"]),
+    "alexnet": ("alexnet", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
+}
+
+
+def measure(name):
+    """The rows of a case, with where they come from. The figures of `modes` go to the study."""
+    config, settings, options = CASES[name]
+    command = ["launch/memory.py", "--config", f"configs/{config}.yaml", "--measure", *options]
+    command += [part for setting in settings for part in ("--set", setting)]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, *command, "--out", folder], cwd=REPOSITORY, check=True)
+        found = json.loads(Path(folder, "memory.json").read_text())
+        if name == "modes" and found["rows"][0]["device"] == "cpu":
+            FIGURES.mkdir(parents=True, exist_ok=True)
+            for figure in Path(folder).glob("*.png"):
+                shutil.copy(figure, FIGURES)
+    return {**origin(), "command": " ".join(["python", *command]), "rows": found["rows"]}
+
+
+def tables(cases):
+    """The tables of docs/memory.md by the names of their marks, for those cases that are there."""
+    drawn = {
+        "modes": ("modes", _modes),
+        "half": ("modes", _half),
+        "budget": ("budget", _budget),
+        "batches": ("alexnet", _batches),
+    }
+    texts = {name: draw(cases[case]["rows"]) for name, (case, draw) in drawn.items()
+             if case in cases}  # fmt: skip
+    texts["levers"], texts["errors"] = _levers(cases), _errors(cases)
+    return texts
+
+
+def rewrite(text, texts):
+    """The study with each table between `<!-- NAME -->` and `<!-- end -->` drawn anew."""
+    for name, table in texts.items():
+        pattern = rf"(?s)(<!-- {name} -->\n).*?(\n<!-- end -->)"
+        text, found = re.subn(pattern, lambda marks: marks[1] + table + marks[2], text)
+        assert found == 1, f"{STUDY}: {found} places for the table {name}"
+    return text
+
+
+def _table(head, lines):
+    lines = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _mib(size):
+    return f"{size / MIB:.1f}"
+
+
+def _peak(row):
+    return max(rank["peak"] for rank in row["measured"])
+
+
+def _find(rows, **wanted):
+    (row,) = [row for row in rows if wanted.items() <= row.items()]
+    return row
+
+
+def _place(row):
+    passing, _, layer = row["worst"]
+    return f"{passing} of {layer}"
+
+
+def _modes(rows):
+    lines = []
+    for row in rows:
+        held = row.get("predicted") or row["measured"][0]
+        parts = [_mib(held[kind]) for kind in KINDS]
+        predicted = [_mib(row["predicted"]["peak"]), _place(row)] if "predicted" in row else "--"
+        lines.append([NAMES[row["mode"]], *parts, predicted[0], f"**{_mib(_peak(row))}**",
+                      predicted[1]])  # fmt: skip
+    head = ["", *KINDS[:4], "saved for backward", "peak, predicted", "measured", "where"]
+    return _table(head, lines)
+
+
+def _half(rows):
+    kinds = {
+        "weights, momentum, gradients": [*KINDS[:3], "buckets"],
+        "the batch: every rank sees every image": ["batch"],
+        "temporaries of a normalisation": ["temporary"],
+        "gradients of activations": ["gradients of activations"],
+        "activations still saved": ["activations"],
+    }
+    whole, half = (_find(rows, mode=mode)["at_worst"] for mode in ("single", "split"))
+    lines = []
+    for name, parts in kinds.items():
+        one, two = (sum(held.get(part, 0) for part in parts) for held in (whole, half))
+        lines.append([name, _mib(one), _mib(two), _mib(two - one / 2)])
+    one, two = sum(whole.values()), sum(half.values())
+    lines.append([f"**{cell}**" for cell in ("all", _mib(one), _mib(two), _mib(two - one / 2))])
+    return _table(["at the peak", "one device", "split", "more than half"], lines)
+
+
+def _budget(rows):
+    lines = []
+    for fits, beyond in zip(rows[::2], rows[1::2]):
+        cells = [row["batch"] for row in (fits, beyond)]
+        peaks = [[_mib(row["predicted"]["peak"]), _mib(_peak(row))] for row in (fits, beyond)]
+        lines.append([NAMES[fits["mode"]], f"**{cells[0]}**", *peaks[0], cells[1], *peaks[1],
+                      _place(beyond)])  # fmt: skip
+    head = ["", "largest batch", "predicted", "measured", "the next", "predicted", "measured",
+            "which stops in the"]  # fmt: skip
+    return _table(head, lines)
+
+
+def _batches(rows):
+    lines = []
+    for precision in ("float32", "bfloat16"):
+        for batch in (16, 64, 128):
+            cells = []
+            for mode in FOUR:
+                row = _find(rows, mode=mode, batch=batch, precision=precision)
+                cells.append(f"{_mib(row['predicted']['peak'])}, {_mib(_peak(row))}")
+            lines.append([precision, batch, *cells])
+    return _table(["", "batch", *(NAMES[mode] for mode in FOUR)], lines)
+
+
+def _levers(cases):
+    settings = {name: f"lever {name}" for name in LEVERS if f"lever {name}" in cases}
+    lines = []
+    for name, case in {"as it is": "modes", **settings, "bfloat16": "alexnet"}.items():
+        precision = "bfloat16" if name == "bfloat16" else "float32"
+        rows = [_find(cases[case]["rows"], mode=mode, batch=128, precision=precision)
+                for mode in FOUR] if case in cases else []  # fmt: skip
+        if rows:
+            shown = name if name in ("as it is", "all five") else f"`{name}`"
+            peaks = [f"{_mib(row['predicted']['peak'])}, {_mib(_peak(row))}" for row in rows]
+            lines.append([shown, _mib(rows[0]["predicted"]["saved_activations"]), *peaks])
+    return _table(["", "saved, one device", *(NAMES[mode] for mode in FOUR)], lines)
+
+
+def _errors(cases):
+    """The worst of each network, and over all."""
+    lines = []
+    for case, (config, _, options) in CASES.items():
+        if case in cases and "--budget" not in options:
+            errors = [error for row in cases[case]["rows"] for error in row.get("errors", [])]
+            lines.append([case, f"configs/{config}.yaml", len(errors),
+                          f"{max(errors, key=abs):+.4%}"])  # fmt: skip
+    return _table(["", "config", "peaks of ranks", "worst error of the prediction"], lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of: {'; '.join(CASES)}")
+    parser.add_argument("--redraw", action="store_true", help="only the tables, of what is there")
+    args = parser.parse_args()
+    names = [] if args.redraw else args.cases or list(CASES)
+    if unknown := set(names) - set(CASES):
+        parser.error(f"{', '.join(unknown)}: the cases are {'; '.join(CASES)}")
+    file = results_file("memory")
+    cases = json.loads(file.read_text()) if file.exists() else {}
+    for name in names:
+        cases[name] = measure(name)
+        file.write_text(json.dumps(cases, indent=1) + "\n")
+    if not torch.cuda.is_available():
+        STUDY.write_text(rewrite(STUDY.read_text(), tables(cases)))
+
+
+if __name__ == "__main__":
+    main()
