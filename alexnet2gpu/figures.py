@@ -10,42 +10,57 @@ from pathlib import Path
 
 from alexnet2gpu.memory.predict import Prediction
 
-GIB, MIB = 2**30, 2**20
+MIB = 2**20
 COLOURS = {
     "weights": "#1f3b5c",
     "momentum": "#3d6a9e",
-    "gradients": "#7fa6cf",
     "buckets": "#b9cfe6",
+    "gradients": "#7fa6cf",
     "batch": "#4f9d69",
     "activations": "#e2a33c",
     "bfloat16 weights": "#9b7bb8",
     "gradients of activations": "#d9663f",
     "temporary": "#8c2f39",
+    "not told apart": "#c8c8c8",
 }
 
 
-def bars(rows: Sequence[dict], file: Path) -> None:
-    """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in GiB; a
-    mark where the peak was measured. What was not predicted is one grey bar."""
+def bars(title: str, rows: Sequence[dict], file: Path) -> None:
+    """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in MiB; a
+    mark where the peak was measured. Of what was not predicted, what was measured."""
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(max(7, 0.75 * len(rows) + 3), 5), layout="constrained")
-    names = [f"{row['mode']}\n{row['batch']}\n{row['precision']}" for row in rows]
+    parts = [row.get("at_worst") or _measured_parts(row) for row in rows]
+    for kind, colour in COLOURS.items():
+        heights = [held.get(kind, 0) / MIB for held in parts]
+        below = [_below(held, kind) / MIB for held in parts]
+        axes.bar(range(len(rows)), heights, 0.7, below, color=colour)
     for place, row in enumerate(rows):
-        bottom = 0
-        for kind, colour in COLOURS.items():
-            height = row.get("at_worst", {}).get(kind, 0) / GIB
-            axes.bar(place, height, 0.7, bottom, color=colour)
-            bottom += height
         if row.get("measured"):
-            peak = max(rank["peak"] for rank in row["measured"]) / GIB
-            if not bottom:
-                axes.bar(place, peak, 0.7, color="#c8c8c8")
+            peak = max(rank["peak"] for rank in row["measured"]) / MIB
             axes.plot(place, peak, "_", color="black", markersize=26, markeredgewidth=2)
-    _legend(plt, axes, any(row.get("measured") for row in rows))
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("GiB on each rank, at the worst moment")
+    axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, 1))
+    _legend(plt, axes, set().union(*parts), any(row.get("measured") for row in rows))
+    names = [f"{row['mode']}\nbatch {row['batch']}\n{row['precision']}" for row in rows]
+    axes.set_xticks(range(len(rows)), names)
+    axes.set_ylabel("MiB on each rank, at the worst moment")
+    axes.set_title(title)
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def _measured_parts(row):
+    """What the rank that held most is known to have held, and the rest of its peak."""
+    if not row.get("measured"):
+        return {}
+    most = max(row["measured"], key=lambda rank: rank["peak"])
+    parts = {kind: most[kind] for kind in ("weights", "momentum", "gradients", "batch")}
+    return parts | {"not told apart": most["peak"] - sum(parts.values())}
+
+
+def _below(parts, kind):
+    kinds = list(COLOURS)
+    return sum(parts.get(other, 0) for other in kinds[: kinds.index(kind)])
 
 
 def timeline(
@@ -76,7 +91,8 @@ def timeline(
         axes.text(turn, 1.01, "forward ", transform=axes.get_xaxis_transform(), ha="right")
         axes.set_ylabel(f"MiB on rank {rank}")
         axes.set_xlim(-0.5, len(places) - 0.5)
-    _legend(plt, grid[0, 0], bool(measured))
+    kinds = {kind for moment in expected.moments for kind in moment.parts}
+    _legend(plt, grid[0, 0], kinds, bool(measured))
     towers = len({tower for _, tower, _ in places if tower is not None})
     names = [
         (f"{layer} ({tower})" if towers > 1 and tower is not None else layer) or passing
@@ -102,11 +118,12 @@ def _pyplot():
     return pyplot
 
 
-def _legend(plt, axes, measured):
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in COLOURS.values()]
-    labels = list(COLOURS)
+def _legend(plt, axes, kinds, measured):
+    shown = {kind: colour for kind, colour in COLOURS.items() if kind in kinds}
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in shown.values()]
+    labels = [{"buckets": "DDP's buckets"}.get(kind, kind) for kind in shown]
     if measured:
         handles.append(plt.Line2D([], [], color="black", linewidth=2))
         labels.append("measured")
-    axes.legend(handles, labels, fontsize=8, frameon=False, loc="upper left",
+    axes.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="upper left",
                 bbox_to_anchor=(1.0, 1.0))

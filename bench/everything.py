@@ -1,4 +1,4 @@
-"""What a machine should show, in one command: tests, equality, trainings, speed of all modes.
+"""What a machine should show, in one command: tests, equality, trainings, speed, memory.
 
     python bench/everything.py
 
@@ -51,21 +51,14 @@ def main():
     for name, difference in differences.items():
         print(f"{name}: largest difference in loss from one device, 50 steps: {difference:.2e}")
     write("everything", tests=summary, differences=differences, trainings=trainings())
-    for arguments in (
-        ["--steps", "96"],
-        ["--config", "configs/alexnet.yaml", "--steps", "8"],
-        [
-            "--config",
-            "configs/alexnet.yaml",
-            "--steps",
-            "8",
-            "--name",
-            "bfloat16",
-            "--set",
-            "train.precision=bfloat16",
-        ],
+    for command in (
+        "bench/modes.py --steps 96",
+        "bench/modes.py --steps 8 --config configs/alexnet.yaml",
+        "bench/modes.py --steps 8 --config configs/alexnet.yaml"
+        " --name bfloat16 --set train.precision=bfloat16",
+        "bench/memory.py",
     ):
-        subprocess.run([sys.executable, str(REPOSITORY / "bench" / "modes.py"), *arguments])
+        subprocess.run([sys.executable, *command.split()], cwd=REPOSITORY)
 
 
 if __name__ == "__main__":

@@ -157,11 +157,12 @@ def leave(args, rows, plan, moments, on_gpu):
     if not figures.possible():
         print(f"memory.json: {folder}; for figures as well: pip install -e '.[plots]'")
         return
-    figures.bars(rows, folder / "bars.png")
+    name = Path(args.config).stem
+    figures.bars(f"{name}: memory of a rank", rows, folder / "bars.png")
     for mode, (config, *_) in plan.items():
         expected = trial.expect(mode, config, args.replicas, on_gpu)
         if expected:
-            title = f"{Path(args.config).stem}, {mode}, batch {config.train.batch}, "
+            title = f"{name}, {mode}, batch {config.train.batch}, "
             title += f"{config.train.precision}: one step, each place at its worst"
             file = folder / f"timeline-{mode}.png"
             figures.timeline(title, expected, moments[mode], file)

@@ -118,11 +118,10 @@ def on_ranks():
     pool.close()
 
 
-def program(name):
-    """A program of launch/ as a module, found by its path as torchrun finds it."""
-    spec = importlib.util.spec_from_file_location(
-        f"launch_{name}", REPOSITORY / "launch" / f"{name}.py"
-    )
+def program(name, folder="launch"):
+    """A program of launch/ or bench/ as a module, found by its path as torchrun finds it."""
+    file = REPOSITORY / folder / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"{folder}_{name}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

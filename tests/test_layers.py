@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from alexnet2gpu import norm
 from alexnet2gpu.layers import Dropout, OverhangConv2d
 from alexnet2gpu.norm import ResponseNorm, sum_over_maps, sum_over_pixels
 
@@ -45,8 +46,8 @@ def test_map_norm_is_its_formula_pixel_by_pixel():
 @pytest.mark.parametrize("window_sum", [sum_over_maps, sum_over_pixels])
 @pytest.mark.parametrize("beta", [0.75, 0.6])
 def test_response_norm_backward_is_the_derivative_of_forward(window_sum, beta):
-    norm = ResponseNorm(window_sum, 3, 0.3, beta, 1.5)
-    assert torch.autograd.gradcheck(norm, random(2, 4, 3, 3).requires_grad_())
+    layer = ResponseNorm(window_sum, 3, 0.3, beta, 1.5)
+    assert torch.autograd.gradcheck(layer, random(2, 4, 3, 3).requires_grad_())
 
 
 def test_response_norm_keeps_only_its_input():
@@ -59,6 +60,20 @@ def test_response_norm_keeps_only_its_input():
     ):
         ResponseNorm(sum_over_maps, 5, 1e-4, 0.75, 2)(x)
     assert [tensor.data_ptr() for tensor in saved] == [x.data_ptr()]
+
+
+@pytest.mark.parametrize("window_sum", [sum_over_maps, sum_over_pixels])
+def test_response_norm_of_some_images_at_a_time_is_that_of_all(window_sum, monkeypatch):
+    """To the bit, forward and backward: 5 images by twos, and all at once."""
+
+    def answers(at_once):
+        monkeypatch.setattr(norm, "images_at_once", lambda elements, on_gpu: at_once)
+        x, weight = random(5, 8, 6, 6, scale=100).float().requires_grad_(), random(5, 8, 6, 6)
+        y = ResponseNorm(window_sum, 5, 1e-4, 0.75, 2)(x)
+        return y, *torch.autograd.grad((y * weight).sum(), x)
+
+    for ours, expected in zip(answers(2), answers(5)):
+        assert torch.equal(ours, expected)
 
 
 def test_response_norm_computes_bfloat16_in_float32():

@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import program, train
-from torch.nn import functional as F
 
-from alexnet2gpu import trial
+from alexnet2gpu import norm, trial
 from alexnet2gpu.config import load_config
-from alexnet2gpu.memory import report
+from alexnet2gpu.memory import costs, report
 from alexnet2gpu.memory.ledger import Ledger
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
@@ -58,19 +57,30 @@ def test_a_run_counts_what_it_sends(on_ranks, tmp_path):
     assert [rank["sent_per_image"] for rank in ranks_of(tmp_path / "split")] == [expected] * 2
 
 
+def step_of(config):
+    """A function that does a step on one device, given its number; the model, the optimizer, the
+    batch."""
+    train = config.train
+    model = AlexNet(config.model, levers=config.memory).to(weight_dtype(train.precision))
+    optimizer = SGD2012(model.named_parameters(), 0.9, 0.0005)
+    set_rates(optimizer, config.optim.schedule, 1)
+    images = torch.randn(train.batch, *config.model.input, dtype=weight_dtype(train.precision))
+    labels = torch.zeros(train.batch, dtype=torch.int64)
+
+    def step(number):
+        model.seed_dropout(0, 0, number)
+        train_step(model, optimizer, images, labels, train.precision)
+
+    return step, model, optimizer, (images, labels)
+
+
 def measured_step(config, batch):
     """A step on one device: the config with that batch, and StepMemory."""
     config = replace(config, train=replace(config.train, batch=batch))
-    precision = config.train.precision
-    model = AlexNet(config.model, levers=config.memory).to(weight_dtype(precision))
-    optimizer = SGD2012(model.named_parameters(), 0.9, 0.0005)
-    set_rates(optimizer, config.optim.schedule, 1)
-    images = torch.randn(batch, *config.model.input, dtype=weight_dtype(precision))
-    labels = torch.zeros(batch, dtype=torch.int64)
-    for step in range(2):  # so that gradients of an earlier step are there and seen to go
-        model.seed_dropout(0, 0, step)
-        with StepMemory(model, model, optimizer, (images, labels)) as memory:
-            train_step(model, optimizer, images, labels, precision)
+    step, model, optimizer, images_and_labels = step_of(config)
+    step(0)  # so that gradients of an earlier step are there and seen to go
+    with StepMemory(model, model, optimizer, images_and_labels) as memory:
+        step(1)
     return config, memory
 
 
@@ -114,6 +124,15 @@ def test_a_prediction_is_what_is_measured_in_every_place(file, settings):
     assert expected.moments[-1].place == last
     assert abs(expected.moments[-1].bytes - in_update) < 32
     assert expected.bytes == memory.bytes
+
+
+@pytest.mark.parametrize("settings", [[], BFLOAT16])
+def test_normalisation_of_some_images_at_a_time_is_predicted(settings, monkeypatch):
+    """To the byte: 5 images by twos, in layers that would else take them all at once."""
+    for module in (norm, costs):
+        monkeypatch.setattr(module, "images_at_once", lambda elements, on_gpu: 2)
+    config, memory = measured_step(load_config(QUICK, settings), batch=5)
+    assert predict(config, 2).bytes == memory.bytes
 
 
 @pytest.mark.parametrize("stages", ["[1]", "[1, 2, 3, 4, 5]"])
@@ -202,29 +221,24 @@ def test_views_and_in_place_results_are_counted_once():
         assert ledger.worst_since() == 1000 and len(alive) == 4
 
 
-def test_the_ledger_agrees_with_torchs_own_allocator():
-    """The profiler reports every allocation on the CPU, also those that no operation returns; in a
-    chain of plain operations there are none, and the ledger's worst moment is the allocator's."""
-
-    def work():
-        x = torch.ones(64, 1000)
-        y = F.relu(x) * 2
-        del x
-        return (y + 1).sum(0)
-
-    with Ledger([], buckets=False) as ledger:
-        work()
-        counted = ledger.worst_since()
-    with torch.profiler.profile(
-        profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]
-    ) as profile:
-        work()
+@pytest.mark.parametrize("settings", [[], BFLOAT16])
+def test_the_ledger_counts_what_torchs_allocator_gives(settings):
+    """A whole step, as torch's profiler sees every allocation on the CPU, scratch memory inside
+    operations too."""
+    config, memory = measured_step(load_config(QUICK, settings), batch=16)
+    step, _, optimizer, _ = step_of(config)
+    step(0)
+    optimizer.zero_grad()  # what was there before, the profiler does not see go
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(profile_memory=True, activities=activities) as profile:
+        step(1)
     held = most = 0
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda event: event.start_ns()):
         held += event.nbytes()
         most = max(most, held)
-    assert counted == pytest.approx(most, rel=1e-3)  # scalars of 8 bytes come and go
+    before = sum(memory.bytes[category] for category in ("weights", "momentum", "batch"))
+    assert memory.bytes["peak"] == pytest.approx(before + most, rel=1e-4)
 
 
 def test_norms_that_keep_everything_are_most_of_what_is_kept():

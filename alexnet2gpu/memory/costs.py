@@ -7,7 +7,7 @@ autocast only; all float32 or wider where normalisation computes.
     layer               keeps for backward           at its worst, forward     backward
     conv, linear        input (c)                    gives + c                 reads + p or c
     conv, overhanging   input                        padded + c + gives        padded + c + p
-    lrn, map_norm       input                        2 gives                   3 gives
+    lrn, map_norm       input                        gives + 2 some            gives + 3 some
     max_pool            places, 2 bytes each         gives + 10 bytes each     reads + 8 bytes each
     avg_pool            input                        gives                     reads
     dropout             mask, 1 byte each            mask + gives              reads
@@ -26,6 +26,7 @@ from alexnet2gpu import kinds
 from alexnet2gpu.kinds import Layer
 from alexnet2gpu.levers import Levers
 from alexnet2gpu.network import Row
+from alexnet2gpu.norm import images_at_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,11 +53,13 @@ class Sizes:
     """What all sizes depend on.
 
     images    on this rank
+    on_gpu    or on the CPU
     weight    bytes of an element of weights, gradients, momentum and images
     compute   bytes of an element that a convolution or a linear layer gives
     """
 
     images: int
+    on_gpu: bool
     weight: int
     compute: int
 
@@ -145,10 +148,13 @@ def _normalisation(row, width, sizes, levers):
     """norm.ResponseNorm, either way."""
     elements = sizes.images * math.prod(row.reads)
     gives, wide = width * elements, max(width, 4) * elements
-    cast = wide if width < 4 else 0
     if levers.norm_input_only:
-        return Cost(gives=gives, width=width, keeps_input=True, forward=cast + 2 * wide,
-                    gradient=gives, backward=cast + 3 * wide)
+        each = math.prod(row.reads)
+        some = max(width, 4) * each * min(sizes.images, images_at_once(each, sizes.on_gpu))
+        cast = some if width < 4 else 0
+        return Cost(gives=gives, width=width, keeps_input=True, forward=gives + cast + 2 * some,
+                    gradient=gives, backward=gives + cast + 3 * some)
+    cast = wide if width < 4 else 0
     maps = row.reads[0]
     beyond = row.layer.size - 1 if isinstance(row.layer, kinds.Lrn) else 0
     squares = wide // maps * (maps + beyond)

@@ -59,7 +59,7 @@ class _Step:
         self.towers, self.span, self.replicas, self.on_gpu = towers, span, replicas, on_gpu
         self.weight, compute = WIDTHS[config.train.precision]
         self.images = config.train.batch // replicas
-        self.sizes = Sizes(self.images, self.weight, compute)
+        self.sizes = Sizes(self.images, on_gpu, self.weight, compute)
         self.rows = trace(config.model)
         self.tape = Tape()
         self.half = None
