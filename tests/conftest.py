@@ -142,3 +142,8 @@ def metrics(folder, key):
         json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()
     ]
     return {line["step"]: line[key] for line in lines if key in line}
+
+
+def ranks_of(folder):
+    """The ranks in a run's memory.json."""
+    return json.loads((folder / "memory.json").read_text())["ranks"]

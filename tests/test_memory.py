@@ -1,16 +1,14 @@
 """If these fail, the memory that the project predicts or reports is not what a step holds."""
 
-import json
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import program, train
+from conftest import ranks_of, train
 
 from alexnet2gpu import norm, trial
 from alexnet2gpu.config import load_config
-from alexnet2gpu.memory import costs, report
+from alexnet2gpu.memory import costs
 from alexnet2gpu.memory.ledger import Ledger
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
@@ -22,10 +20,6 @@ from alexnet2gpu.train import train_step
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"
-
-
-def ranks_of(folder):
-    return json.loads((folder / "memory.json").read_text())["ranks"]
 
 
 def test_split_holds_half_and_ddp_all(on_ranks, tmp_path):
@@ -251,56 +245,3 @@ def test_norms_that_keep_everything_are_most_of_what_is_kept():
     plain = kept("memory.norm_input_only=false", "memory.pool_places_only=false")
     lean = kept("memory.pool_places_only=false")
     assert 0.4 < 1 - lean / plain < 0.6
-
-
-def memory(*arguments):
-    program("memory").main([str(argument) for argument in arguments])
-
-
-def test_a_budget_ends_between_two_batches(capsys):
-    """The largest batch fits, as predicted, and the next does not."""
-    memory("--config", QUICK, "--budget", "64MiB", "--modes", "single", "grid")
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
-    for mode, step in (("single", 1), ("grid", 2)):
-        fits, next_one = [line for line in lines if line[0] == mode]
-        assert int(next_one[1]) - int(fits[1]) == step
-        assert float(fits[9]) <= 64 < float(next_one[9]) + 0.05
-
-
-@pytest.mark.parametrize(
-    "arguments, complaint",
-    [
-        (["--budget", "much"], "--budget much: should be a number and KiB, MiB or GiB"),
-        (["--budget", "1MiB", "--modes", "single"], "not even one image"),
-        (["--modes", "fsdp"], "is measured, not predicted: add --measure"),
-        (["--modes", "ddp", "--batches", "7"], "does not divide by 2 replicas"),
-        (["--modes", "split", "--config", "configs/lenet.yaml"], "1 tower cannot be split"),
-        (["--modes", "ddp", "--replicas", "0"], "should be whole numbers, at least 1"),
-        (["--batches", "0"], "should be whole numbers, at least 1"),
-        (["--set", "memory.recompute=[6]"], "lists stages, and model.stages has 5"),
-    ],
-)
-def test_mistakes_end_in_one_line(arguments, complaint, capsys):
-    with pytest.raises(SystemExit) as end:
-        memory(*arguments)
-    error = capsys.readouterr().err
-    assert end.value.code == 2 and complaint in error and error.count("\n") == 1
-
-
-def test_figures_are_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
-    memory("--config", QUICK, "--modes", "split", "--out", tmp_path)
-    for name in ("bars.png", "timeline-split.png"):
-        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
-    (row,) = json.loads((tmp_path / "memory.json").read_text())["rows"]
-    assert row["predicted"]["peak"] == sum(row["at_worst"].values())
-
-
-def test_the_table_shows_all_ranks_side_by_side(on_ranks, tmp_path):
-    on_ranks(train, 2, "--split-model", *STEPS, "--out", tmp_path / "split")
-    lines = report.table(ranks_of(tmp_path / "split")).strip().splitlines()
-    assert lines[0].split() == ["memory,", "MiB", "rank", "0", "rank", "1"]
-    rows = {line[:20].strip(): line[20:].split() for line in lines[2:]}
-    assert len(rows["weights"]) == 2 and rows["weights"][0] == rows["weights"][1]
-    assert {"weights", "gradients", "momentum", "batch", "saved activations", "peak"} <= set(rows)
-    assert rows["peak"] == rows["peak, as predicted"] and math.isfinite(float(rows["peak"][0]))

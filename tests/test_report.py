@@ -1,0 +1,90 @@
+"""If these fail, launch/memory.py or the table of a run does not say what was found."""
+
+import json
+import math
+import socket
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import program, ranks_of, train
+
+from alexnet2gpu.memory import report
+
+STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
+QUICK = "configs/quick.yaml"
+
+
+def memory(*arguments):
+    program("memory").main([str(argument) for argument in arguments])
+
+
+def test_a_budget_ends_between_two_batches(capsys):
+    """The largest batch fits, as predicted, and the next does not."""
+    memory("--config", QUICK, "--budget", "64MiB", "--modes", "single", "grid")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    for mode, step in (("single", 1), ("grid", 2)):
+        fits, next_one = [line for line in lines if line[0] == mode]
+        assert int(next_one[1]) - int(fits[1]) == step
+        assert float(fits[9]) <= 64 < float(next_one[9]) + 0.05
+
+
+@pytest.mark.parametrize(
+    "arguments, complaint",
+    [
+        (["--budget", "much"], "--budget much: should be a number and KiB, MiB or GiB"),
+        (["--budget", "1MiB", "--modes", "single"], "not even one image"),
+        (["--modes", "fsdp"], "is measured, not predicted: add --measure"),
+        (["--modes", "ddp", "--batches", "7"], "does not divide by 2 replicas"),
+        (["--modes", "split", "--config", "configs/lenet.yaml"], "1 tower cannot be split"),
+        (["--modes", "ddp", "--replicas", "0"], "should be whole numbers, at least 1"),
+        (["--batches", "0"], "should be whole numbers, at least 1"),
+        (["--set", "memory.recompute=[6]"], "lists stages, and model.stages has 5"),
+    ],
+)
+def test_mistakes_end_in_one_line(arguments, complaint, capsys):
+    with pytest.raises(SystemExit) as end:
+        memory(*arguments)
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and complaint in error and error.count("\n") == 1
+
+
+def test_figures_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    memory("--config", QUICK, "--modes", "split", "--out", tmp_path)
+    for name in ("bars.png", "timeline-split.png"):
+        assert (tmp_path / name).read_bytes()[:4] == b"\x89PNG"
+    (row,) = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    assert row["predicted"]["peak"] == sum(row["at_worst"].values())
+
+
+def test_the_residual_of_a_gpu_is_shared_by_its_ranks():
+    """Two ranks of a GPU have reserved 100 and 300 bytes; the driver counts 1,000; a rank of
+    another machine has a GPU of the same name."""
+    here = socket.gethostname(), "cuda:0"
+    answers = [(here, 100), (here, 300), (("elsewhere", "cuda:0"), 5000)]
+    ranks = SimpleNamespace(device=torch.device("cuda", 0), gather=lambda own: answers)
+    assert report._residual(ranks, {"reserved": 100, "driver": 1000}) == {"residual": 300}
+    assert report._residual(ranks, {"peak": 100}) == {}
+
+
+def test_the_comparison_shows_the_worst_rank_and_what_a_gpu_reserved():
+    predicted = dict.fromkeys(["weights", "gradients", "momentum", "buckets", "batch"], 0)
+    predicted |= {"saved_activations": 0, "peak": 3 * 2**20}
+    measured = [{"peak": size * 2**20, "reserved": 8 * 2**20} for size in (3, 4)]
+    row = {"mode": "split", "batch": 2, "precision": "float32", "predicted": predicted,
+           "worst": ("backward", 0, "conv2"), "measured": measured, "errors": [0, -0.25]}  # fmt: skip
+    head, line = (line.split() for line in report.comparison([row], 2**21).splitlines()[1:])
+    cells = dict(zip(head, line))
+    assert (cells["peak"], cells["measured"], cells["error"]) == ("3.0", "4.0", "-25.00%")
+    assert cells["reserved"] == "8.0" and line[-4:] == ["conv2,", "does", "not", "fit"]
+
+
+def test_the_table_shows_all_ranks_side_by_side(on_ranks, tmp_path):
+    on_ranks(train, 2, "--split-model", *STEPS, "--out", tmp_path / "split")
+    lines = report.table(ranks_of(tmp_path / "split")).strip().splitlines()
+    assert lines[0].split() == ["memory,", "MiB", "rank", "0", "rank", "1"]
+    rows = {line[:20].strip(): line[20:].split() for line in lines[2:]}
+    assert len(rows["weights"]) == 2 and rows["weights"][0] == rows["weights"][1]
+    assert {"weights", "gradients", "momentum", "batch", "saved activations", "peak"} <= set(rows)
+    assert rows["peak"] == rows["peak, as predicted"] and math.isfinite(float(rows["peak"][0]))
