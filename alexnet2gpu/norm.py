@@ -79,24 +79,25 @@ class _ResponseNorm(torch.autograd.Function):
     def forward(ctx, x, *constants):
         ctx.save_for_backward(x)
         ctx.constants = constants
-        y = torch.empty_like(x)
-        for some, of_y in _some_at_a_time(x, y):
-            of_y.copy_(_normalised(some, *constants))
-        return y
+        return _some_at_a_time(_normalised, constants, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        (x,) = ctx.saved_tensors
-        of_x = torch.empty_like(x)
-        for some, of_y, of_some in _some_at_a_time(x, gradient, of_x):
-            of_some.copy_(_gradient(some, of_y, *ctx.constants))
+        of_x = _some_at_a_time(_gradient, ctx.constants, *ctx.saved_tensors, gradient)
         return of_x, None, None, None, None, None
 
 
-def _some_at_a_time(x, *others):
+def _some_at_a_time(function, constants, *tensors):
+    """(B, C, H, W) each -> same: `function` of them and the constants, on some images at a time."""
+    x = tensors[0]
     count = images_at_once(x.shape[1:].numel(), x.is_cuda)
-    return zip(*(tensor.split(count) for tensor in (x, *others)))
+    if len(x) <= count:
+        return function(*tensors, *constants).to(x.dtype)
+    y = torch.empty_like(x)
+    for *some, of_y in zip(*(tensor.split(count) for tensor in (*tensors, y))):
+        of_y.copy_(function(*some, *constants))
+    return y
 
 
 def _normalised(x, window_sum, size, alpha, beta, k):

@@ -88,8 +88,8 @@ def tables(cases):
 def rewrite(text, texts):
     """The study with each table between `<!-- NAME -->` and `<!-- end -->` drawn anew."""
     for name, table in texts.items():
-        pattern = rf"(?s)(<!-- {name} -->\n).*?(\n<!-- end -->)"
-        text, found = re.subn(pattern, lambda marks: marks[1] + table + marks[2], text)
+        pattern = rf"(?s)(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, found = re.subn(pattern, lambda marks: f"{marks[1]}{table}\n{marks[2]}", text)
         assert found == 1, f"{STUDY}: {found} places for the table {name}"
     return text
 

@@ -60,7 +60,7 @@ def with_train(config, **keys):
 
 
 def largest(mode, config, args, budget, on_gpu):
-    """Configs with the largest batch whose predicted peak fits, and with the next."""
+    """Configs with the largest batch whose predicted peak fits, if one does, and with the next."""
     from alexnet2gpu import trial
 
     copies = trial.shape(mode, config.model.towers, args.replicas)[2]
@@ -69,15 +69,13 @@ def largest(mode, config, args, budget, on_gpu):
         expected = trial.expect(mode, with_train(config, batch=share * copies), copies, on_gpu)
         return expected.bytes["peak"] <= budget
 
-    if not fits(1):
-        raise ValueError(f"--budget {args.budget}: in mode {mode} not even one image a rank fits")
-    least, most = 1, 2
+    least, most = 0, 1
     while fits(most):
         least, most = most, 2 * most
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if fits(middle) else (least, middle)
-    return [with_train(config, batch=share * copies) for share in (least, most)]
+    return [with_train(config, batch=share * copies) for share in (least, most) if share]
 
 
 def row(mode, config, args, on_gpu, measured=None):

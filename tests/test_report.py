@@ -27,13 +27,21 @@ def test_a_budget_ends_between_two_batches(capsys):
         fits, next_one = [line for line in lines if line[0] == mode]
         assert int(next_one[1]) - int(fits[1]) == step
         assert float(fits[9]) <= 64 < float(next_one[9]) + 0.05
+        assert fits[-1] == "fits" and next_one[-3:] == ["does", "not", "fit"]
+
+
+def test_a_budget_may_be_too_small_for_one_image(capsys):
+    """Then the only line of the mode says so, and other modes have their own."""
+    memory("--config", QUICK, "--budget", "5MiB", "--modes", "single", "split")
+    modes = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [(mode[0], mode[1], mode[-1]) for mode in modes[:1]] == [("single", "1", "fit")]
+    assert [mode[0] for mode in modes] == ["single", "split", "split"]
 
 
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
         (["--budget", "much"], "--budget much: should be a number and KiB, MiB or GiB"),
-        (["--budget", "1MiB", "--modes", "single"], "not even one image"),
         (["--modes", "fsdp"], "is measured, not predicted: add --measure"),
         (["--modes", "ddp", "--batches", "7"], "does not divide by 2 replicas"),
         (["--modes", "split", "--config", "configs/lenet.yaml"], "1 tower cannot be split"),

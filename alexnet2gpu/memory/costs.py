@@ -2,12 +2,13 @@
 
 Bytes are those of all images that the rank computes on. `reads` and `gives` below are the bytes of
 a layer's input and output; p those of its parameters; c their bfloat16 copies, which exist under
-autocast only; all float32 or wider where normalisation computes.
+autocast only; s those of the images that normalisation works on at once, float32 or wider, and
+where these are all images its result is one of the s.
 
     layer               keeps for backward           at its worst, forward     backward
     conv, linear        input (c)                    gives + c                 reads + p or c
     conv, overhanging   input                        padded + c + gives        padded + c + p
-    lrn, map_norm       input                        gives + 2 some            gives + 3 some
+    lrn, map_norm       input                        gives + 2 s               gives + 3 s
     max_pool            places, 2 bytes each         gives + 10 bytes each     reads + 8 bytes each
     avg_pool            input                        gives                     reads
     dropout             mask, 1 byte each            mask + gives              reads
@@ -150,10 +151,11 @@ def _normalisation(row, width, sizes, levers):
     gives, wide = width * elements, max(width, 4) * elements
     if levers.norm_input_only:
         each = math.prod(row.reads)
-        some = max(width, 4) * each * min(sizes.images, images_at_once(each, sizes.on_gpu))
-        cast = some if width < 4 else 0
-        return Cost(gives=gives, width=width, keeps_input=True, forward=gives + cast + 2 * some,
-                    gradient=gives, backward=gives + cast + 3 * some)
+        at_once = min(sizes.images, images_at_once(each, sizes.on_gpu))
+        some = max(width, 4) * each * at_once
+        on_top = (some if width < 4 else 0) + (gives if at_once < sizes.images else 0)
+        return Cost(gives=gives, width=width, keeps_input=True, forward=on_top + 2 * some,
+                    gradient=gives, backward=on_top + 3 * some)
     cast = wide if width < 4 else 0
     maps = row.reads[0]
     beyond = row.layer.size - 1 if isinstance(row.layer, kinds.Lrn) else 0

@@ -104,7 +104,7 @@ def _line(name, cells, width):
 
 def comparison(rows: Sequence[dict], budget: int | None = None) -> str:
     """Lines of launch/memory.py as text: modes and batches, predicted and measured, in MiB a rank.
-    Measured is the rank that held most; with a `budget`, whether that fits."""
+    Measured is the rank that held most; with a `budget`, whether it fits, measured if it was."""
     lines = [_compared(row, budget) for row in rows]
     head = dict.fromkeys(name for line in lines for name in line)
     widths = {name: max(len(name), *(len(line.get(name, "")) for line in lines)) for name in head}
@@ -137,7 +137,9 @@ def _compared(row, budget):
         if most and name in most:
             line[name] = _mib(most[name])
     passing, _, layer = row.get("worst", ("", None, ""))
-    fits = "" if not (budget and most) else "fits" if most["peak"] <= budget else "does not fit"
+    fits = ""
+    if budget and figures:
+        fits = "fits" if (most or expected)["peak"] <= budget else "does not fit"
     line["worst in"] = ", ".join(filter(None, [f"{passing} {layer}".strip(), fits]))
     return line
 
