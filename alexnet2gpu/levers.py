@@ -6,7 +6,7 @@ pulled that cost neither speed nor exactness. docs/memory.md has what each of th
 lever                 pulled, a rank keeps                         otherwise
 norm_input_only       of a normalisation its input                 its input and three more like it
 pool_places_only      of a max-pooling where its maxima were,      its input, and the places in
-                      2 bytes each (4 in maps over 32,767 pixels)  8 bytes each
+                      2 bytes each (4 in maps over 32,768 pixels)  8 bytes each
 image_unpadded        the images as they came, and pads again      a padded copy of them
                       (where conv windows overhang)
 relu_in_place         one tensor of a ReLU                         its input too, for a moment

@@ -89,7 +89,7 @@ class _ResponseNorm(torch.autograd.Function):
 
 
 def _some_at_a_time(function, constants, *tensors):
-    """(B, C, H, W) each -> same: `function` of them and the constants, on some images at a time."""
+    """(B, C, H, W) each -> same: `function` of them and constants, on some images at a time."""
     x = tensors[0]
     count = images_at_once(x.shape[1:].numel(), x.is_cuda)
     if len(x) <= count:

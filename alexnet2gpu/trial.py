@@ -11,8 +11,8 @@ Images are random: memory does not depend on what is in them. The second step is
 DDP settles its buckets after the first.
 """
 
-import gc
-from collections.abc import Sequence
+import signal
+import sys
 from functools import partial
 
 import torch
@@ -28,15 +28,18 @@ from alexnet2gpu.ranks import Ranks, place
 from alexnet2gpu.train import train_step
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
+OUT_OF_MEMORY = 70  # the exit status of a rank
 
 
 def shape(mode: str, towers: int, replicas: int) -> tuple[int, int, int]:
     """Towers on a rank, ranks in a replica, replicas.
 
-    Raises: ValueError if a network of so many towers cannot be run in this mode.
+    Raises: ValueError if so many towers or replicas do not make this mode.
     """
     if mode in ("split", "grid") and towers == 1:
         raise ValueError(f"--modes {mode}: a network of 1 tower cannot be split: leave it out")
+    if mode in ("ddp", "grid", "fsdp") and replicas < 2:
+        raise ValueError(f"--modes {mode}: has 2 replicas or more, --replicas is {replicas}")
     return {
         "single": (towers, 1, 1),
         "split": (1, towers, 1),
@@ -53,43 +56,58 @@ def expect(mode: str, config: Config, replicas: int, on_gpu: bool) -> Prediction
     return predict(config, *shape(mode, config.model.towers, replicas), on_gpu=on_gpu)
 
 
-def run(
-    mode: str, configs: Sequence[Config], replicas: int, limit: int | None
-) -> list[list[dict]]:
-    """Measure a step of each config on the ranks of a mode, started for it.
+def run(mode: str, config: Config, replicas: int, limit: int | None) -> list[dict]:
+    """Measure a step on the ranks of a mode, started for it.
 
     Args:
-        limit: bytes that a rank may allocate on a GPU; None: all that there are.
+        limit: bytes that a rank's allocator may take on a GPU; None: all that there are.
 
-    Returns: for each config the entries of memory.json (report.py), in order of ranks, each with
-        its `moments`; an empty list if a GPU's memory did not suffice.
+    Returns: the ranks' entries of memory.json (report.py), each with its `moments`; an empty list
+        if the memory of a GPU did not suffice.
+
+    Raises: ValueError if the system stopped a rank, as it does when the machine's own memory is
+        spent; ChildFailedError of torch, after the rank's traceback, if anything else went wrong.
     """
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    _, span, copies = shape(mode, configs[0].model.towers, replicas)
+    _, span, copies = shape(mode, config.model.towers, replicas)
     launch = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=span * copies, run_id="memory",
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
     )  # fmt: skip
-    answers = elastic_launch(launch, _on_rank)(mode, configs, limit)
-    steps = zip(*(answers[rank] for rank in sorted(answers)))
-    return [list(ranks) if all(ranks) else [] for ranks in steps]
+    try:
+        answers = elastic_launch(launch, _on_rank)(mode, config, limit)
+    except ChildFailedError as error:
+        ends = {failure.exitcode for failure in error.failures.values()}
+        if OUT_OF_MEMORY in ends:
+            return []
+        if -signal.SIGKILL in ends:
+            raise ValueError(
+                f"mode {mode}, batch {config.train.batch}: a rank was killed, as happens when a "
+                "machine's memory is spent: try smaller --batches"
+            ) from None
+        raise
+    return [answers[rank] for rank in sorted(answers)]
 
 
-def _on_rank(mode, configs, limit):
-    """Every rank: one measured step of each config."""
+def _on_rank(mode, config, limit):
+    """Every rank. One that runs out of a GPU's memory ends, and so torch stops the others, who may
+    be waiting for it."""
     split, replicated = mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp")
-    grid = place(configs[0].model.towers, split, replicated)
-    with Ranks(grid, configs[0].train.threads) as ranks:
-        if limit and ranks.device.type == "cuda":
-            whole = torch.cuda.get_device_properties(ranks.device).total_memory
-            torch.cuda.set_per_process_memory_fraction(limit / whole, ranks.device)
-        return [_step(mode, config, ranks) for config in configs]
+    grid = place(config.model.towers, split, replicated)
+    try:
+        with Ranks(grid, config.train.threads) as ranks:
+            if limit is not None and ranks.device.type == "cuda":
+                whole = torch.cuda.get_device_properties(ranks.device).total_memory
+                torch.cuda.set_per_process_memory_fraction(min(1, limit / whole), ranks.device)
+            return _step(mode, config, ranks)
+    except torch.OutOfMemoryError:
+        sys.exit(OUT_OF_MEMORY)
 
 
 def _step(mode, config, ranks):
-    gc.collect()  # what is left of the config before: DDP refers to itself
-    torch.cuda.empty_cache()
+    """The second of two steps, measured."""
     links = ranks.connect(len(config.model.stages), config.memory)
     model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
     model.to(ranks.device, weight_dtype(config.train.precision))
@@ -105,15 +123,12 @@ def _step(mode, config, ranks):
     labels = torch.zeros(count, dtype=torch.int64)
     batch = images.to(ranks.device), labels.to(ranks.device)
     step = partial(train_step, replicated, optimizer, *batch, config.train.precision)
-    try:
-        model.seed_dropout(config.train.seed, ranks.grid.replica, 0)
-        step()
-        model.seed_dropout(config.train.seed, ranks.grid.replica, 1)
-        memory = StepMemory(model, replicated, optimizer, batch)
-        expected = expect(mode, config, ranks.grid.replicas, ranks.device.type == "cuda")
-        _, entry = report.measure(step, memory, ranks, config, expected)
-    except torch.OutOfMemoryError:
-        return {}
+    model.seed_dropout(config.train.seed, ranks.grid.replica, 0)
+    step()
+    model.seed_dropout(config.train.seed, ranks.grid.replica, 1)
+    memory = StepMemory(model, replicated, optimizer, batch)
+    expected = expect(mode, config, ranks.grid.replicas, ranks.device.type == "cuda")
+    _, entry = report.measure(step, memory, ranks, config, expected)
     return entry | {"moments": memory.moments}
 
 

@@ -3,7 +3,8 @@
     python bench/everything.py
 
 On one GPU, ranks share it through gloo; on several each has its own, through NCCL; without any,
-all runs on the CPU. Prints each figure as it comes and writes its results into bench/results/.
+all runs on the CPU, for hours. Prints each figure as it comes and writes its results into
+bench/results/.
 """
 
 import subprocess
@@ -43,7 +44,8 @@ def trainings():
 
 def main():
     tests = [sys.executable, "-m", "pytest", "-q", str(REPOSITORY / "tests")]
-    summary = subprocess.run(tests, capture_output=True, text=True).stdout.splitlines()[-1]
+    tested = subprocess.run(tests, capture_output=True, text=True)
+    summary = tested.stdout.splitlines()[-1]
     print(f"tests: {summary}")
     differences = {"split, 2 ranks, dropout on": largest_difference("split, 2 ranks", FLOAT64)}
     for mode in list(MODES)[1:]:
@@ -51,6 +53,7 @@ def main():
     for name, difference in differences.items():
         print(f"{name}: largest difference in loss from one device, 50 steps: {difference:.2e}")
     write("everything", tests=summary, differences=differences, trainings=trainings())
+    failed = ["tests"] if tested.returncode else []
     for command in (
         "bench/modes.py --steps 96",
         "bench/modes.py --steps 8 --config configs/alexnet.yaml",
@@ -58,7 +61,9 @@ def main():
         " --name bfloat16 --set train.precision=bfloat16",
         "bench/memory.py",
     ):
-        subprocess.run([sys.executable, *command.split()], cwd=REPOSITORY)
+        if subprocess.run([sys.executable, *command.split()], cwd=REPOSITORY).returncode:
+            failed.append(command)
+    sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 
 
 if __name__ == "__main__":

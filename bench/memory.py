@@ -3,9 +3,9 @@
     python bench/memory.py [CASE ...]       all of them: an hour and a half on two cores, 16 GiB
 
 Each case below is a command of launch/memory.py. Its rows go to bench/results/memory-cpu.json (or
--gpu.json), where those of cases that are not run stay. From the file on the CPU come the tables of
-docs/memory.md, rewritten in place between their marks, and with matplotlib its figures. bfloat16
-takes most of the time: few CPUs compute in it.
+-gpu.json), where those of cases that are not run stay. On the CPU, the tables of docs/memory.md
+are rewritten in place between their marks, and with matplotlib its figures. bfloat16 takes most of
+the time: few CPUs compute in it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from modes import REPOSITORY, origin, results_file
+from modes import REPOSITORY, RESULTS, origin
 
 STUDY, FIGURES = REPOSITORY / "docs" / "memory.md", REPOSITORY / "docs" / "results" / "memory"
 MIB = 2**20
@@ -107,6 +107,11 @@ def _peak(row):
     return max(rank["peak"] for rank in row["measured"])
 
 
+def _both(row):
+    """The peak as predicted and as measured, or one figure if they agree to its last digit."""
+    return ", ".join(dict.fromkeys([_mib(row["predicted"]["peak"]), _mib(_peak(row))]))
+
+
 def _find(rows, **wanted):
     (row,) = [row for row in rows if wanted.items() <= row.items()]
     return row
@@ -122,9 +127,8 @@ def _modes(rows):
     for row in rows:
         held = row.get("predicted") or row["measured"][0]
         parts = [_mib(held[kind]) for kind in KINDS]
-        predicted = [_mib(row["predicted"]["peak"]), _place(row)] if "predicted" in row else "--"
-        lines.append([NAMES[row["mode"]], *parts, predicted[0], f"**{_mib(_peak(row))}**",
-                      predicted[1]])  # fmt: skip
+        predicted = _mib(row["predicted"]["peak"]) if "predicted" in row else "-"
+        lines.append([NAMES[row["mode"]], *parts, predicted, f"**{_mib(_peak(row))}**", _place(row)])
     head = ["", *KINDS[:4], "saved for backward", "peak, predicted", "measured", "where"]
     return _table(head, lines)
 
@@ -149,13 +153,11 @@ def _half(rows):
 
 def _budget(rows):
     lines = []
-    for fits, beyond in zip(rows[::2], rows[1::2]):
-        cells = [row["batch"] for row in (fits, beyond)]
-        peaks = [[_mib(row["predicted"]["peak"]), _mib(_peak(row))] for row in (fits, beyond)]
-        lines.append([NAMES[fits["mode"]], f"**{cells[0]}**", *peaks[0], cells[1], *peaks[1],
-                      _place(beyond)])  # fmt: skip
-    head = ["", "largest batch", "predicted", "measured", "the next", "predicted", "measured",
-            "which stops in the"]  # fmt: skip
+    for mode in FOUR:
+        fits, beyond = (row for row in rows if row["mode"] == mode)
+        lines.append([NAMES[mode], f"**{fits['batch']}**", _both(fits), beyond["batch"],
+                      _both(beyond), _place(beyond)])  # fmt: skip
+    head = ["", "largest batch", "peak", "the next", "peak", "where"]
     return _table(head, lines)
 
 
@@ -166,7 +168,7 @@ def _batches(rows):
             cells = []
             for mode in FOUR:
                 row = _find(rows, mode=mode, batch=batch, precision=precision)
-                cells.append(f"{_mib(row['predicted']['peak'])}, {_mib(_peak(row))}")
+                cells.append(_both(row))
             lines.append([precision, batch, *cells])
     return _table(["", "batch", *(NAMES[mode] for mode in FOUR)], lines)
 
@@ -180,8 +182,7 @@ def _levers(cases):
                 for mode in FOUR] if case in cases else []  # fmt: skip
         if rows:
             shown = name if name in ("as it is", "all five") else f"`{name}`"
-            peaks = [f"{_mib(row['predicted']['peak'])}, {_mib(_peak(row))}" for row in rows]
-            lines.append([shown, _mib(rows[0]["predicted"]["saved_activations"]), *peaks])
+            lines.append([shown, _mib(rows[0]["predicted"]["saved_activations"]), *map(_both, rows)])
     return _table(["", "saved, one device", *(NAMES[mode] for mode in FOUR)], lines)
 
 
@@ -199,17 +200,18 @@ def _errors(cases):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of: {'; '.join(CASES)}")
-    parser.add_argument("--redraw", action="store_true", help="only the tables, of what is there")
+    parser.add_argument("--redraw", action="store_true", help="only the tables")
     args = parser.parse_args()
     names = [] if args.redraw else args.cases or list(CASES)
     if unknown := set(names) - set(CASES):
         parser.error(f"{', '.join(unknown)}: the cases are {'; '.join(CASES)}")
-    file = results_file("memory")
+    on_gpu = torch.cuda.is_available() and not args.redraw
+    file = RESULTS / f"memory-{'gpu' if on_gpu else 'cpu'}.json"
     cases = json.loads(file.read_text()) if file.exists() else {}
     for name in names:
         cases[name] = measure(name)
         file.write_text(json.dumps(cases, indent=1) + "\n")
-    if not torch.cuda.is_available():
+    if not on_gpu:
         STUDY.write_text(rewrite(STUDY.read_text(), tables(cases)))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "bench" / "results"
 MODES = {
     "one device": (1, []),
     "split, 2 ranks": (2, ["--split-model"]),
@@ -60,16 +61,9 @@ def origin():
     }
 
 
-def results_file(name):
-    """bench/results/NAME-cpu.json or -gpu.json."""
-    kind = "gpu" if torch.cuda.is_available() else "cpu"
-    return REPOSITORY / "bench" / "results" / f"{name}-{kind}.json"
-
-
 def write(name, **results):
-    """Write results, with where they come from."""
-    file = results_file(name)
-    file.parent.mkdir(exist_ok=True)
+    """Write bench/results/NAME-cpu.json or -gpu.json, with where the results come from."""
+    file = RESULTS / f"{name}-{'gpu' if torch.cuda.is_available() else 'cpu'}.json"
     file.write_text(json.dumps({**origin(), **results}, indent=1) + "\n")
 
 

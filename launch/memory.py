@@ -6,11 +6,13 @@
 
 Prediction takes no time and no memory. --measure starts the processes of each mode and counts what
 one step of training holds. --budget finds the largest batch that fits in each mode, and says what
-stops the next one; with --measure it runs both. --out DIR leaves the figures as JSON and, with
-matplotlib, as PNG. Batches count the images of all ranks together.
+stops the next one; with --measure it runs both, on a GPU with no more memory than that reserved.
+--out DIR leaves the figures as JSON and, with matplotlib, as PNG. Batches count the images of all
+ranks together.
 """
 
 import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -34,24 +36,70 @@ def parse(argv):
                         help=f"of {', '.join(MODES)}; fsdp only with --measure")
     parser.add_argument("--batches", nargs="+", type=int, metavar="N",
                         help="images in all; default: train.batch of the config")
-    parser.add_argument("--replicas", type=int, default=2, help="in ddp, grid, fsdp; default: 2")
+    parser.add_argument("--replicas", type=int, default=2, metavar="N",
+                        help="in ddp, grid, fsdp; default: 2")
     parser.add_argument("--precision", nargs="+", metavar="TYPE",
                         choices=["float32", "bfloat16", "float64"],
                         help="default: train.precision of the config")
+    parser.add_argument("--device", choices=["cpu", "cuda"],
+                        help="to predict for; default: cuda where there is one")
     parser.add_argument("--measure", action="store_true", help="run a step as well")
     parser.add_argument("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB")
     parser.add_argument("--out", metavar="DIR", help="for memory.json and figures")
     parser.add_argument("--set", metavar="KEY.PATH=VALUE", action="append", default=[],
                         help="change a key of the config; any number of times")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.budget = args.budget and size(args.budget)
+    return args
 
 
 def size(text):
     """Bytes of a size such as 3GiB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB)", text)
-    if not match:
+    if not match or not (bytes_ := int(float(match[1]) * UNITS[match[2]])):
         raise ValueError(f"--budget {text}: should be a number and KiB, MiB or GiB, as in 3GiB")
-    return int(float(match[1]) * UNITS[match[2]])
+    return bytes_
+
+
+def check(args, on_gpu):
+    """Raises: ValueError if the options do not go together."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("memory.py starts its own processes: run it with python, not torchrun")
+    if args.measure and args.device and (args.device == "cuda") != on_gpu:
+        raise ValueError(f"--device {args.device}: cannot be measured here, only predicted")
+    if args.budget and args.batches:
+        raise ValueError("--budget: finds the batches, so leave out --batches")
+    if "fsdp" in (args.modes or []) and args.budget:
+        raise ValueError("--modes fsdp: is not predicted, so there is no --budget for it")
+    if "fsdp" in (args.modes or []) and not args.measure:
+        raise ValueError("--modes fsdp: is measured, not predicted: add --measure")
+    if min(args.replicas, *(args.batches or [1])) < 1:
+        raise ValueError("--batches and --replicas: should be whole numbers, at least 1")
+
+
+def plan(args, config, on_gpu):
+    """What the rows of the table are of: modes, each with a config of some batch and precision."""
+    from alexnet2gpu import trial
+
+    known = trial.MODES if args.measure and not args.budget else trial.MODES[:-1]
+    splits = ("split", "grid") if config.model.towers == 1 else ()
+    rows = []
+    for mode in dict.fromkeys(args.modes or [mode for mode in known if mode not in splits]):
+        copies = trial.shape(mode, config.model.towers, args.replicas)[2]
+        for precision in dict.fromkeys(args.precision or [config.train.precision]):
+            c = with_train(config, precision=precision)
+            if args.budget:
+                batches = largest(mode, c, args, copies, on_gpu)
+            else:
+                batches = dict.fromkeys(args.batches or [c.train.batch])
+            for batch in batches:
+                if batch % copies:
+                    raise ValueError(
+                        f"batch {batch} does not divide by the {copies} replicas of mode {mode}: "
+                        "give other --batches, --replicas or --modes"
+                    )
+                rows.append((mode, with_train(c, batch=batch)))
+    return rows
 
 
 def with_train(config, **keys):
@@ -59,15 +107,13 @@ def with_train(config, **keys):
     return replace(config, train=replace(config.train, **keys))
 
 
-def largest(mode, config, args, budget, on_gpu):
-    """Configs with the largest batch whose predicted peak fits, if one does, and with the next."""
+def largest(mode, config, args, copies, on_gpu):
+    """The largest batch whose predicted peak fits the budget, if one does, and the next."""
     from alexnet2gpu import trial
 
-    copies = trial.shape(mode, config.model.towers, args.replicas)[2]
-
     def fits(share):
-        expected = trial.expect(mode, with_train(config, batch=share * copies), copies, on_gpu)
-        return expected.bytes["peak"] <= budget
+        c = with_train(config, batch=share * copies)
+        return trial.expect(mode, c, args.replicas, on_gpu).bytes["peak"] <= args.budget
 
     least, most = 0, 1
     while fits(most):
@@ -75,96 +121,77 @@ def largest(mode, config, args, budget, on_gpu):
     while most - least > 1:
         middle = (least + most) // 2
         least, most = (middle, most) if fits(middle) else (least, middle)
-    return [with_train(config, batch=share * copies) for share in (least, most) if share]
+    return [share * copies for share in (least, most) if share]
 
 
-def row(mode, config, args, on_gpu, measured=None):
-    """A line of the table: a mode and a batch, predicted and, on each rank, measured."""
-    from alexnet2gpu import trial
-
-    expected = trial.expect(mode, config, args.replicas, on_gpu)
+def row(mode, config, expected, ranks):
+    """A line of the table: what is `expected`, and what was measured on the `ranks`, if it was;
+    on none if a GPU's memory did not suffice."""
     entry = {"mode": mode, "batch": config.train.batch, "precision": config.train.precision}
     if expected:
         entry |= {"predicted": expected.bytes, "worst": expected.worst.place,
                   "at_worst": expected.worst.parts}
-    if measured is not None:
-        entry["measured"] = [rank["measured"] for rank in measured]
-        entry["device"] = measured[0]["device"] if measured else "out of memory"
-        if measured and expected:
-            peaks = [rank["measured"]["peak"] for rank in measured]
-            entry["errors"] = [expected.bytes["peak"] / peak - 1 for peak in peaks]
+    if ranks is not None:
+        entry["measured"] = [rank["measured"] for rank in ranks]
+        entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
+    if ranks and not expected:
+        moments = max(ranks, key=lambda rank: rank["measured"]["peak"])["moments"]
+        entry["worst"], _ = max(moments, key=lambda moment: moment[1])
+    if ranks and expected:
+        peaks = [rank["measured"]["peak"] for rank in ranks]
+        entry["errors"] = [expected.bytes["peak"] / peak - 1 for peak in peaks]
     return entry
 
 
 def main(argv=None):
     with one_line_mistakes():
         import torch
+        from tqdm import tqdm
 
-        from alexnet2gpu import trial
+        from alexnet2gpu import figures, trial
         from alexnet2gpu.config import load_config
         from alexnet2gpu.memory import report
-        from alexnet2gpu.train import check_batch
 
-        args, on_gpu = parse(argv), torch.cuda.is_available()
+        args = parse(argv)
+        check(args, torch.cuda.is_available())
+        on_gpu = args.device == "cuda" if args.device else torch.cuda.is_available()
         config = load_config(args.config, args.set)
-        known = trial.MODES if args.measure and not args.budget else trial.MODES[:-1]
-        splits = ("split", "grid") if config.model.towers == 1 else ()
-        modes = args.modes or [mode for mode in known if mode not in splits]
-        budget = size(args.budget) if args.budget else None
-        if "fsdp" in modes and (budget or not args.measure):
-            raise ValueError("--modes fsdp: is measured, not predicted: add --measure")
-        batches = args.batches or [config.train.batch]
-        if min(args.replicas, *batches) < 1:
-            raise ValueError("--batches and --replicas: should be whole numbers, at least 1")
-        plan = {mode: [] for mode in modes}
-        for mode, configs in plan.items():
-            copies = trial.shape(mode, config.model.towers, args.replicas)[2]
-            for precision in args.precision or [config.train.precision]:
-                c = with_train(config, precision=precision)
-                if budget:
-                    configs += largest(mode, c, args, budget, on_gpu)
-                    continue
-                for batch in batches:
-                    check_batch(batch, copies, batch)
-                    configs.append(with_train(c, batch=batch))
-    rows, moments = [], {}
-    for mode, configs in plan.items():
-        results = [None] * len(configs)
+        planned = plan(args, config, on_gpu)
+        if args.out:
+            Path(args.out).mkdir(parents=True, exist_ok=True)
+        command = " ".join(["python", "launch/memory.py", *(argv or sys.argv[1:])])
+        head = {"unit": "bytes", "command": command, "torch": torch.__version__}
+    rows, timelines = [], {}  # of each mode, the first that was planned
+    for mode, c in tqdm(planned, disable=not args.measure or not sys.stderr.isatty()):
+        expected, ranks = trial.expect(mode, c, args.replicas, on_gpu), None
         if args.measure:
-            results = trial.run(mode, configs, args.replicas, budget)
-        for c, result in zip(configs, results):
-            found = [rank.pop("moments") for rank in result or []]
-            moments.setdefault(mode, found)  # of the mode's first config
-            rows.append(row(mode, c, args, on_gpu, result))
-    print(report.comparison(rows, budget))
-    if args.out:
-        leave(args, rows, plan, moments, on_gpu)
+            with one_line_mistakes():
+                ranks = trial.run(mode, c, args.replicas, args.budget)
+        rows.append(row(mode, c, expected, ranks))
+        moments = [rank["moments"] for rank in ranks or []]
+        timelines.setdefault(mode, (c, expected, moments))
+        if args.out:  # as far as it has come
+            text = json.dumps({**head, "rows": rows}, indent=1)
+            Path(args.out, "memory.json").write_text(text + "\n")
+    print(f"MiB a rank, on {'a GPU' if on_gpu else 'the CPU'}")
+    print(report.comparison(rows, args.budget))
+    if args.out and not figures.possible():
+        print(f"memory.json: {args.out}; for figures as well: pip install -e '.[plots]'")
+    elif args.out:
+        draw(Path(args.config).stem, rows, timelines, Path(args.out))
+        print(f"memory.json and figures: {args.out}")
 
 
-def leave(args, rows, plan, moments, on_gpu):
-    """memory.json and figures in --out: the bars, and each mode's timeline of its first config."""
-    import torch
+def draw(name, rows, timelines, folder):
+    """The bars of all rows, and each mode's timeline."""
+    from alexnet2gpu import figures
 
-    from alexnet2gpu import figures, trial
-
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    command = " ".join(["python", "launch/memory.py", *sys.argv[1:]])
-    head = {"unit": "bytes", "command": command, "torch": torch.__version__}
-    (folder / "memory.json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
-    if not figures.possible():
-        print(f"memory.json: {folder}; for figures as well: pip install -e '.[plots]'")
-        return
-    name = Path(args.config).stem
     figures.bars(f"{name}: memory of a rank", rows, folder / "bars.png")
-    for mode, (config, *_) in plan.items():
-        expected = trial.expect(mode, config, args.replicas, on_gpu)
+    for mode, (config, expected, moments) in timelines.items():
         if expected:
             title = f"{name}, {mode}, batch {config.train.batch}, "
             title += f"{config.train.precision}: one step, each place at its worst"
-            file = folder / f"timeline-{mode}.png"
-            figures.timeline(title, expected, moments[mode], file)
-    print(f"memory.json and figures: {folder}")
+            figures.timeline(title, expected, moments, folder / f"timeline-{mode}.png")
 
 
 if __name__ == "__main__":

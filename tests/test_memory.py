@@ -153,8 +153,7 @@ def test_recomputed_stages_are_predicted(stages):
 def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
     """To the byte, on every rank."""
     config = load_config(QUICK, settings)
-    for steps in on_ranks(trial._on_rank, ranks, mode, [config], None):
-        (entry,) = steps
+    for entry in on_ranks(trial._on_rank, ranks, mode, config, None):
         assert entry["measured"] == entry["predicted"]
         assert entry["predicted"] == trial.expect(mode, config, 2, on_gpu=False).bytes
 
@@ -162,10 +161,8 @@ def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
 def test_fsdp_holds_its_part_of_weights_gradients_and_momentum(on_ranks):
     """Half, up to the five outputs of a tower's fc8, which two ranks share as three and two."""
     whole = 4 * totals(load_config(QUICK).model)[0]
-    shares = [
-        steps[0]["measured"]
-        for steps in on_ranks(trial._on_rank, 2, "fsdp", [load_config(QUICK)], None)
-    ]
+    entries = on_ranks(trial._on_rank, 2, "fsdp", load_config(QUICK), None)
+    shares = [entry["measured"] for entry in entries]
     for category in ("weights", "gradients", "momentum"):
         assert sum(share[category] for share in shares) == whole
         assert all(share[category] < 0.51 * whole for share in shares)

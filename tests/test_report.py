@@ -2,13 +2,13 @@
 
 import json
 import math
-import socket
-from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import program, ranks_of, train
+from conftest import REPOSITORY, program, ranks_of, train
 
+from alexnet2gpu import trial
+from alexnet2gpu.config import load_config
 from alexnet2gpu.memory import report
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
@@ -42,15 +42,22 @@ def test_a_budget_may_be_too_small_for_one_image(capsys):
     "arguments, complaint",
     [
         (["--budget", "much"], "--budget much: should be a number and KiB, MiB or GiB"),
+        (["--budget", "0GiB"], "--budget 0GiB: should be a number and KiB, MiB or GiB"),
+        (["--budget", "3GiB", "--batches", "8"], "finds the batches, so leave out --batches"),
+        (["--budget", "3GiB", "--modes", "fsdp", "--measure"], "there is no --budget for it"),
         (["--modes", "fsdp"], "is measured, not predicted: add --measure"),
-        (["--modes", "ddp", "--batches", "7"], "does not divide by 2 replicas"),
+        (["--modes", "ddp", "--batches", "7"], "batch 7 does not divide by the 2 replicas"),
         (["--modes", "split", "--config", "configs/lenet.yaml"], "1 tower cannot be split"),
-        (["--modes", "ddp", "--replicas", "0"], "should be whole numbers, at least 1"),
+        (["--modes", "ddp", "--replicas", "1"], "has 2 replicas or more, --replicas is 1"),
+        (["--replicas", "0"], "should be whole numbers, at least 1"),
         (["--batches", "0"], "should be whole numbers, at least 1"),
+        (["--device", "cuda", "--measure"], "cannot be measured here, only predicted"),
+        (["--out", "README.md"], "File exists: 'README.md'"),
         (["--set", "memory.recompute=[6]"], "lists stages, and model.stages has 5"),
     ],
 )
-def test_mistakes_end_in_one_line(arguments, complaint, capsys):
+def test_mistakes_end_in_one_line(arguments, complaint, capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
     with pytest.raises(SystemExit) as end:
         memory(*arguments)
     error = capsys.readouterr().err
@@ -67,22 +74,49 @@ def test_figures_are_drawn(tmp_path):
 
 
 def test_the_residual_of_a_gpu_is_shared_by_its_ranks():
-    """Two ranks of a GPU have reserved 100 and 300 bytes; the driver counts 1,000; a rank of
-    another machine has a GPU of the same name."""
-    here = socket.gethostname(), "cuda:0"
-    answers = [(here, 100), (here, 300), (("elsewhere", "cuda:0"), 5000)]
-    ranks = SimpleNamespace(device=torch.device("cuda", 0), gather=lambda own: answers)
-    assert report._residual(ranks, {"reserved": 100, "driver": 1000}) == {"residual": 300}
-    assert report._residual(ranks, {"peak": 100}) == {}
+    """Two ranks of GPU A have reserved 100 and 300 bytes, of which the driver counts 1,000."""
+    assert report._residual(1000, "A", [("A", 100), ("A", 300), ("B", 5000)]) == 300
+
+
+def test_it_starts_its_own_ranks(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        memory("--config", QUICK)
+    assert "run it with python, not torchrun" in capsys.readouterr().err
+
+
+def out_of_memory_on_rank_1(mode, config, ranks):
+    """In the place of trial._step: rank 0 waits for rank 1, which has run out of memory."""
+    if ranks.grid.rank == 1:
+        raise torch.OutOfMemoryError
+    ranks.wait()
+
+
+def trial_out_of_memory(mode, config, limit):
+    trial._step = out_of_memory_on_rank_1
+    return on_rank(mode, config, limit)
+
+
+on_rank = trial._on_rank
+
+
+def test_a_rank_out_of_memory_ends_the_trial_of_all(monkeypatch):
+    """And it is a line of the table, though other ranks were waiting for the one."""
+    monkeypatch.setattr(trial, "_on_rank", trial_out_of_memory)
+    config = load_config(QUICK)
+    assert trial.run("split", config, 2, None) == []
+    row = program("memory").row("split", config, None, [])
+    assert "too much" in report.comparison([row], 2**40)
+    assert "does not fit" in report.comparison([row], 2**40)
 
 
 def test_the_comparison_shows_the_worst_rank_and_what_a_gpu_reserved():
     predicted = dict.fromkeys(["weights", "gradients", "momentum", "buckets", "batch"], 0)
     predicted |= {"saved_activations": 0, "peak": 3 * 2**20}
     measured = [{"peak": size * 2**20, "reserved": 8 * 2**20} for size in (3, 4)]
-    row = {"mode": "split", "batch": 2, "precision": "float32", "predicted": predicted,
-           "worst": ("backward", 0, "conv2"), "measured": measured, "errors": [0, -0.25]}  # fmt: skip
-    head, line = (line.split() for line in report.comparison([row], 2**21).splitlines()[1:])
+    row = {"mode": "split", "batch": 2, "precision": "float32", "predicted": predicted}
+    row |= {"worst": ("backward", 0, "conv2"), "measured": measured, "errors": [0, -0.25]}
+    head, line = (line.split() for line in report.comparison([row], 2**21).splitlines())
     cells = dict(zip(head, line))
     assert (cells["peak"], cells["measured"], cells["error"]) == ("3.0", "4.0", "-25.00%")
     assert cells["reserved"] == "8.0" and line[-4:] == ["conv2,", "does", "not", "fit"]

@@ -17,12 +17,14 @@ from alexnet2gpu.memory.tape import Storage, Tape
 @dataclass(eq=False)
 class Value:
     """A tensor of the graph: where it lies; bytes of its elements; whether backward reaches it;
-    and, if it was gathered and is to be gathered again, the half that is kept in its place."""
+    and, if it was gathered and is to be gathered again, the half that is kept in its place, and
+    what its gathering takes besides the result."""
 
     storage: Storage
     width: int
     differentiable: bool = True
     half: Storage | None = None
+    gathering: int = 0
 
 
 @dataclass(eq=False)
@@ -100,9 +102,11 @@ class Graph:
         """The node itself: gradients of what it read. Returns those of its weights, each with the
         bytes that it is to have in the end."""
         tape, cost, gradient = self.tape, node.cost, gradients.pop(node.gives)
-        half = node.reads[0].half if cost.keeps_input else None
-        gathered = node.reads[0].storage.bytes if half else 0
-        tape.surge(gathered + max(cost.backward, gathered - half.bytes if half else 0))
+        first = node.reads[0]
+        if first.half and cost.keeps_input:
+            tape.surge(first.storage.bytes + max(cost.backward, first.gathering))
+        else:
+            tape.surge(cost.backward)
         for x in node.reads:
             if x.differentiable:
                 new = "gradients of activations"

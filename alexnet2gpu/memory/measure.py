@@ -12,13 +12,13 @@ and on CUDA, where the figures are the caching allocator's,
 
     other               allocated before the step and none of these: cuBLAS's workspace, mean image
     reserved            the most that the allocator has taken from the driver
-    driver              in use on this GPU after the step, by the driver's count: by all processes
 
-With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU they are counted from the tensors themselves: every storage
-that an operation returns is in a ledger until it dies. Not in the ledger: scratch memory inside an
-operation, what the communication library copies, tensors that outlast the step and are not in the
-list above (the mean image), Python and the libraries. Autograd adds two gradients of one tensor in
-place; not so under the ledger's eyes, so that the backward of a join may count one too many.
+With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU the
+figures are counted from the tensors themselves: every storage that an operation returns is in a
+ledger until it dies. Not in the ledger: what operations take outside torch's allocator, what the
+communication library copies, tensors that outlast the step and are not in the list above (the
+mean image), Python and the libraries. Autograd adds two gradients of one tensor in place; not so
+under the ledger's eyes, so that the backward of a join may count one too many.
 """
 
 from collections.abc import Sequence
@@ -130,8 +130,7 @@ class _Allocator:
         return torch.cuda.memory_allocated() - self.before, {}
 
     def more(self):
-        free, whole = torch.cuda.mem_get_info()
-        return {"other": self.other, "reserved": self.reserved, "driver": whole - free}
+        return {"other": self.other, "reserved": self.reserved}
 
 
 def _bytes_of_buckets(replicated):

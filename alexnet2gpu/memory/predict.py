@@ -9,11 +9,11 @@ rest is who else holds what:
 - Under DDP each is copied into its bucket at once, and buckets are always there.
 
 So activations pile up going forward. Going back, they make place for gradients, those of fc6, by
-far the largest, among the first: the worst moment lies shortly after, in the convolutions.
+far the largest, among the first: the worst moment lies there, or in the layers right after.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alexnet2gpu.config import Config
 from alexnet2gpu.memory.costs import Cost, Sizes, costs
@@ -49,7 +49,7 @@ def predict(
 ) -> Prediction:
     """Play one step of a rank that holds `towers` of the network's towers, in one of `replicas`
     replicas, which is split over `span` ranks. `on_gpu` matters to how activations are
-    exchanged."""
+    exchanged, and to how many images are normalised at once."""
     return _Step(config, towers, span, replicas, on_gpu).play()
 
 
@@ -120,7 +120,7 @@ class _Step:
         def again():
             inner = Graph(self.tape, graph.store)
             if half:  # gathered again, for this once
-                self.tape.surge(2 * x.storage.bytes - half.bytes)
+                self.tape.surge(x.storage.bytes + x.gathering)
                 x.storage, x.half = self.tape.new(x.storage.bytes, "activations"), None
             output = self.layers(inner, "recompute", stage, tower, x)
             inner.end_autocast()
@@ -136,7 +136,8 @@ class _Step:
 
     def layers(self, graph, passing, stage, tower, x):
         """The layers of a stage, one after another."""
-        before, y = None, Value(self.tape.hold(x.storage), x.width, x.differentiable, x.half)
+        self.tape.hold(x.storage)
+        before, y = None, replace(x)
         first = True
         for row in self.rows:
             if row.stage == stage:
@@ -165,6 +166,7 @@ class _Step:
             self.forget_half()
             if not last:
                 self.half = joined.half = self.tape.hold(y.storage)
+                joined.gathering = (self.span if self.on_gpu else self.span - 1) * half
         self.tape.drop(y.storage)
         return joined
 
@@ -177,10 +179,10 @@ class _Step:
     def exchange(self, half, width, last):
         """exchange.py: messages on the CPU, collectives on GPUs; `last` gathers logits."""
         n = self.span
+        sliced = n * half if self.images > 1 else 0  # slices of one image are views
         if self.on_gpu:
-            forward, backward = 2 * n * half, 2 * n * half + half
+            forward, backward = 2 * n * half, sliced + n * half + half
         else:
-            sliced = n * half if self.images > 1 else 0  # slices of one image are views
             forward = (n - 1) * half + n * half
             backward = sliced + (n - 1) * half + (half if n == 2 else 2 * half)
         if last:

@@ -7,16 +7,18 @@
        "worst": [pass, tower, layer],                         where the peak is predicted to be
        "sent_per_image": [{"forward": bytes, "backward": bytes}, ...]}, ...]}
 
-On CUDA, `measured` has a `residual` too: what of the driver's count no rank on that GPU has reserved,
-an equal share for each rank: CUDA's contexts, NCCL, libraries' own workspaces.
+On CUDA, `measured` has two more: `driver`, what is in use on the rank's GPU after the step by the
+driver's count, of all processes; and `residual`, what of this no rank has reserved, an equal share
+for each rank on the GPU: CUDA's contexts, NCCL, libraries' own workspaces.
 
 `sent_per_image` has an entry for each stage's end: what this rank sent to the other ranks of its
 replica, for each image of the replica's share. It is empty where nothing is exchanged.
 """
 
-import socket
 from collections.abc import Callable, Sequence
 from typing import Any
+
+import torch
 
 from alexnet2gpu.config import Config
 from alexnet2gpu.memory.measure import StepMemory
@@ -48,7 +50,7 @@ def measure(
         "replica": grid.replica,
         "towers": list(grid.towers),
         "device": ranks.device_name(),
-        "measured": memory.bytes | _residual(ranks, memory.bytes),
+        "measured": memory.bytes | _beyond_the_allocator(ranks),
         "sent_per_image": sent,
     }
     if expected:
@@ -56,12 +58,21 @@ def measure(
     return result, entry
 
 
-def _residual(ranks, held):
-    if "driver" not in held:
+def _beyond_the_allocator(ranks):
+    """On CUDA: `driver` and `residual`, read while no rank does anything else."""
+    if ranks.device.type != "cuda":
         return {}
-    gpu = socket.gethostname(), str(ranks.device)
-    reserved = [size for place, size in ranks.gather((gpu, held["reserved"])) if place == gpu]
-    return {"residual": (held["driver"] - sum(reserved)) // len(reserved)}
+    ranks.wait()
+    free, whole = torch.cuda.mem_get_info(ranks.device)
+    gpu = str(torch.cuda.get_device_properties(ranks.device).uuid)
+    reserved = ranks.gather((gpu, torch.cuda.memory_reserved(ranks.device)))
+    return {"driver": whole - free, "residual": _residual(whole - free, gpu, reserved)}
+
+
+def _residual(driver, gpu, reserved):
+    """From what every rank has reserved, as (its GPU, bytes)."""
+    here = [size for place, size in reserved if place == gpu]
+    return (driver - sum(here)) // len(here)
 
 
 def document(config: Config, ranks: Sequence[dict]) -> dict:
@@ -108,10 +119,12 @@ def comparison(rows: Sequence[dict], budget: int | None = None) -> str:
     lines = [_compared(row, budget) for row in rows]
     head = dict.fromkeys(name for line in lines for name in line)
     widths = {name: max(len(name), *(len(line.get(name, "")) for line in lines)) for name in head}
-    text = ["MiB a rank", "  ".join(_cell(name, name, widths) for name in head).rstrip()]
+    text = ["  ".join(_cell(name, name, widths) for name in head).rstrip()]
     for line in lines:
         cells = (_cell(name, line.get(name, ""), widths) for name in head)
         text.append("  ".join(cells).rstrip())
+    if any("measured" in row and "predicted" not in row for row in rows):
+        text.append("fsdp: all as measured, nothing is predicted")
     return "\n".join(text)
 
 
@@ -138,8 +151,9 @@ def _compared(row, budget):
             line[name] = _mib(most[name])
     passing, _, layer = row.get("worst", ("", None, ""))
     fits = ""
-    if budget and figures:
-        fits = "fits" if (most or expected)["peak"] <= budget else "does not fit"
+    if budget is not None:
+        held = expected if ranks is None else most  # none: out of memory
+        fits = "fits" if held and held["peak"] <= budget else "does not fit"
     line["worst in"] = ", ".join(filter(None, [f"{passing} {layer}".strip(), fits]))
     return line
 
