@@ -128,7 +128,8 @@ def _modes(rows):
         held = row.get("predicted") or row["measured"][0]
         parts = [_mib(held[kind]) for kind in KINDS]
         predicted = _mib(row["predicted"]["peak"]) if "predicted" in row else "-"
-        lines.append([NAMES[row["mode"]], *parts, predicted, f"**{_mib(_peak(row))}**", _place(row)])
+        measured = f"**{_mib(_peak(row))}**"
+        lines.append([NAMES[row["mode"]], *parts, predicted, measured, _place(row)])
     head = ["", *KINDS[:4], "saved for backward", "peak, predicted", "measured", "where"]
     return _table(head, lines)
 
@@ -182,7 +183,8 @@ def _levers(cases):
                 for mode in FOUR] if case in cases else []  # fmt: skip
         if rows:
             shown = name if name in ("as it is", "all five") else f"`{name}`"
-            lines.append([shown, _mib(rows[0]["predicted"]["saved_activations"]), *map(_both, rows)])
+            saved = _mib(rows[0]["predicted"]["saved_activations"])
+            lines.append([shown, saved, *map(_both, rows)])
     return _table(["", "saved, one device", *(NAMES[mode] for mode in FOUR)], lines)
 
 

@@ -158,6 +158,18 @@ def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
         assert entry["predicted"] == trial.expect(mode, config, 2, on_gpu=False).bytes
 
 
+def test_on_gpus_a_message_holds_the_own_half_too():
+    """Gathering by a collective takes one half more than by messages between ranks."""
+    config = load_config(QUICK)
+    half = traffic(config.model)[0].forward * config.train.batch
+    on_cpu, on_gpu = (
+        {moment.place: moment.bytes for moment in predict(config, 1, 2, on_gpu=on_gpu).moments}
+        for on_gpu in (False, True)
+    )
+    join = ("forward", None, "join 1")
+    assert on_gpu[join] - on_cpu[join] == half
+
+
 def test_fsdp_holds_its_part_of_weights_gradients_and_momentum(on_ranks):
     """Half, up to the five outputs of a tower's fc8, which two ranks share as three and two."""
     whole = 4 * totals(load_config(QUICK).model)[0]
