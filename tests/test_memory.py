@@ -151,11 +151,16 @@ def test_recomputed_stages_are_predicted(stages):
     ],
 )
 def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
-    """To the byte, on every rank."""
+    """To the byte, on every rank. In every place too, exchanges as well, but for the
+    gradient of a bias."""
     config = load_config(QUICK, settings)
+    expected = trial.expect(mode, config, 2, on_gpu=False)
     for entry in on_ranks(trial._on_rank, ranks, mode, config, None):
-        assert entry["measured"] == entry["predicted"]
-        assert entry["predicted"] == trial.expect(mode, config, 2, on_gpu=False).bytes
+        assert entry["measured"] == entry["predicted"] == expected.bytes
+        pairs = zip(expected.moments, entry["moments"], strict=True)
+        for moment, ((passing, _, layer), held) in list(pairs)[:-1]:
+            assert (passing, layer) == (moment.place[0], moment.place[2])
+            assert abs(moment.bytes - held) <= 1024, (passing, layer)
 
 
 def test_on_gpus_a_message_holds_the_own_half_too():
@@ -215,6 +220,16 @@ def test_the_ledger_forgets_what_dies():
                     kept.append(temporary)
                 del temporary
             assert ledger.worst_since() == expected
+
+
+def test_the_ledger_sees_storages_change_their_size():
+    """As FSDP does, outside of any operation."""
+    with Ledger([], buckets=False) as ledger:
+        storage = torch.zeros(10, dtype=torch.uint8).untyped_storage()
+        storage.resize_(1000)
+        storage.resize_(0)
+        assert ledger.worst_since() == 1000
+        assert ledger.worst_since() == 0
 
 
 def test_views_and_in_place_results_are_counted_once():
