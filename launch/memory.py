@@ -1,7 +1,7 @@
 """Memory per GPU, before a run: predicted for any mode, batch and precision, and measured.
 
     python launch/memory.py --config configs/alexnet.yaml
-    python launch/memory.py --config configs/quick.yaml --modes split ddp fsdp --measure
+    python launch/memory.py --config configs/quick.yaml --modes split fsdp --measure
     python launch/memory.py --config configs/alexnet.yaml --budget 3GiB
 
 Prediction takes no time and no memory. --measure starts the processes of each mode and counts what

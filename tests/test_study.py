@@ -1,0 +1,43 @@
+"""If these fail, docs/memory.md or bench/results/ says what is no longer so. To make both
+anew: python bench/memory.py"""
+
+import json
+from dataclasses import replace
+
+import pytest
+from conftest import REPOSITORY, program
+
+from alexnet2gpu import trial
+from alexnet2gpu.config import load_config
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "bench")
+    return program("memory", "bench")
+
+
+@pytest.fixture
+def results():
+    return json.loads((REPOSITORY / "bench" / "results" / "memory-cpu.json").read_text())
+
+
+def test_the_tables_of_the_study_are_those_of_its_results(bench, results):
+    assert set(results) == set(bench.CASES)
+    text = bench.STUDY.read_text()
+    assert bench.rewrite(text, bench.tables(results)) == text
+
+
+def test_what_was_measured_at_full_size_is_predicted_today(bench, results):
+    """Every peak within 0.1 %; weights, gradients, momentum and buckets to the byte."""
+    for case, found in results.items():
+        name, settings, _ = bench.CASES[case]
+        config = load_config(REPOSITORY / "configs" / f"{name}.yaml", settings)
+        for row in found["rows"]:
+            precision, batch = row["precision"], row["batch"]
+            train = replace(config.train, batch=batch, precision=precision)
+            expected = trial.expect(row["mode"], replace(config, train=train), 2, on_gpu=False)
+            for measured in row["measured"] if expected else []:
+                assert expected.bytes["peak"] == pytest.approx(measured["peak"], rel=1e-3), row
+                for category in ("weights", "gradients", "momentum", "buckets", "batch"):
+                    assert expected.bytes[category] == measured[category], (category, row)
