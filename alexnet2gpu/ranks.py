@@ -14,6 +14,7 @@ since NCCL refuses that; gloo on the CPU where there is no GPU. Each rank decide
 it sees: all of its machine's, and as many on every machine.
 """
 
+import gc
 import os
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -187,6 +188,7 @@ class Ranks:
         """Leave the process group. After an error the others may be waiting for this rank, so it
         does not wait."""
         if self.grid.world > 1 and error is None:
+            gc.collect()  # DDP refers to itself, and to a group whose threads should end now
             dist.destroy_process_group()
 
 

@@ -11,8 +11,8 @@ Images are random: memory does not depend on what is in them. The second step is
 DDP settles its buckets after the first.
 """
 
+import os
 import signal
-import sys
 from functools import partial
 
 import torch
@@ -103,7 +103,7 @@ def _on_rank(mode, config, limit):
                 torch.cuda.set_per_process_memory_fraction(min(1, limit / whole), ranks.device)
             return _step(mode, config, ranks)
     except torch.OutOfMemoryError:
-        sys.exit(OUT_OF_MEMORY)
+        os._exit(OUT_OF_MEMORY)  # at once: gloo's threads may abort a usual exit
 
 
 def _step(mode, config, ranks):

@@ -10,6 +10,7 @@ any key of the config, `--out DIR --resume` goes on with a run, in this mode or 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -97,3 +98,7 @@ def main(argv=None):
 
 if __name__ == "__main__":
     main()
+    # All is written. Threads of gloo, if the model still holds a group, may abort a usual exit.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
