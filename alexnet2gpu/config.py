@@ -1,13 +1,14 @@
 """What an experiment is: every key that a config file may hold, with its default and its unit.
 
     model    towers, input, stages                          a Network; kinds.py has the layers
-    data     name, dir, crop, flip, mean, divide, resize    which images, what is done to them
+    data     name, dir, crop, flip, mean, colour, ...       which images, what is done to them
     train    seed, batch, epochs, max_steps, precision, ... the loop
     optim    momentum, weight_decay, schedule               the update rule and its rates
     memory   norm_input_only, regather, recompute, ...      what is kept for backward: levers.py
 
-Keys without a default must be in the file. `load_config` reads one; `save_config` writes all that
-was resolved.
+Keys without a default must be in the file. A file with `base: OTHER.yaml` has what the other has,
+but for the keys that it names, by their paths as after --set: `model.stages.1.conv3.init: 0.01`.
+`load_config` reads one; `save_config` writes all that was resolved.
 """
 
 from collections.abc import Sequence
@@ -30,22 +31,34 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 class Data:
     """Which images, and what is done to each before the network sees it, in this order.
 
-    name      of the source: data/sources.py
-    dir       where its files are (--data)
-    crop      side in pixels, placed at random in training, centred in testing; null: whole images
-    flip      mirror with probability 1/2, in training
-    mean      image: subtract the mean training image, its centre if images are cropped
-    divide    then divide by this; pixels are 0 to 255
-    resize    then enlarge to this side, bilinearly
+    name        of the source: data/sources.py
+    dir         where its files are (--data)
+    store       of a folder of photographs, what its pack keeps: data/stores.py
+    size        to what their shorter side is scaled and their longer one cropped, in pixels
+    crop        side in pixels, placed at random in training, centred in testing; null: whole images
+    flip        mirror with probability 1/2, in training
+    mean        image: subtract the mean training image, its centre if images are cropped
+    colour      strength of the colour noise, in training; 0: none
+    colour_law  what that means: data/prepare.py
+    divide      then divide by this; pixels are 0 to 255
+    resize      then enlarge to this side, bilinearly
+    threads     of a rank, to cut crops or to decode JPEG, ahead of the steps
     """
 
-    name: Literal["fashion-mnist-sample", "fashion-mnist", "cifar-10", "arrays", "synthetic"]
+    name: Literal[
+        "fashion-mnist-sample", "fashion-mnist", "cifar-10", "folder", "arrays", "synthetic"
+    ]
     dir: str | None = None
+    store: Literal["raw", "jpeg"] = "raw"
+    size: int = bounded(256, least=1)
     crop: int | None = bounded(None, least=1)
     flip: bool = False
     mean: Literal["image", "none"] = "image"
+    colour: float = bounded(0.0, least=0)
+    colour_law: Literal["2012", "text"] = "2012"
     divide: float = 1.0
     resize: int | None = bounded(None, least=1)
+    threads: int = bounded(2, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +94,12 @@ class Rates:
 
 @dataclass(frozen=True, kw_only=True)
 class Change(Rates):
-    """What changes as an epoch starts: rates of all layers; those of single `layers` prevail."""
+    """What changes as an epoch starts: rates of all layers, over which those of single `layers`
+    prevail; the strength of the colour noise."""
 
     epoch: int = bounded(least=1)  # the first epoch is 1
     layers: dict[str, Rates] = field(default_factory=dict)
+    colour: float | None = bounded(None, least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +121,11 @@ class Config:
     optim: Optim
     memory: Levers = Levers()
 
+    def colour_in(self, epoch: int) -> float:
+        """Strength of the colour noise in an epoch (from 1)."""
+        begun = [change.colour for change in self.optim.schedule if change.epoch <= epoch]
+        return [self.data.colour, *(colour for colour in begun if colour is not None)][-1]
+
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config; `overrides` are "key.path=value" strings, as given to --set.
@@ -120,10 +140,10 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(f"--config {file}: there is no such file; there are {known}")
     source, changed = str(file), []
     try:
-        tree = strict.read(found[0].read_text())
+        tree = _read(found[0])
         for override in overrides:
             source = f"--set {override}"
-            changed.append((strict.put(tree, override), source))
+            changed.append((strict.assign(tree, override), source))
         source = str(file)
         config = strict.build(Config, tree)
         _check(config)
@@ -132,6 +152,20 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         blame = [said for path, said in changed if key and f"{key}.".startswith(f"{path}.")]
         raise ValueError(f"{(blame or [source])[0]}: {error}") from None
     return config
+
+
+def _read(file, users=()):
+    """The parsed tree of a config, what it names put into a copy of its base."""
+    tree = strict.read(file.read_text())
+    if not isinstance(tree, dict) or "base" not in tree:
+        return tree
+    base = file.parent / str(tree.pop("base"))
+    if not base.is_file() or base in users:
+        raise Problem("base", f"there is no file {base.name} beside this one, or it is based on it")
+    below = _read(base, (*users, base))
+    for key, value in tree.items():
+        strict.put(below, str(key), value)
+    return below
 
 
 def save_config(config: Config, file: Path) -> None:
@@ -161,6 +195,8 @@ def _check(config):
         )
     if config.data.divide == 0:
         raise Problem("data.divide", "should not be 0")
+    if not config.data.colour and any(change.colour for change in config.optim.schedule):
+        raise Problem("optim.schedule", "changes the colour noise, but data.colour is 0")
     stages = len(config.model.stages)
     if max(config.memory.recompute, default=0) > stages:
         raise Problem("memory.recompute", f"lists stages, and model.stages has {stages}")

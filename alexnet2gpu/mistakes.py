@@ -14,9 +14,11 @@ This file imports nothing slow: the guard must stand before torch is imported.
 
 import argparse
 import contextlib
+import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 
 @contextlib.contextmanager
@@ -53,3 +55,10 @@ class ArgumentParser(argparse.ArgumentParser):
     def error(self, message):
         """Raises: ValueError, instead of printing the usage on every rank."""
         raise ValueError(f"{message} ({self.prog} --help lists the options)")
+
+
+def with_data(args: argparse.Namespace) -> argparse.Namespace:
+    """`--data DIR` as one more `--set data.dir=DIR`, in quotes since those values are YAML."""
+    if args.data is not None:
+        args.set.append(f"data.dir={json.dumps(str(Path(args.data).resolve()))}")
+    return args

@@ -64,18 +64,26 @@ def read(source: str) -> Any:
         raise Problem("", f"not readable as YAML: {error}") from None
 
 
-def put(tree: dict, assignment: str) -> str:
-    """Carry out "key.path=value" in a parsed tree, making sections that are not there yet; returns
-    the key path.
+def assign(tree: dict, assignment: str) -> str:
+    """Carry out "key.path=value", with a value in YAML, as `put` does; returns the key path.
 
     Raises: Problem if it has no such form, or leads into something that is no section.
     """
     key, equals, value = assignment.partition("=")
-    *sections, last = key.split(".")
-    if not equals or not all([*sections, last]):
+    if not equals or not all(key.split(".")):
         raise Problem(
             "", f"{assignment!r} is not of the form key.path=value, as in train.epochs=3"
         )
+    put(tree, key, value=read(value))
+    return key
+
+
+def put(tree: dict, key: str, value: Any) -> None:
+    """Put `value` at a key path of a parsed tree, making sections that are not there yet.
+
+    Raises: Problem if the path leads into something that is no section.
+    """
+    *sections, last = key.split(".")
     place = tree
     for depth, section in enumerate(sections):
         if isinstance(place, dict):
@@ -85,12 +93,11 @@ def put(tree: dict, assignment: str) -> str:
         else:
             raise Problem(key, f"there is nothing at {'.'.join(sections[: depth + 1])}")
     if isinstance(place, dict):
-        place[last] = read(value)
+        place[last] = value
     elif isinstance(place, list) and last.isdigit() and int(last) < len(place):
-        place[int(last)] = read(value)
+        place[int(last)] = value
     else:
         raise Problem(key, f"there is nothing at {key}")
-    return key
 
 
 def build(

@@ -50,7 +50,8 @@ def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import checkpoint, run
         from alexnet2gpu.config import load_config
-        from alexnet2gpu.data.batches import EvaluationBatches, Preparation, TrainBatches
+        from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
+        from alexnet2gpu.data.prepare import Preparation
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.memory import report
         from alexnet2gpu.model import AlexNet
@@ -66,7 +67,6 @@ def main(argv=None):
         grid = place(config.model.towers, args.split_model, args.ddp)
         images, test_images = load_images(config.data, config.model)
         check_batch(config.train.batch, grid.replicas, len(images))
-        mean = images.mean_image() if config.data.mean == "image" else None
         step, content = 0, None
         if args.resume:
             identity = checkpoint.identity(config, images)
@@ -80,7 +80,7 @@ def main(argv=None):
         optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
         if content:
             checkpoint.restore(content, model, optimizer)
-        prepare = Preparation(images.pixels.shape, mean, config, ranks.device)
+        prepare = Preparation(images, config, ranks.device)
         batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
         test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from alexnet2gpu.config import load_config
-from alexnet2gpu.data.batches import EvaluationBatches, Preparation, TrainBatches, draw_epoch
+from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.data.idx import FILES, read_idx
 from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import SAMPLE, load_images
+from alexnet2gpu.data.table import draw_epoch
 
 CPU = torch.device("cpu")
 
@@ -35,8 +37,7 @@ def config(*overrides):
 
 def prepared(images, settings):
     """As launch/train.py makes it."""
-    mean = images.mean_image() if settings.data.mean == "image" else None
-    return Preparation(images.pixels.shape, mean, settings, CPU)
+    return Preparation(images, settings, CPU)
 
 
 def one_by_one(images, settings, epoch):

@@ -7,7 +7,8 @@ from conftest import metrics, train
 from torch.nn import functional as F
 
 from alexnet2gpu.config import load_config
-from alexnet2gpu.data.batches import Preparation, TrainBatches
+from alexnet2gpu.data.batches import TrainBatches
+from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.ranks import Grid, Ranks, place
@@ -39,7 +40,7 @@ def one_step(config, grid, ranks=None):
     links = ranks.connect(len(config.model.stages), config.memory) if ranks else {}
     model = AlexNet(config.model, 0, grid.towers, config.memory, **links).double()
     replicated = ranks.replicate(model, config.memory) if ranks else model
-    prepare = Preparation(images.pixels.shape, images.mean_image(), config, torch.device("cpu"))
+    prepare = Preparation(images, config, torch.device("cpu"))
     x, labels = next(TrainBatches(images, config, prepare, grid.replica, grid.replicas).epoch(1))
     model.seed_dropout(0, grid.replica, 0)
     logits = replicated(x)

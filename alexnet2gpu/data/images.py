@@ -1,32 +1,46 @@
-"""A set of labelled images: uint8 arrays, in memory or memory-mapped."""
+"""A set of labelled images: uint8 pixels in memory, memory-mapped, or decoded as they are read."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Images:
-    """pixels: (N, H, W, C) uint8, RGB if C is 3. labels: (N,) int64, each in 0 .. classes - 1.
+    """Pixels and labels of N images, and what is known of them beforehand.
 
-    Raises: ValueError if the arrays are not of that form.
+    Args:
+        pixels: (N, H, W, C) uint8, RGB if C is 3: an array, or a store of a pack, which has its
+            shape and dtype and gives an image's `[i, rows, columns]`.
+        labels: (N,) whole numbers, each in 0 .. classes - 1.
+        classes: how many there are.
+        names: of the classes, if they have names.
+        mean: (H, W, C), the mean over all images, if it is known.
+        covariance: (C, C) of the channels over all pixels, if it is known.
+
+    Raises: ValueError if pixels and labels are not of that form.
     """
 
-    pixels: np.ndarray
+    pixels: Any
     labels: np.ndarray
     classes: int
+    names: tuple[str, ...] | None = None
+    mean: np.ndarray | None = None
+    covariance: np.ndarray | None = None
 
     def __post_init__(self):
         pixels, labels = self.pixels, self.labels
-        if pixels.ndim != 4 or pixels.dtype != np.uint8:
+        if len(pixels.shape) != 4 or pixels.dtype != np.uint8:
             raise ValueError(
                 f"images should be uint8 (N, H, W, C), not {pixels.dtype} {pixels.shape}"
             )
-        if len(pixels) == 0:
+        if len(self) == 0:
             raise ValueError("there are no images")
-        if labels.shape != pixels.shape[:1] or labels.dtype.kind not in "iu":
+        if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
             raise ValueError(
-                f"{len(pixels)} images should have as many whole-number labels, "
+                f"{len(self)} images should have as many whole-number labels, "
                 f"not {labels.dtype} {labels.shape}"
             )
         if labels.min() < 0 or labels.max() >= self.classes:
@@ -35,11 +49,62 @@ class Images:
             )
 
     def __len__(self):
-        return len(self.pixels)
+        return self.pixels.shape[0]
 
     def mean_image(self) -> np.ndarray:
         """(H, W, C) float32, the mean over all images, 0 to 255."""
-        total = np.zeros(self.pixels.shape[1:], np.int64)
-        for first in range(0, len(self), 256):
-            total += self.pixels[first : first + 256].sum(0, dtype=np.int64)
-        return (total / len(self)).astype(np.float32)
+        return self._moments.mean if self.mean is None else self.mean
+
+    def colour_covariance(self) -> np.ndarray:
+        """(C, C) float64, the covariance of the channels over all pixels of all images."""
+        return self._moments.covariance if self.covariance is None else self.covariance
+
+    @cached_property
+    def _moments(self):
+        moments = Moments(self.pixels.shape[1:])
+        for first in range(0, len(self), 64):
+            moments.add(np.asarray(self.pixels[first : first + 64]))
+        return moments
+
+
+class Moments:
+    """Sums over images of (H, W, C) uint8, from which mean and covariance follow.
+
+    All are whole numbers below 2**53, so no order of adding changes a bit of them.
+
+    Attributes:
+        images: how many were added.
+        total: (H, W, C) int64, sum of the images.
+        products: (C, C) int64, sum over all pixels of the products of two channels.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]):
+        self.images = 0
+        self.total = np.zeros(shape, np.int64)
+        self.products = np.zeros((shape[2], shape[2]), np.int64)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Add images (B, H, W, C) uint8."""
+        channels = pixels.reshape(-1, pixels.shape[3]).astype(np.float64)
+        self.images += len(pixels)
+        self.total += pixels.sum(0, dtype=np.int64)
+        self.products += (channels.T @ channels).astype(np.int64)
+
+    def include(self, other: "Moments") -> None:
+        """Add the images of `other`."""
+        self.images += other.images
+        self.total += other.total
+        self.products += other.products
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(H, W, C) float32."""
+        return (self.total / self.images).astype(np.float32)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(C, C) float64."""
+        height, width, _ = self.total.shape
+        pixels = self.images * height * width
+        mean = self.total.sum((0, 1)) / pixels
+        return self.products / pixels - np.outer(mean, mean)

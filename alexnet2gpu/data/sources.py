@@ -3,6 +3,7 @@
     fashion-mnist-sample   6,000 + 1,000 photographs of clothes, in the package: no download
     fashion-mnist          60,000 + 10,000, 28x28 grey, ten classes (Xiao, Rasul and Vollgraf 2017)
     cifar-10               50,000 + 10,000, 32x32 RGB, ten classes (Krizhevsky 2009)
+    folder                 photographs in class folders, packed when they are first used: pack.py
     arrays                 your own, memory-mapped: train_images.npy and test_images.npy, uint8
                            (N, H, W, C), train_labels.npy and test_labels.npy, whole numbers
     synthetic              noise in the shape that the network reads, for tests and for measuring
@@ -20,8 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from alexnet2gpu.config import Data
-from alexnet2gpu.data import idx
+from alexnet2gpu.data import idx, packing
+from alexnet2gpu.data.growth import Form
 from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.pack import is_pack, place, read_pack
 from alexnet2gpu.kinds import text
 from alexnet2gpu.network import Network
 
@@ -38,13 +41,14 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
         "fashion-mnist-sample": _sample,
         "fashion-mnist": _fashion_mnist,
         "cifar-10": _cifar_10,
+        "folder": _folder,
         "arrays": _arrays,
         "synthetic": _synthetic,
     }[data.name]
     if data.dir is not None and data.name in ("fashion-mnist-sample", "synthetic"):
         raise ValueError(
             f"--data {data.dir}: data.name {data.name} reads no files: choose another with "
-            "--set data.name=fashion-mnist, cifar-10 or arrays"
+            "--set data.name=folder, fashion-mnist, cifar-10 or arrays"
         )
     if data.dir is not None and not Path(data.dir).is_dir():
         raise ValueError(f"--data {data.dir}: there is no such directory, to read images from")
@@ -113,6 +117,19 @@ def _download(what, files):
         ) from None
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def _folder(data, network):
+    if data.dir is None:
+        raise ValueError(
+            "data.name folder: say where the photographs are with --data DIR, or try random "
+            "pixels with --set data.name=synthetic"
+        )
+    form = Form(data.store, data.size)
+    source = Path(data.dir)
+    target = source if is_pack(source) else place(source, form.store, form.size)
+    packing.pack(source, target, form)
+    return read_pack(target)
 
 
 def _arrays(data, network):

@@ -1,0 +1,171 @@
+"""A part of a pack while it is written: its files grow, and a journal says how far they are whole.
+
+The journal is written anew, beside its place, after the files have been flushed to the disk, and
+renamed. Whoever goes on after a kill cuts the files off where the journal says that they end.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from alexnet2gpu.data.images import Moments
+from alexnet2gpu.data.pack import all_files, mean_file
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a pack is made of: store `raw` or `jpeg`, the side of its images, JPEG's quality."""
+
+    store: str = "raw"
+    size: int = 256
+    quality: int = 90
+
+
+@dataclass
+class Progress:
+    """What the journal says, besides the sums of `Moments`."""
+
+    begun: dict  # which photographs, in which form
+    taken: int = 0  # photographs dealt with
+    sizes: list[int] = dataclasses.field(default_factory=list)  # of the files, in bytes
+    checksums: list[int] = dataclasses.field(default_factory=list)  # CRC-32 of each
+    skipped: list = dataclasses.field(default_factory=list)  # of each: name, reason
+
+
+class Growth:
+    """The files of one part, as a context manager.
+
+    Args:
+        base: their names without endings, PACK.partial/train.
+        begun: which photographs, in which form; an earlier journal must say the same.
+
+    Raises: ValueError if it does not.
+    """
+
+    def __init__(self, base: Path, form: Form, begun: dict):
+        self.base, self.form = base, form
+        self.journal = base.with_name(base.name + ".journal.npz")
+        self.sidecar = base.with_name(base.name + ".json")
+        self.paths = all_files(form.store, base)
+        self.moments = Moments((form.size, form.size, 3))
+        self.progress = Progress(begun)
+        if self.finished:
+            self._expect(begun, json.loads(self.sidecar.read_text())["source"])
+        elif self.journal.exists():
+            self._go_on(begun)
+        else:  # a list of offsets starts with 0, before there are any images
+            heads = [bytes(8 * path.name.endswith("offsets.i64")) for path in self.paths]
+            self.progress.sizes = [len(head) for head in heads]
+            self.progress.checksums = [zlib.crc32(head) for head in heads]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the part is whole."""
+        return self.sidecar.exists()
+
+    def _go_on(self, begun):
+        with np.load(self.journal) as saved:
+            self.progress = Progress(**json.loads(str(saved["progress"])))
+            self.moments.images = int(saved["images"])
+            self.moments.total, self.moments.products = saved["total"], saved["products"]
+        self._expect(begun, self.progress.begun)
+
+    def _expect(self, now, before):
+        if now != before:
+            raise ValueError(
+                f"{self.base.parent}: was begun with other photographs or in another form: delete "
+                "it to start anew, or choose another --out"
+            )
+
+    def __enter__(self) -> "Growth":
+        with contextlib.ExitStack() as stack:
+            pairs = zip(self.paths, self.progress.sizes)
+            self.files = [stack.enter_context(_open_at(*pair)) for pair in pairs]
+            self.stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.stack.close()
+
+    def append(self, images: Sequence[bytes], labels: Sequence[int], moments: Moments) -> None:
+        """Write some images, as the store has them, whose sums are `moments`."""
+        ends = self.progress.sizes[0] + np.cumsum([len(content) for content in images])
+        blocks = {
+            ".offsets.i64": ends.astype(np.int64).tobytes(),
+            ".labels.i64": np.array(labels, np.int64).tobytes(),
+        }
+        pixels = b"".join(images)
+        for number, (path, file) in enumerate(zip(self.paths, self.files)):
+            block = blocks.get(path.name.removeprefix(self.base.name), pixels)
+            file.write(block)
+            self.progress.sizes[number] += len(block)
+            self.progress.checksums[number] = zlib.crc32(block, self.progress.checksums[number])
+        self.moments.include(moments)
+
+    def note(self) -> None:
+        """Flush the files, then write the journal."""
+        for file in self.files:
+            _flush(file)
+        beside = self.journal.with_suffix(".new")
+        with open(beside, "wb") as file:
+            np.savez(
+                file, progress=json.dumps(asdict(self.progress)), images=self.moments.images,
+                total=self.moments.total, products=self.moments.products,
+            )  # fmt: skip
+            _flush(file)
+        os.replace(beside, self.journal)
+
+    def finish(self, classes: Sequence[str], with_mean: bool) -> None:
+        """Write what is known of the whole part: it is finished with that.
+
+        Raises: ValueError if there are no images.
+        """
+        images, size, progress = self.moments.images, self.form.size, self.progress
+        if not images:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in progress.skipped[:3])
+            raise ValueError(f"{self.base.name}/ has no photograph that can be read: {reasons}")
+        names = [path.name for path in self.paths]
+        sums = [f"crc32 {crc:08x}" for crc in progress.checksums]
+        if with_mean:
+            with open(mean_file(self.base), "wb") as file:
+                np.save(file, self.moments.mean)
+                _flush(file)
+        sidecar = {
+            "shape": [images, size, size, 3],
+            "store": self.form.store,
+            "source": progress.begun,
+            "checksums": dict(zip(names, sums)),
+            "mean": mean_file(self.base).name if with_mean else None,
+            "covariance": self.moments.covariance.tolist() if with_mean else None,
+            "skipped": progress.skipped,
+            "classes": list(classes),
+        }
+        beside = self.sidecar.with_suffix(".new")
+        with open(beside, "w") as file:
+            json.dump(sidecar, file, indent=1)
+            _flush(file)
+        os.replace(beside, self.sidecar)
+        self.journal.unlink()
+
+
+@contextlib.contextmanager
+def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
+    """A file to append to from byte `size` on; what comes after is cut off, what lacks is zeros."""
+    path.touch()
+    with open(path, "r+b") as file:
+        file.truncate(size)
+        file.seek(size)
+        yield file
+
+
+def _flush(file):
+    file.flush()
+    os.fsync(file.fileno())

@@ -1,0 +1,120 @@
+"""Pixels -> network input, a batch at a time, on the device: mirror, less the mean, colour, scale.
+
+The colour of a training image is moved along the principal components of the training set's RGB
+values (Krizhevsky, Sutskever and Hinton 2012, section 4.1), all its pixels alike, by V (a * s): V
+the eigenvectors of their covariance, `a` drawn from N(0, strength^2) for each image and component.
+What s is depends on `data.colour_law`:
+
+    2012    as it was run: the square roots of the eigenvalues, and afterwards the whole image is
+            divided by 1 + strength, so that it is no larger than a test image
+    text    as the paper has it: the eigenvalues, taken of pixels from 0 to 1; no division
+"""
+
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet2gpu.config import Config
+from alexnet2gpu.data.crops import Places, each_cut
+from alexnet2gpu.data.images import Images
+from alexnet2gpu.precision import weight_dtype
+
+AT_ONCE = 2**18  # elements on the CPU, so that they stay in its cache from one pass to the next
+
+
+class Preparation:
+    """See above. What is subtracted is the centre of the mean training image, wherever a crop was
+    cut, as in the code of 2012.
+
+    Args:
+        images: the training images, whose mean and colours count.
+    """
+
+    def __init__(self, images: Images, config: Config, device: torch.device):
+        data = config.data
+        _, height, width, _ = images.pixels.shape
+        self.crop = data.crop or height
+        self.centre = (height - self.crop) // 2, (width - self.crop) // 2
+        self.divide, self.resize, self.law = data.divide, data.resize, data.colour_law
+        self.threads = data.threads
+        self.device, self.dtype = device, weight_dtype(config.train.precision)
+        self.mean = None
+        if data.mean == "image":
+            top, left = self.centre
+            mean = images.mean_image()[top : top + self.crop, left : left + self.crop]
+            mean = torch.from_numpy(np.ascontiguousarray(mean))
+            self.mean = self._to_device(mean).permute(2, 0, 1).to(self.dtype).contiguous()
+        if data.colour:
+            self.components = colour_components(images.colour_covariance(), self.law)
+
+    def cut(self, images: Images, batches: Iterable[Places]) -> Iterator[Tensor]:
+        """The crops (B, crop, crop, C) uint8 of each of `batches`, each to be prepared before the
+        next is asked for."""
+        return each_cut(images, batches, self.crop, self.threads, self.device.type == "cuda")
+
+    def __call__(
+        self, pixels: Tensor, flip: np.ndarray | None = None, colour: np.ndarray | None = None,
+        strength: float = 0,
+    ) -> Tensor:  # fmt: skip
+        """(B, crop, crop, C) uint8 -> (B, C, H, W) float.
+
+        Args:
+            flip: (B,) bool, which ones to mirror; None for none.
+            colour: (B, C), how far to move each along the components, in standard deviations.
+            strength: of the colour's movement; 0 leaves it alone.
+        """
+        count, crop, _, channels = pixels.shape
+        pixels, divisor, moved = self._to_device(pixels), self.divide, None
+        if strength:
+            moved = strength * colour @ self.components.T  # (B, C)
+            divisor *= 1 + strength if self.law == "2012" else 1
+            moved = torch.from_numpy(moved / divisor).to(self.dtype)
+            moved = self._to_device(moved)[:, :, None, None]
+        mean = None if self.mean is None else self.mean / divisor
+        x = torch.empty(count, channels, crop, crop, dtype=self.dtype, device=self.device)
+        at_once = count if x.is_cuda else max(1, AT_ONCE // x[0].numel())
+        for first in range(0, count, at_once):
+            some = slice(first, first + at_once)
+            x[some] = self._mirrored(pixels[some], flip, some).permute(0, 3, 1, 2)
+            if mean is None and moved is None:
+                x[some] /= divisor
+                continue
+            offset = 0 if moved is None else moved[some]
+            offset = offset if mean is None else offset - mean
+            torch.add(offset, x[some], alpha=1 / divisor, out=x[some])
+        if self.resize:
+            x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear")
+        return x
+
+    def _mirrored(self, pixels, flip, some):
+        """(b, crop, crop, C) with those mirrored that `flip[some]` says."""
+        chosen = np.flatnonzero(flip[some]) if flip is not None else []
+        if not len(chosen):
+            return pixels
+        chosen = self._to_device(torch.from_numpy(chosen))
+        # torch mirrors interleaved colours fast if they are called channels-last
+        turned = pixels[chosen].permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
+        return turned if len(turned) == len(pixels) else pixels.index_copy(0, chosen, turned)
+
+    def labels(self, labels: np.ndarray) -> Tensor:
+        """(B,) on the device."""
+        return self._to_device(torch.from_numpy(np.asarray(labels, np.int64)))
+
+    def _to_device(self, tensor):
+        if self.device.type == "cuda" and not tensor.is_pinned():
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+
+def colour_components(covariance: np.ndarray, law: str) -> np.ndarray:
+    """(C, C) of the channels, in units of 0 to 255 -> (C, C), a column for each principal
+    component, as long as one standard deviation of the draw moves a pixel."""
+    values, vectors = np.linalg.eigh(covariance)
+    values = values.clip(0)
+    largest = vectors[np.abs(vectors).argmax(0), range(len(values))]
+    vectors = vectors * np.sign(largest)  # an eigenvector's sign is the library's whim
+    return vectors * (np.sqrt(values) if law == "2012" else values / 255)

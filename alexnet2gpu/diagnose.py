@@ -1,0 +1,124 @@
+"""Will it learn? What a network makes of a first batch, before a week is spent on it.
+
+The weights of a layer can only learn from images if its input differs between images. In deep
+networks whose weights start too small it does not: biases and the mean drown what the image adds,
+more so in every layer, until the classifier sees the same for all images. It then learns how
+frequent the classes are, and the loss stays flat.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from alexnet2gpu import kinds
+from alexnet2gpu.config import Config
+from alexnet2gpu.data.batches import TrainBatches
+from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.prepare import Preparation
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.network import trace
+from alexnet2gpu.optim import rate_of
+from alexnet2gpu.precision import computing_in, weight_dtype
+
+FAINT = 0.05  # signal in the last hidden layer below which images hardly differ
+ACTIVATIONS = kinds.Relu | kinds.Tanh | kinds.Sigmoid
+
+
+class Health(NamedTuple):
+    """Of one layer with weights, all towers together.
+
+    signal: how much its activations, after their nonlinearity, differ between images: the standard
+        deviation over images, averaged over units, over the mean of their magnitudes.
+    dead: share of units that are 0 for every image.
+    step: length of the weights' first step without decay, rate * |gradient|, over that of the
+        weights.
+    """
+
+    layer: str
+    signal: float
+    dead: float
+    step: float
+
+
+def diagnose(config: Config, images: Images, device: torch.device) -> tuple[float, list[Health]]:
+    """The first batch forward and backward, all towers on one device.
+
+    How much activations differ is measured as in testing, where no dropout masks differ too.
+
+    Returns: the loss in training, and what became of each layer with weights. Nothing is trained.
+    """
+    train = config.train
+    model = AlexNet(config.model, train.seed, levers=config.memory)
+    model.to(device, weight_dtype(train.precision))
+    model.seed_dropout(train.seed, 0, 0)
+    batches = TrainBatches(images, config, Preparation(images, config, device), 0, 1)
+    x, labels = next(batches.epoch(1))
+    with computing_in(train.precision, device):
+        seen = _activations(model.eval(), config.model, x)
+        logits = model.train()(x)  # (B, classes)
+    loss = F.cross_entropy(logits.float(), labels)
+    loss.backward()
+    health = []
+    for layer, towers in seen.items():
+        differ, size, dead = torch.stack(towers).mean(0).tolist()
+        weights = [tower.get_submodule(layer).weight for tower in model.towers.values()]
+        length, gradient = (
+            sum(w.square().sum().item() for w in some) ** 0.5
+            for some in (weights, [w.grad for w in weights])
+        )
+        rate = rate_of(config.optim.schedule, 1, layer, "weights")
+        health.append(Health(layer, differ / size, dead, rate * gradient / length))
+    return loss.item(), health
+
+
+def complaint(health: list[Health]) -> str | None:
+    """What is wrong with a network that is not worth training, and the way out."""
+    last = health[-2]  # the classifier itself is the last
+    if last.signal >= FAINT:
+        return None
+    return (
+        f"hardly anything of an image reaches the classifier: {last.layer} differs by "
+        f"{last.signal:.2%} of its mean between images, so the loss will stay flat for long. Larger "
+        "initial weights (`init`) in the layers where the signal is lost, or inputs of a larger "
+        "scale (`data.divide`), let it through"
+    )
+
+
+@torch.no_grad()
+def _activations(model, network, x):
+    """Layer with weights -> `_of` what it gives in each tower."""
+    places = _places(network)
+    seen = {layer: [] for layer in places}
+    hooks = [
+        tower.get_submodule(place).register_forward_hook(
+            lambda module, inputs, h, layer=layer: seen[layer].append(_of(h))
+        )
+        for tower in model.towers.values()
+        for layer, place in places.items()
+    ]
+    model(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def _places(network):
+    """Layer with weights -> the layer after which its activation is final: the next nonlinearity,
+    or itself if there is none."""
+    places = {}
+    for row in trace(network):
+        if row.parameters:
+            layer = row.name
+            places[layer] = layer
+        elif isinstance(row.layer, ACTIVATIONS) and places[layer] == layer:
+            places[layer] = row.name
+    return places
+
+
+def _of(h: Tensor) -> Tensor:
+    """(B, ...) of a tower -> (3,): mean deviation between images, mean magnitude, share of dead
+    units."""
+    h = h.float()
+    return torch.stack([h.std(0).mean(), h.abs().mean(), (h == 0).all(0).float().mean()])

@@ -1,0 +1,62 @@
+"""Before a week of training, in seconds: does anything of an image reach the classifier?
+
+    python launch/diagnose.py --config configs/alexnet.yaml --data DIR
+
+Runs one batch forward and backward on one device, and prints for every layer with weights how much
+its activations differ between images (standard deviation over mean), which share of its units is
+dead, how large its first step is beside its weights; and the loss that training will start from.
+--seeds N does it with N seeds. Exit status 1 if the network is not worth training.
+"""
+
+import sys
+from pathlib import Path
+
+# So that a fresh clone works from anywhere, installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
+
+
+def parse(argv):
+    parser = ArgumentParser(prog="diagnose.py", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", metavar="FILE", default="configs/quick.yaml",
+                        help="default: configs/quick.yaml")
+    parser.add_argument("--data", metavar="DIR", help="where the images are (data.dir)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N",
+                        help="with so many seeds, from train.seed on; default: 1")
+    parser.add_argument("--set", metavar="KEY.PATH=VALUE", action="append", default=[],
+                        help="change a key of the config; any number of times")
+    return with_data(parser.parse_args(argv))
+
+
+def main(argv=None):
+    with one_line_mistakes():
+        import torch
+
+        from alexnet2gpu.config import load_config
+        from alexnet2gpu.data.sources import load_images
+        from alexnet2gpu.diagnose import complaint, diagnose
+        from alexnet2gpu.train import check_batch
+
+        args = parse(argv)
+        first = load_config(args.config, args.set).train.seed
+        configs = [load_config(args.config, [*args.set, f"train.seed={seed}"])
+                   for seed in range(first, first + args.seeds)]
+        images, _ = load_images(configs[0].data, configs[0].model)
+        check_batch(configs[0].train.batch, 1, len(images))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    verdicts = []
+    for config in configs:
+        loss, health = diagnose(config, images, device)
+        print(f"{'layer':<8} {'std / mean':>11} {'dead units':>11} {'step / weights':>15}")
+        for layer, signal, dead, step in health:
+            print(f"{layer:<8} {signal:>11.4f} {dead:>11.1%} {step:>15.2e}")
+        print(f"loss at the start {loss:.3f} (seed {config.train.seed}, {images.classes} classes)\n")
+        verdicts.append(complaint(health))
+    for verdict in filter(None, verdicts[:1]):
+        print(f"warning: {verdict}")
+    return int(any(verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
