@@ -53,11 +53,8 @@ def main(argv=None):
         from alexnet2gpu.data.batches import EvaluationBatches, Preparation, TrainBatches
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.memory import report
-        from alexnet2gpu.model import AlexNet
-        from alexnet2gpu.optim import SGD2012
-        from alexnet2gpu.precision import weight_dtype
         from alexnet2gpu.ranks import Ranks, place
-        from alexnet2gpu.train import Training, check_batch, fit
+        from alexnet2gpu.train import Training, assemble, check_batch, fit
 
         args = parse(argv)
         out = run.check_folder(args.out, args.resume)
@@ -73,11 +70,7 @@ def main(argv=None):
             step, content = checkpoint.resume(out, identity, config.model, grid.towers)
 
     with Ranks(grid, config.train.threads) as ranks:
-        links = ranks.connect(len(config.model.stages), config.memory)
-        model = AlexNet(config.model, config.train.seed, grid.towers, config.memory, **links)
-        model.to(ranks.device, weight_dtype(config.train.precision))
-        optim = config.optim
-        optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
+        model, optimizer = assemble(config, ranks)
         if content:
             checkpoint.restore(content, model, optimizer)
         prepare = Preparation(images.pixels.shape, mean, config, ranks.device)
