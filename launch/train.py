@@ -10,7 +10,6 @@ any key of the config, `--out DIR --resume` goes on with a run, in this mode or 
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -50,11 +49,9 @@ def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import checkpoint, run
         from alexnet2gpu.config import load_config
-        from alexnet2gpu.data.batches import EvaluationBatches, Preparation, TrainBatches
         from alexnet2gpu.data.sources import load_images
-        from alexnet2gpu.memory import report
         from alexnet2gpu.ranks import Ranks, place
-        from alexnet2gpu.train import Training, assemble, check_batch, fit
+        from alexnet2gpu.train import check_batch
 
         args = parse(argv)
         out = run.check_folder(args.out, args.resume)
@@ -70,28 +67,36 @@ def main(argv=None):
             step, content = checkpoint.resume(out, identity, config.model, grid.towers)
 
     with Ranks(grid, config.train.threads) as ranks:
-        model, optimizer = assemble(config, ranks)
-        if content:
-            checkpoint.restore(content, model, optimizer)
-        prepare = Preparation(images.pixels.shape, mean, config, ranks.device)
-        batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
-        test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
         out = ranks.gather(out or run.default_folder(f"{Path(file).stem}-{mode}"))[0]
-        t = Training(config, ranks, run.Run(out, grid.rank == 0), model,
-                     ranks.replicate(model, config.memory), optimizer, batches, test, step)
-        t.run.start(config, step)
-        errors = fit(t)
-        if t.run.writes:
-            print(report.table(t.memory))
-            top1, top5 = 1 - errors["top1_error"], 1 - errors["top5_error"]
-            print(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {t.step} steps")
-            print(f"config, metrics, memory and checkpoints: {out}")
+        train(config, ranks, out, images, test_images, mean, step, content)
+
+
+def train(config, ranks, out, images, test_images, mean, step, content):
+    """The run, from `step` and the checkpoint's `content` on. A function of its own, since model
+    and DDP must be gone when the ranks end (ranks.py)."""
+    from alexnet2gpu import checkpoint, run
+    from alexnet2gpu.data.batches import EvaluationBatches, Preparation, TrainBatches
+    from alexnet2gpu.memory import report
+    from alexnet2gpu.train import Training, assemble, fit
+
+    model, optimizer = assemble(config, ranks)
+    if content:
+        checkpoint.restore(content, model, optimizer)
+    grid = ranks.grid
+    prepare = Preparation(images.pixels.shape, mean, config, ranks.device)
+    batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
+    test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
+    t = Training(config, ranks, run.Run(out, grid.rank == 0), model,
+                 ranks.replicate(model, config.memory), optimizer, batches, test, step)
+    t.run.start(config, step)
+    errors = fit(t)
+    if t.run.writes:
+        print(report.table(t.memory))
+        top1, top5 = 1 - errors["top1_error"], 1 - errors["top5_error"]
+        print(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {t.step} steps")
+        print(f"config, metrics, memory and checkpoints: {out}")
 
 
 if __name__ == "__main__":
     main()
-    # All is written. Threads of gloo, if the model still holds a group, may abort a usual exit.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
