@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet2gpu.memory.predict import Prediction
+from alexnet2gpu.memory.report import MIB, fullest
 
-MIB = 2**20
 COLOURS = {
     "weights": "#1f3b5c",
     "momentum": "#3d6a9e",
@@ -31,13 +31,14 @@ def bars(title: str, rows: Sequence[dict], file: Path) -> None:
     plt = _pyplot()
     figure, axes = plt.subplots(figsize=(max(7, 0.75 * len(rows) + 3), 5), layout="constrained")
     parts = [row.get("at_worst") or _measured_parts(row) for row in rows]
+    below = [0] * len(rows)
     for kind, colour in COLOURS.items():
         heights = [held.get(kind, 0) / MIB for held in parts]
-        below = [_below(held, kind) / MIB for held in parts]
         axes.bar(range(len(rows)), heights, 0.7, below, color=colour)
+        below = [bottom + height for bottom, height in zip(below, heights)]
     for place, row in enumerate(rows):
         if row.get("measured"):
-            peak = max(rank["peak"] for rank in row["measured"]) / MIB
+            peak = fullest(row["measured"])["peak"] / MIB
             axes.plot(place, peak, "_", color="black", markersize=26, markeredgewidth=2)
     axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, 1))
     _legend(plt, axes, set().union(*parts), any(row.get("measured") for row in rows))
@@ -53,14 +54,9 @@ def _measured_parts(row):
     """What the rank that held most is known to have held, and the rest of its peak."""
     if not row.get("measured"):
         return {}
-    most = max(row["measured"], key=lambda rank: rank["peak"])
+    most = fullest(row["measured"])
     parts = {kind: most[kind] for kind in ("weights", "momentum", "gradients", "batch")}
     return parts | {"not told apart": most["peak"] - sum(parts.values())}
-
-
-def _below(parts, kind):
-    kinds = list(COLOURS)
-    return sum(parts.get(other, 0) for other in kinds[: kinds.index(kind)])
 
 
 def timeline(

@@ -25,6 +25,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Before a process group starts: its functions have the group of that moment as their default, and
+# would keep it, and its threads, after its end. DDP and optimizers import it on their way.
+import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
 from alexnet2gpu.exchange import Link, exchange, gather_logits
@@ -126,9 +130,9 @@ class Ranks:
         dist.init_process_group(backend, timeout=TIMEOUT)
         everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
         if grid.span > 1:
-            self.split_group, _ = dist.new_subgroups_by_enumeration(everyone.tolist(), TIMEOUT)
+            self.split_group = _own_group(everyone)
         if grid.replicas > 1:
-            self.replica_group, _ = dist.new_subgroups_by_enumeration(everyone.T.tolist(), TIMEOUT)
+            self.replica_group = _own_group(everyone.T)
         self.wait()  # no rank writes anything before all have passed their checks
 
     def device_name(self) -> str:
@@ -185,11 +189,19 @@ class Ranks:
         return self
 
     def __exit__(self, kind, error, trace):
-        """Leave the process group. After an error the others may be waiting for this rank, so it
-        does not wait."""
+        """Leave the process group, whose threads end with it if what was joined or replicated in
+        this context is gone by now: a thread that is left may abort the process at its exit.
+        After an error the others may be waiting for this rank, so it does not wait."""
         if self.grid.world > 1 and error is None:
-            gc.collect()  # DDP refers to itself, and to a group whose threads should end now
+            self.split_group = self.replica_group = None
+            self.links = []
+            gc.collect()  # DDP refers to itself, and to a group
             dist.destroy_process_group()
+
+
+def _own_group(everyone):
+    """Ranks (groups, members) -> the process group of this rank's row; all ranks start all."""
+    return dist.new_subgroups_by_enumeration(everyone.tolist(), TIMEOUT)[0]
 
 
 def _cores():

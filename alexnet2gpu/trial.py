@@ -21,11 +21,10 @@ from alexnet2gpu.config import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import Prediction, predict
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import SGD2012, set_rates
+from alexnet2gpu.optim import set_rates
 from alexnet2gpu.precision import weight_dtype
 from alexnet2gpu.ranks import Ranks, place
-from alexnet2gpu.train import train_step
+from alexnet2gpu.train import assemble, train_step
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
 OUT_OF_MEMORY = 70  # the exit status of a rank
@@ -108,15 +107,9 @@ def _on_rank(mode, config, limit):
 
 def _step(mode, config, ranks):
     """The second of two steps, measured."""
-    links = ranks.connect(len(config.model.stages), config.memory)
-    model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
-    model.to(ranks.device, weight_dtype(config.train.precision))
-    replicated = (
-        _fully_sharded(model, ranks) if mode == "fsdp" else ranks.replicate(model, config.memory)
-    )
-    optimizer = SGD2012(
-        model.named_parameters(), config.optim.momentum, config.optim.weight_decay
-    )
+    shard = partial(_shard_fully, ranks=ranks) if mode == "fsdp" else None
+    model, optimizer = assemble(config, ranks, shard)
+    replicated = model if mode == "fsdp" else ranks.replicate(model, config.memory)
     set_rates(optimizer, config.optim.schedule, 1)
     count = config.train.batch // ranks.grid.replicas
     images = torch.randn(count, *config.model.input, dtype=weight_dtype(config.train.precision))
@@ -132,8 +125,8 @@ def _step(mode, config, ranks):
     return entry | {"moments": memory.moments}
 
 
-def _fully_sharded(model, ranks):
-    """FSDP2 as its tutorial has it: every layer with weights, then the rest."""
+def _shard_fully(model, ranks):
+    """FSDP2 as its tutorial has it, in place: every layer with weights, then the rest."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -142,4 +135,4 @@ def _fully_sharded(model, ranks):
         for layer in tower.children():
             if any(True for _ in layer.parameters()):
                 fully_shard(layer, mesh=mesh)
-    return fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh)

@@ -20,6 +20,10 @@ from pathlib import Path
 import torch
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from alexnet2gpu.memory.report import MIB  # noqa: E402
+
 RESULTS = REPOSITORY / "bench" / "results"
 MODES = {
     "one device": (1, []),
@@ -27,7 +31,6 @@ MODES = {
     "DDP, 2 ranks": (2, ["--ddp"]),
     "grid, 4 ranks": (4, ["--split-model", "--ddp"]),
 }
-MIB = 2**20
 
 
 def run(mode, options):

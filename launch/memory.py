@@ -127,6 +127,8 @@ def largest(mode, config, args, copies, on_gpu):
 def row(mode, config, expected, ranks):
     """A line of the table: what is `expected`, and what was measured on the `ranks`, if it was;
     on none if a GPU's memory did not suffice."""
+    from alexnet2gpu.memory import report
+
     entry = {"mode": mode, "batch": config.train.batch, "precision": config.train.precision}
     if expected:
         entry |= {"predicted": expected.bytes, "worst": expected.worst.place,
@@ -135,7 +137,8 @@ def row(mode, config, expected, ranks):
         entry["measured"] = [rank["measured"] for rank in ranks]
         entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
     if ranks and not expected:
-        moments = max(ranks, key=lambda rank: rank["measured"]["peak"])["moments"]
+        most = entry["measured"].index(report.fullest(entry["measured"]))
+        moments = ranks[most]["moments"]
         entry["worst"], _ = max(moments, key=lambda moment: moment[1])
     if ranks and expected:
         peaks = [rank["measured"]["peak"] for rank in ranks]

@@ -9,15 +9,13 @@ Without --config it trains configs/quick.yaml on the bundled images. `--set key.
 any key of the config, `--out DIR --resume` goes on with a run, in this mode or another.
 """
 
-import json
-import os
 import sys
 from pathlib import Path
 
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
+from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
 
 
 OPTIONS = {
@@ -40,25 +38,16 @@ def parse(argv):
         parser.add_argument(name, action="store_true", help=text)
     parser.add_argument("--set", metavar="KEY.PATH=VALUE", action="append", default=[],
                         help="change a key of the config; any number of times")
-    args = parser.parse_args(argv)
-    if args.data is not None:  # in quotes, since the values after --set are YAML
-        args.set.append(f"data.dir={json.dumps(str(Path(args.data).resolve()))}")
-    return args
+    return with_data(parser.parse_args(argv))
 
 
 def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import checkpoint, run
         from alexnet2gpu.config import load_config
-        from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
-        from alexnet2gpu.data.prepare import Preparation
         from alexnet2gpu.data.sources import load_images
-        from alexnet2gpu.memory import report
-        from alexnet2gpu.model import AlexNet
-        from alexnet2gpu.optim import SGD2012
-        from alexnet2gpu.precision import weight_dtype
         from alexnet2gpu.ranks import Ranks, place
-        from alexnet2gpu.train import Training, check_batch, fit
+        from alexnet2gpu.train import check_batch
 
         args = parse(argv)
         out = run.check_folder(args.out, args.resume)
@@ -73,32 +62,37 @@ def main(argv=None):
             step, content = checkpoint.resume(out, identity, config.model, grid.towers)
 
     with Ranks(grid, config.train.threads) as ranks:
-        links = ranks.connect(len(config.model.stages), config.memory)
-        model = AlexNet(config.model, config.train.seed, grid.towers, config.memory, **links)
-        model.to(ranks.device, weight_dtype(config.train.precision))
-        optim = config.optim
-        optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
-        if content:
-            checkpoint.restore(content, model, optimizer)
-        prepare = Preparation(images, config, ranks.device)
-        batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
-        test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
         out = ranks.gather(out or run.default_folder(f"{Path(file).stem}-{mode}"))[0]
-        t = Training(config, ranks, run.Run(out, grid.rank == 0), model,
-                     ranks.replicate(model, config.memory), optimizer, batches, test, step)
-        t.run.start(config, step)
-        errors = fit(t)
-        if t.run.writes:
-            print(report.table(t.memory))
-            top1, top5 = 1 - errors["top1_error"], 1 - errors["top5_error"]
-            print(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {t.step} steps")
-            print(f"config, metrics, memory and checkpoints: {out}")
+        train(config, ranks, out, images, test_images, step, content)
+
+
+def train(config, ranks, out, images, test_images, step, content):
+    """The run, from `step` and the checkpoint's `content` on. A function of its own, since model
+    and DDP must be gone when the ranks end (ranks.py)."""
+    from alexnet2gpu import checkpoint, run
+    from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
+    from alexnet2gpu.data.prepare import Preparation
+    from alexnet2gpu.memory import report
+    from alexnet2gpu.train import Training, assemble, fit
+
+    model, optimizer = assemble(config, ranks)
+    if content:
+        checkpoint.restore(content, model, optimizer)
+    grid = ranks.grid
+    prepare = Preparation(images, config, ranks.device)
+    batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
+    test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
+    t = Training(config, ranks, run.Run(out, grid.rank == 0), model,
+                 ranks.replicate(model, config.memory), optimizer, batches, test, step)
+    t.run.start(config, step)
+    errors = fit(t)
+    if t.run.writes:
+        print(report.table(t.memory))
+        top1, top5 = 1 - errors["top1_error"], 1 - errors["top5_error"]
+        print(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {t.step} steps")
+        print(f"config, metrics, memory and checkpoints: {out}")
 
 
 if __name__ == "__main__":
     main()
-    # All is written. Threads of gloo, if the model still holds a group, may abort a usual exit.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)

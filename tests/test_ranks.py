@@ -1,9 +1,20 @@
-"""If these fail, a rank takes another's place, or a wrong command line goes unnoticed."""
+"""If these fail, a rank takes another's place, a wrong command line goes unnoticed, or a rank
+whose work is done may abort at its exit."""
+
+import gc
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from conftest import Pool, train
 
-from alexnet2gpu.ranks import choose_device, place
+from alexnet2gpu.config import load_config
+from alexnet2gpu.ranks import Ranks, choose_device, place
+from alexnet2gpu.train import assemble, train_step
+
+PATIENCE = 5  # seconds that a thread may take to end
 
 
 def environment(rank, world, local_world=None):
@@ -93,3 +104,53 @@ def test_gpus_are_shared_only_through_gloo(local_rank, local_world, gpus, device
     """NCCL wherever each rank of a machine has a GPU; rank 0 of a second machine starts with its
     own first GPU."""
     assert choose_device(local_rank, local_world, gpus) == (torch.device(device), backend)
+
+
+def threads_left():
+    """The names of this process's threads of gloo, once they are none or time is up."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        names = []
+        for file in Path("/proc/self/task").glob("*/comm"):
+            try:
+                names.append(file.read_text().strip())
+            except OSError:  # it has just ended
+                pass
+        left = sorted(name for name in names if "gloo" in name)
+        if not left or time.monotonic() > deadline:
+            return left
+        time.sleep(0.01)
+
+
+def step(config, ranks):
+    """A training step on random images."""
+    model, optimizer = assemble(config, ranks)
+    images, labels = torch.randn(4, *config.model.input), torch.zeros(4, dtype=torch.int64)
+    train_step(ranks.replicate(model, config.memory), optimizer, images, labels, "float32")
+
+
+def after_a_step(regather):
+    gc.disable()  # only the ranks' own end collects
+    config = load_config("configs/quick.yaml", [f"memory.regather={regather}"])
+    with Ranks(place(2, split=True, ddp=True), 1) as ranks:
+        step(config, ranks)
+    return threads_left()
+
+
+def after_a_run(folder):
+    gc.disable()
+    train("--split-model", "--ddp", "--set", "train.max_steps=2", "--out", folder)
+    return threads_left()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
+def test_no_thread_outlives_the_ranks(tmp_path):
+    """A thread of gloo that is still there at a rank's exit aborts it now and then. On processes
+    of its own: a rank that has failed in another test may have left some."""
+    pool = Pool()
+    try:
+        for regather in ("false", "true"):
+            assert pool(after_a_step, 4, regather) == [[]] * 4
+        assert pool(after_a_run, 4, tmp_path / "run") == [[]] * 4
+    finally:
+        pool.close()

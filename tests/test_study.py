@@ -14,7 +14,7 @@ from alexnet2gpu.config import load_config
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "bench")
-    return program("memory", "bench")
+    return program("study", "bench")
 
 
 @pytest.fixture

@@ -147,10 +147,10 @@ def _overhanging(padded, gives, reads_images, width, compute, parameters, copies
 
 def _normalisation(row, width, sizes, levers):
     """norm.ResponseNorm, either way."""
-    elements = sizes.images * math.prod(row.reads)
+    each = math.prod(row.reads)
+    elements = sizes.images * each
     gives, wide = width * elements, max(width, 4) * elements
     if levers.norm_input_only:
-        each = math.prod(row.reads)
         at_once = min(sizes.images, images_at_once(each, sizes.on_gpu))
         some = max(width, 4) * each * at_once
         on_top = (some if width < 4 else 0) + (gives if at_once < sizes.images else 0)

@@ -51,6 +51,7 @@ class Places:
     def __exit__(self, *error):
         for hook in self.hooks:
             hook.remove()
+        self.last = None  # the node refers to this object, in a circle that Python cannot see
 
     def _follow(self, layer, tower, name):
         def enter(*_):

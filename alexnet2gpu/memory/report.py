@@ -75,6 +75,11 @@ def _residual(driver, gpu, reserved):
     return (driver - sum(here)) // len(here)
 
 
+def fullest(measured: Sequence[dict]) -> dict:
+    """Of what was `measured` on each rank, at least one, that of the rank that held most."""
+    return max(measured, key=lambda rank: rank["peak"])
+
+
 def document(config: Config, ranks: Sequence[dict]) -> dict:
     """memory.json of these ranks."""
     train = config.train
@@ -136,7 +141,7 @@ def _cell(name, text, widths):
 def _compared(row, budget):
     """The cells of a row by the heads of their columns."""
     ranks, expected = row.get("measured"), row.get("predicted")
-    most = max(ranks, key=lambda rank: rank["peak"]) if ranks else None
+    most = fullest(ranks) if ranks else None
     line = {name: str(row[name]) for name in ("mode", "batch", "precision")}
     figures = expected or most or {}
     names = {"batch": "images", "saved_activations": "saved"}

@@ -1,0 +1,179 @@
+"""The study of docs/memory.md: the cases that bench/memory.py measures, the tables drawn of them.
+
+    CASES      name -> (config, settings, further options) of launch/memory.py
+    tables     from the rows of the cases, by the names of their marks
+    rewrite    docs/memory.md with these tables
+"""
+
+import re
+
+from modes import REPOSITORY
+
+from alexnet2gpu.memory.report import MIB, fullest  # found, as modes.py has set the path
+
+STUDY = REPOSITORY / "docs" / "memory.md"
+FOUR = ["single", "split", "ddp", "grid"]
+NAMES = dict(zip(FOUR, ["one device", "split over 2", "DDP over 2", "2 x 2 grid"]))
+NAMES["fsdp"] = "FSDP2 over 2"
+KINDS = ["weights", "momentum", "gradients", "batch", "saved_activations"]
+BATCHES = ["--batches", "128", "64", "16"]
+BOTH = ["--precision", "float32", "bfloat16"]
+OTHER_WIDTHS = {"0.conv1": 64, "0.conv2": 128, "1.conv3": 256, "1.conv4": 192, "1.conv5": 128}
+OTHER_WIDTHS |= {"2.fc6": 1024, "3.fc7": 2048, "4.fc8": 100}
+OFF = ["norm_input_only", "pool_places_only", "image_unpadded", "relu_in_place"]
+OFF = [f"memory.{lever}=false" for lever in [*OFF, "gradients_in_buckets"]]
+LEVERS = {setting.removeprefix("memory.").replace("=", ": "): [setting] for setting in OFF}
+LEVERS |= {
+    "all five": OFF,
+    "regather: true": ["memory.regather=true"],
+    "recompute: [1]": ["memory.recompute=[1]"],
+}
+CASES = {  # name: (config, settings, further options)
+    "modes": ("alexnet", [], ["--batches", "128"]),
+    "budget": ("alexnet", [], ["--budget", "3GiB"]),
+    **{
+        f"lever {name}": ("alexnet", settings, ["--batches", "128", "--modes", *FOUR])
+        for name, settings in LEVERS.items()
+    },
+    "quick": ("quick", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
+    "other widths": (
+        "alexnet",
+        [f"model.stages.{layer}.out={width}" for layer, width in OTHER_WIDTHS.items()],
+        [*BATCHES, *BOTH, "--modes", *FOUR],
+    ),
+    "textbook": ("textbook", [], [*BATCHES, *BOTH, "--modes", "single", "ddp"]),
+    "alexnet": ("alexnet", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
+}
+
+
+def tables(cases):
+    """The tables of docs/memory.md by the names of their marks, for those cases that are there."""
+    drawn = {
+        "modes": ("modes", _modes),
+        "half": ("modes", _half),
+        "budget": ("budget", _budget),
+        "batches": ("alexnet", _batches),
+    }
+    texts = {name: draw(cases[case]["rows"]) for name, (case, draw) in drawn.items()
+             if case in cases}  # fmt: skip
+    texts["levers"], texts["errors"] = _levers(cases), _errors(cases)
+    return texts
+
+
+def rewrite(text, texts):
+    """The study with each table between `<!-- NAME -->` and `<!-- end -->` drawn anew."""
+    for name, table in texts.items():
+        pattern = rf"(?s)(<!-- {name} -->\n).*?(<!-- end -->)"
+        text, found = re.subn(pattern, lambda marks: f"{marks[1]}{table}\n{marks[2]}", text)
+        assert found == 1, f"{STUDY}: {found} places for the table {name}"
+    return text
+
+
+def _table(head, lines):
+    lines = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _mib(size):
+    return f"{size / MIB:.1f}"
+
+
+def _peak(row):
+    return fullest(row["measured"])["peak"]
+
+
+def _both(row):
+    """The peak as predicted and as measured, or one figure if they agree to its last digit."""
+    return ", ".join(dict.fromkeys([_mib(row["predicted"]["peak"]), _mib(_peak(row))]))
+
+
+def _find(rows, **wanted):
+    (row,) = [row for row in rows if wanted.items() <= row.items()]
+    return row
+
+
+def _place(row):
+    passing, _, layer = row["worst"]
+    return f"{passing} of {layer}"
+
+
+def _modes(rows):
+    lines = []
+    for row in rows:
+        held = row.get("predicted") or row["measured"][0]
+        parts = [_mib(held[kind]) for kind in KINDS]
+        predicted = _mib(row["predicted"]["peak"]) if "predicted" in row else "-"
+        measured = f"**{_mib(_peak(row))}**"
+        lines.append([NAMES[row["mode"]], *parts, predicted, measured, _place(row)])
+    head = ["", *KINDS[:4], "saved for backward", "peak, predicted", "measured", "where"]
+    return _table(head, lines)
+
+
+def _half(rows):
+    kinds = {
+        "weights, momentum, gradients": [*KINDS[:3], "buckets"],
+        "the batch: every rank sees every image": ["batch"],
+        "temporaries of a normalisation": ["temporary"],
+        "gradients of activations": ["gradients of activations"],
+        "activations still saved": ["activations"],
+    }
+    whole, half = (_find(rows, mode=mode)["at_worst"] for mode in ("single", "split"))
+    lines = []
+    for name, parts in kinds.items():
+        one, two = (sum(held.get(part, 0) for part in parts) for held in (whole, half))
+        lines.append([name, _mib(one), _mib(two), _mib(two - one / 2)])
+    one, two = sum(whole.values()), sum(half.values())
+    lines.append([f"**{cell}**" for cell in ("all", _mib(one), _mib(two), _mib(two - one / 2))])
+    return _table(["at the peak", "one device", "split", "more than half"], lines)
+
+
+def _budget(rows):
+    lines = []
+    for mode in FOUR:
+        fits, beyond = (row for row in rows if row["mode"] == mode)
+        lines.append([NAMES[mode], f"**{fits['batch']}**", _both(fits), beyond["batch"],
+                      _both(beyond), _place(beyond)])  # fmt: skip
+    head = ["", "largest batch", "peak", "the next", "peak", "where"]
+    return _table(head, lines)
+
+
+def _batches(rows):
+    lines = []
+    for precision in ("float32", "bfloat16"):
+        for batch in (16, 64, 128):
+            cells = []
+            for mode in FOUR:
+                row = _find(rows, mode=mode, batch=batch, precision=precision)
+                cells.append(_both(row))
+            lines.append([precision, batch, *cells])
+    return _table(["", "batch", *(NAMES[mode] for mode in FOUR)], lines)
+
+
+def _levers(cases):
+    settings = {name: f"lever {name}" for name in LEVERS if f"lever {name}" in cases}
+    lines = []
+    for name, case in {"as it is": "modes", **settings, "bfloat16": "alexnet"}.items():
+        precision = "bfloat16" if name == "bfloat16" else "float32"
+        rows = [_find(cases[case]["rows"], mode=mode, batch=128, precision=precision)
+                for mode in FOUR] if case in cases else []  # fmt: skip
+        if rows:
+            shown = name if name in ("as it is", "all five") else f"`{name}`"
+            saved = _mib(rows[0]["predicted"]["saved_activations"])
+            lines.append([shown, saved, *map(_both, rows)])
+    return _table(["", "saved, one device", *(NAMES[mode] for mode in FOUR)], lines)
+
+
+def _errors(cases):
+    """Of each network: peaks of ranks measured, how many were predicted to the byte, the worst."""
+    groups = {}
+    for case, (config, settings, _) in CASES.items():
+        more = ", levers" if case.startswith("lever") else ", other widths" if settings else ""
+        for row in cases[case]["rows"] if case in cases else []:
+            if "predicted" in row:
+                expected, found = row["predicted"]["peak"], groups.setdefault(config + more, [])
+                found += [expected / rank["peak"] - 1 for rank in row["measured"]]
+    lines = []
+    for name, errors in groups.items():
+        worst = f"{max(errors, key=abs):+.4%}" if any(errors) else "0"
+        lines.append([name, len(errors), errors.count(0), worst])
+    return _table(["", "peaks measured", "predicted to the byte", "worst error"], lines)
