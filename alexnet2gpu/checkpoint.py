@@ -116,6 +116,14 @@ def newest(folder: Path) -> Path:
     raise ValueError(f"{folder}: there is no checkpoint yet: start anew, in another directory")
 
 
+def config_of(checkpoint: Path) -> Path:
+    """The config of a checkpoint's run. Raises: ValueError if it is not beside it."""
+    file = checkpoint.resolve().parents[1] / "config.yaml"
+    if not file.is_file():
+        raise ValueError(f"{checkpoint}: there is no {file}: say which config with --config FILE")
+    return file
+
+
 def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
     """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names.
 

@@ -35,7 +35,7 @@ class Data:
     dir         where its files are (--data)
     store       of a folder of photographs, what its pack keeps: data/stores.py
     size        to what their shorter side is scaled and their longer one cropped, in pixels
-    crop        side in pixels, placed at random in training, centred in testing; null: whole images
+    crop        side in pixels, placed at random in training, centred in testing; null: no crop
     flip        mirror with probability 1/2, in training
     mean        image: subtract the mean training image, its centre if images are cropped
     colour      strength of the colour noise, in training; 0: none
@@ -161,7 +161,7 @@ def _read(file, users=()):
         return tree
     base = file.parent / str(tree.pop("base"))
     if not base.is_file() or base in users:
-        raise Problem("base", f"there is no file {base.name} beside this one, or it is based on it")
+        raise Problem("base", f"no file {base.name} lies beside this one, or it is based on this")
     below = _read(base, (*users, base))
     for key, value in tree.items():
         strict.put(below, str(key), value)

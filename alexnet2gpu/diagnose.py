@@ -80,9 +80,9 @@ def complaint(health: list[Health]) -> str | None:
         return None
     return (
         f"hardly anything of an image reaches the classifier: {last.layer} differs by "
-        f"{last.signal:.2%} of its mean between images, so the loss will stay flat for long. Larger "
-        "initial weights (`init`) in the layers where the signal is lost, or inputs of a larger "
-        "scale (`data.divide`), let it through"
+        f"{last.signal:.2%} of its mean between images, so the loss will stay flat for long. "
+        "Larger initial weights (`init`) in the layers where the signal is lost, or inputs of a "
+        "larger scale (`data.divide`), let it through"
     )
 
 

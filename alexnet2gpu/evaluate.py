@@ -1,9 +1,15 @@
-"""Top-1 and top-5 error on held-out images.
+"""Top-1 and top-5 error on held-out images, from one view of each or the mean of ten.
 
 Every rank takes part: in a split no rank can run the network alone.
+
+What is averaged over views, and over networks, are probabilities; so it was in 2012 for both.
 """
 
+import math
+from collections.abc import Iterator
+
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet2gpu.data.batches import EvaluationBatches
@@ -12,7 +18,6 @@ from alexnet2gpu.precision import computing_in
 from alexnet2gpu.ranks import Ranks
 
 
-@torch.no_grad()
 def evaluate(
     model: AlexNet, batches: EvaluationBatches, ranks: Ranks, precision: str
 ) -> dict[str, float]:
@@ -21,17 +26,37 @@ def evaluate(
 
     Returns: test_loss, top1_error and top5_error; errors are fractions of 1.
     """
+    sums = sum(
+        errors(log_p, labels) for log_p, labels in log_probabilities(model, batches, precision)
+    )
+    return mean_errors(sums, ranks)
+
+
+@torch.no_grad()
+def log_probabilities(
+    model: AlexNet, batches: EvaluationBatches, precision: str
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logarithms of the classes' probabilities (B, classes) in float64, averaged over the views of
+    each of B images; labels (B,)."""
     model.eval()
-    sums = torch.zeros(
-        4, dtype=torch.float64, device=ranks.device
-    )  # loss, top-1 errors, top-5 errors, images
-    for images, labels in batches:
-        with computing_in(precision, ranks.device):
-            logits = model(images).double()  # (B, classes)
-        best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]  # (B, 5)
-        loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack(
-            [loss, (~best[:, 0]).sum(), (~best.any(1)).sum(), loss.new_tensor(len(labels))]
-        )
+    for views, labels in batches:
+        with computing_in(precision, views.device):
+            logits = model(views).double()  # (B * views, classes)
+        log_p = F.log_softmax(logits, dim=1).unflatten(0, (len(labels), -1))
+        yield log_p.logsumexp(1) - math.log(batches.views), labels
+
+
+def errors(log_p: Tensor, labels: Tensor) -> Tensor:
+    """Log-probabilities (B, classes), labels (B,) -> (4,) float64, sums over the images: loss,
+    top-1 errors, top-5 errors, images."""
+    best = log_p.topk(min(5, log_p.shape[1])).indices == labels[:, None]  # (B, 5)
+    loss = F.nll_loss(log_p, labels, reduction="sum")
+    return torch.stack(
+        [loss, (~best[:, 0]).sum(), (~best.any(1)).sum(), loss.new_tensor(len(labels))]
+    )
+
+
+def mean_errors(sums: Tensor, ranks: Ranks) -> dict[str, float]:
+    """What `errors` gave, (4,) of each replica's own images -> means over those of all."""
     loss, top1, top5, count = ranks.sum_over_replicas(sums).tolist()
     return {"test_loss": loss / count, "top1_error": top1 / count, "top5_error": top5 / count}

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012, rate_of, set_rates
-from alexnet2gpu.precision import computing_in, weight_dtype
+from alexnet2gpu.precision import computing_in
 from alexnet2gpu.ranks import Ranks
 from alexnet2gpu.run import Run
 
@@ -53,27 +52,6 @@ class Training:
         """The step to end at."""
         train = self.config.train
         return min(train.epochs * self.batches.steps, train.max_steps or sys.maxsize)
-
-
-def assemble(
-    config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | None = None
-) -> tuple[AlexNet, SGD2012]:
-    """The towers of this rank, joined to those of other ranks, on its device and in the type of
-    its weights, with their optimizer. The caller replicates them.
-
-    Args:
-        change: changes the model's parameters in place before the optimizer sees them, as FSDP2
-            does; None: they stay as they are.
-
-    Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
-    """
-    links = ranks.connect(len(config.model.stages), config.memory)
-    model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
-    model.to(ranks.device, weight_dtype(config.train.precision))
-    if change is not None:
-        change(model)
-    optim = config.optim
-    return model, SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
 
 
 def check_batch(batch: int, replicas: int, images: int) -> None:

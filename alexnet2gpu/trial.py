@@ -17,6 +17,7 @@ from functools import partial
 
 import torch
 
+from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
@@ -24,7 +25,7 @@ from alexnet2gpu.memory.predict import Prediction, predict
 from alexnet2gpu.optim import set_rates
 from alexnet2gpu.precision import weight_dtype
 from alexnet2gpu.ranks import Ranks, place
-from alexnet2gpu.train import assemble, train_step
+from alexnet2gpu.train import train_step
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
 OUT_OF_MEMORY = 70  # the exit status of a rank

@@ -51,7 +51,7 @@ def main(argv=None):
         print(f"{'layer':<8} {'std / mean':>11} {'dead units':>11} {'step / weights':>15}")
         for layer, signal, dead, step in health:
             print(f"{layer:<8} {signal:>11.4f} {dead:>11.1%} {step:>15.2e}")
-        print(f"loss at the start {loss:.3f} (seed {config.train.seed}, {images.classes} classes)\n")
+        print(f"loss at the start {loss:.3f}, seed {config.train.seed}\n")
         verdicts.append(complaint(health))
     for verdict in filter(None, verdicts[:1]):
         print(f"warning: {verdict}")

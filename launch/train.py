@@ -71,10 +71,11 @@ def train(config, ranks, out, images, test_images, step, content):
     """The run, from `step` and the checkpoint's `content` on. A function of its own, since model
     and DDP must be gone when the ranks end (ranks.py)."""
     from alexnet2gpu import checkpoint, run
+    from alexnet2gpu.assemble import assemble
     from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
     from alexnet2gpu.data.prepare import Preparation
     from alexnet2gpu.memory import report
-    from alexnet2gpu.train import Training, assemble, fit
+    from alexnet2gpu.train import Training, fit
 
     model, optimizer = assemble(config, ranks)
     if content:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from alexnet2gpu.config import Config
-from alexnet2gpu.data.crops import Places, each_cut
+from alexnet2gpu.data.crops import Places
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.table import draw_epoch

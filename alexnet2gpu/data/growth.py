@@ -158,7 +158,7 @@ class Growth:
 
 @contextlib.contextmanager
 def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
-    """A file to append to from byte `size` on; what comes after is cut off, what lacks is zeros."""
+    """A file to append to from byte `size` on; what comes after is cut off."""
     path.touch()
     with open(path, "r+b") as file:
         file.truncate(size)

@@ -2,9 +2,9 @@
 
 Worker processes read, scale and crop some photographs at a time; this process appends what they
 return, in order. Its memory does not grow with the number of photographs. Every few seconds it
-notes how far it is; whoever starts again after a kill goes on there (growth.py), so that the result
-is the same to the byte however often it was interrupted. It lies in PACK.partial until it is whole
-and is then renamed.
+notes how far it is; whoever starts again after a kill goes on there (growth.py), so that the
+result is the same to the byte however often it was interrupted. It lies in PACK.partial until it
+is whole and is then renamed.
 
 What cannot be read is left out, named and counted.
 """

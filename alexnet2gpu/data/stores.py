@@ -1,9 +1,9 @@
 """How a pack keeps pixels: two files to append to, two readers that look alike.
 
-    raw     NAME.u8                       every pixel: 196,608 bytes an image of 256x256, which are 48
-                                          pages; copied from the mapping: the fastest
-    jpeg    NAME.jpegs, NAME.offsets.i64  JPEG strings one after another, and where each starts and
-                                          ends: about a tenth of it, decoded as they are read
+    raw     NAME.u8              every pixel: an image of 256x256 has 196,608 bytes, or 48 pages,
+                                 and starts on one; copied from the mapping, the fastest
+    jpeg    NAME.jpegs           JPEG strings one after another: about a tenth of it, decoded as
+            NAME.offsets.i64     they are read; where each starts and ends
 
 A reader has `shape` (N, H, W, C) and `dtype`, and gives the pixels `[i, rows, columns]` (h, w, C)
 of image i, to several threads at once. What it gives is to be copied before more is asked for.

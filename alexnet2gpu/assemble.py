@@ -1,0 +1,39 @@
+"""A rank's own part of the network and its optimizer, put together from a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+from alexnet2gpu.config import Config
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.optim import SGD2012
+from alexnet2gpu.precision import weight_dtype
+from alexnet2gpu.ranks import Ranks
+
+
+def build(config: Config, ranks: Ranks) -> AlexNet:
+    """The towers of this rank, joined to those of other ranks, on its device and in the type of
+    its weights. The caller replicates them.
+
+    Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
+    """
+    links = ranks.connect(len(config.model.stages), config.memory)
+    model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
+    return model.to(ranks.device, weight_dtype(config.train.precision))
+
+
+def assemble(
+    config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | None = None
+) -> tuple[AlexNet, SGD2012]:
+    """What `build` gives, and its optimizer.
+
+    Args:
+        change: what is done to the model's parameters in place before the optimizer sees them, as
+            FSDP2 does; None: they stay as they are.
+
+    Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
+    """
+    model = build(config, ranks)
+    if change is not None:
+        change(model)
+    optim = config.optim
+    return model, SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
