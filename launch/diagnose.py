@@ -53,8 +53,8 @@ def main(argv=None):
             print(f"{layer:<8} {signal:>11.4f} {dead:>11.1%} {step:>15.2e}")
         print(f"loss at the start {loss:.3f}, seed {config.train.seed}\n")
         verdicts.append(complaint(health))
-    for verdict in filter(None, verdicts[:1]):
-        print(f"warning: {verdict}")
+    if any(verdicts):
+        print(f"warning: {next(filter(None, verdicts))}")
     return int(any(verdicts))
 
 

@@ -54,7 +54,7 @@ def main(argv=None):
             print(f"{part}: {sidecar['shape'][0]:,} images of {len(sidecar['classes']):,} classes"
                   + f", {len(skipped):,} left out:" * bool(skipped))
             for name, reason in skipped[:10]:
-                print(f"  {name}: {reason}")
+                print(f"  {name}: {reason}".encode(errors="replace").decode())
             if len(skipped) > 10:
                 print(f"  and others, all in {target / part}.json")
         size = sum(file.stat().st_size for file in target.iterdir())

@@ -59,6 +59,7 @@ class Growth:
         self.progress = Progress(begun)
         if self.finished:
             self._expect(begun, json.loads(self.sidecar.read_text())["source"])
+            self.journal.unlink(missing_ok=True)  # left by a kill just before the end of `finish`
         elif self.journal.exists():
             self._go_on(begun)
         else:  # a list of offsets starts with 0, before there are any images

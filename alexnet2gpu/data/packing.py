@@ -42,8 +42,8 @@ def pack(
 ) -> None:
     """Make the pack `target`, or go on making it; nothing is done if it is there.
 
-    Of several processes that call this, one makes it and the others wait. SIGTERM ends it at once,
-    as it may: nothing that was noted is lost.
+    Of several processes that call this, one makes it and the others wait. SIGTERM ends packing and
+    waiting at once, as it may: nothing that was noted is lost.
 
     Args:
         source: has train/ and val/, each with a folder of photographs for every class.
@@ -57,17 +57,18 @@ def pack(
         return
     if target.exists():
         raise ValueError(f"{target}: is there, but is not a pack: choose another place with --out")
+    classes = classes_of(source)
     begun = target.with_name(target.name + ".partial")
     begun.mkdir(parents=True, exist_ok=True)
-    with open(begun / "lock", "w") as lock, _ended_by_sigterm():
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(begun / "lock", "w") as lock:
+        with _ended_by_sigterm():
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if is_pack(target):  # another process has made it meanwhile
             shutil.rmtree(begun, ignore_errors=True)
             return
-        classes = classes_of(source)
         parts = {part: Photographs(source / part, classes) for part in PARTS}
         _check_room(begun, form, sum(photographs.count for photographs in parts.values()))
-        with _Workers(workers or os.cpu_count()) as pool:
+        with _ended_by_sigterm(), _Workers(workers or os.cpu_count()) as pool:
             for part, photographs in parts.items():
                 _pack_part(part, photographs, begun, form, pool, every)
         os.rename(begun, target)
@@ -76,7 +77,7 @@ def pack(
 
 def _pack_part(part, photographs, begun, form, pool, every):
     origin = {
-        "folder": photographs.folder.parent.name, "photographs": photographs.count,
+        "folder": photographs.folder.parent.resolve().name, "photographs": photographs.count,
         "listing": f"sha256 {photographs.listing}", **asdict(form),
     }  # fmt: skip
     growth = Growth(begun / part, form, origin)
@@ -167,10 +168,13 @@ def _end_with_parent():
 
 @contextlib.contextmanager
 def _ended_by_sigterm():
-    """The system's own handling of SIGTERM, which launch/train.py puts off (mistakes.py)."""
+    """The system's own handling of SIGTERM, which launch/train.py puts off (mistakes.py): for what
+    takes long, not while mistakes are looked for."""
     previous = signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGTERM, previous)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_room(begun: Path, form: Form, count: int):

@@ -53,6 +53,8 @@ class RawPixels:
         _check_size(file, count * self._image)
         with open(file, "rb") as opened:
             self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_RANDOM"):  # else much of what lies around an image is read too
+            self._map.madvise(mmap.MADV_RANDOM)
         self._pixels = np.frombuffer(self._map, np.uint8).reshape(self.shape)
         self._read = 0
 
@@ -61,6 +63,10 @@ class RawPixels:
         if self._read > READ_AT_ONCE and hasattr(mmap, "MADV_DONTNEED"):
             self._map.madvise(mmap.MADV_DONTNEED)  # another thread's page comes back by itself
             self._read = 0
+        if isinstance(place, tuple) and hasattr(mmap, "MADV_WILLNEED"):
+            first = place[0] * self._image  # ask the disk for it at once, not page by page
+            start = first - first % mmap.PAGESIZE
+            self._map.madvise(mmap.MADV_WILLNEED, start, first + self._image - start)
         return self._pixels[place]
 
 
