@@ -159,7 +159,7 @@ def _read(file, users=()):
     tree = strict.read(file.read_text())
     if not isinstance(tree, dict) or "base" not in tree:
         return tree
-    base = file.parent / str(tree.pop("base"))
+    base = (file.parent / str(tree.pop("base"))).resolve()
     if not base.is_file() or base in users:
         raise Problem("base", f"no file {base.name} lies beside this one, or it is based on this")
     below = _read(base, (*users, base))
