@@ -23,7 +23,8 @@
     run.py          the directory that a run leaves
     train.py        the loop
     trial.py        one step of any mode, measured, in processes started for it
-    figures.py      every plot
+    look.py         what a trained network looks for, answers, finds alike
+    figures/        every plot
 
 A file imports only from those that are above it here, model.py and exchange.py standing after
 layers.py.

@@ -1,13 +1,13 @@
-"""Every plot, as PNG files. They need matplotlib, which is the extra `plots`.
+"""Memory of a rank: what each mode holds at its worst moment, and what in every place of a step.
 
-    bars        what each mode holds at its worst moment, and what was measured
-    timeline    what a rank holds in every place of a step
+Parts that add up are stacked, in one order and in the same colours in both figures; what was
+measured lies over them in black, so that a prediction that is wrong shows as a gap.
 """
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
+from alexnet2gpu.figures.page import pyplot, save
 from alexnet2gpu.memory.predict import Prediction
 from alexnet2gpu.memory.report import MIB, fullest
 
@@ -28,7 +28,7 @@ COLOURS = {
 def bars(title: str, rows: Sequence[dict], file: Path) -> None:
     """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in MiB; a
     mark where the peak was measured. Of what was not predicted, what was measured."""
-    plt = _pyplot()
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(max(7, 0.75 * len(rows) + 3), 5), layout="constrained")
     parts = [row.get("at_worst") or _measured_parts(row) for row in rows]
     below = [0] * len(rows)
@@ -46,8 +46,7 @@ def bars(title: str, rows: Sequence[dict], file: Path) -> None:
     axes.set_xticks(range(len(rows)), names)
     axes.set_ylabel("MiB on each rank, at the worst moment")
     axes.set_title(title)
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
+    save(figure, file)
 
 
 def _measured_parts(row):
@@ -65,7 +64,7 @@ def timeline(
     """A step from left to right, place by place, each at its worst, in MiB: stacked as predicted,
     a panel for each rank of `measured` with its own moments as a line; one panel if there are
     none."""
-    plt = _pyplot()
+    plt = pyplot()
     panels = max(1, len(measured))
     places = [moment.place for moment in expected.moments]
     figure, grid = plt.subplots(
@@ -96,22 +95,7 @@ def timeline(
     ]
     grid[-1, 0].set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     figure.suptitle(title)
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
-
-
-def possible() -> bool:
-    """Whether matplotlib is installed."""
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    save(figure, file)
 
 
 def _legend(plt, axes, kinds, measured):

@@ -1,0 +1,43 @@
+"""How runs were trained: their loss and their errors, step by step, all runs in one picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from alexnet2gpu.figures.page import pyplot, save, short
+from alexnet2gpu.look import History
+
+NOTHING = [], []
+TOP1, TOP5 = {"marker": "o", "markersize": 3}, {"linestyle": "--", "marker": ".", "markersize": 4}
+
+
+def curves(histories: Mapping[str, History], file: Path) -> None:
+    """Above, the loss: in training a thin line, raw, and of validation images dots joined by a
+    thicker one. Below, their two errors, in percent. A run has one colour.
+
+    Args:
+        histories: by the name that the legend gives the run.
+    """
+    plt, count = pyplot(), len(histories)
+    figure, (above, below) = plt.subplots(2, figsize=(9, 7), layout="constrained", sharex=True)
+    for number, (name, history) in enumerate(histories.items()):
+        colour = f"C{number}" if count <= 10 else plt.get_cmap("turbo")(number / count)
+        above.plot(*history.get("loss", NOTHING), color=colour, linewidth=0.7)
+        above.plot(*history.get("test_loss", NOTHING), color=colour, linewidth=1.6, **TOP1)
+        below.plot([], [], color=colour, linewidth=3, label=short(name, 32))
+        for key, look in (("top1_error", TOP1), ("top5_error", TOP5)):
+            steps, errors = history.get(key, NOTHING)
+            below.plot(steps, [100 * error for error in errors], color=colour, **look)
+    above.set_ylabel("loss: cross-entropy, nats an image")
+    below.set_ylabel("error on validation images, %")
+    below.set_xlabel("step")
+    below.set_ylim(bottom=0)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": 8}
+    above.plot([], [], color="black", linewidth=0.7, label="in training")
+    above.plot([], [], color="black", linewidth=1.6, label="on validation images", **TOP1)
+    above.legend(**beside)
+    below.plot([], [], color="black", label="top-1", **TOP1)
+    below.plot([], [], color="black", label="top-5", **TOP5)
+    below.legend(**beside)
+    save(figure, file)
