@@ -52,7 +52,8 @@ def main(argv=None):
         grid = place(configs[0].model.towers, args.split_model, args.ddp)
         images, test_images = load_images(configs[0].data, configs[0].model)
         for path, config in zip(found, configs):
-            checkpoint.read(path, config.model, grid.towers)
+            checkpoint.read(path, config.model, range(config.model.towers))  # those of other
+            # ranks too: all ranks come to the same conclusion, and rank 0 prints it
 
     figures = []
     with Ranks(grid, configs[0].train.threads) as ranks:

@@ -391,11 +391,13 @@ def test_kills_at_random_moments_change_nothing_in_the_end(store, folder, packs,
             process.stdout.readline()
         time.sleep(draw.uniform(0, 0.2))
         process.kill()
-        process.communicate()
-        deadline = time.monotonic() + 10
-        while left := alive(process.pid):
-            assert time.monotonic() < deadline, f"processes {left} have outlived the kill"
+        process.wait()
+        deadline = time.monotonic() + 5
+        while (left := alive(process.pid)) and time.monotonic() < deadline:
             time.sleep(0.01)
+        for survivor in left:
+            os.kill(survivor, signal.SIGKILL)
+        assert not left, f"{len(left)} processes have outlived the kill"
         sizes.append(sum(file.stat().st_size for file in tmp_path.glob("pack*/train.labels.i64")))
     process = packing_slowly(folder, target, store)
     written = int(process.communicate()[0].split()[-1])

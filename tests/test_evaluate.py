@@ -1,0 +1,239 @@
+"""If these fail, published errors are not those of the networks: other views, averages or images.
+
+Networks are trained for a few steps on a few pictures, and evaluated once more here: view by view
+and image by image, all towers on one device.
+"""
+
+import contextlib
+import io
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+import torch
+from conftest import program, train
+
+import alexnet2gpu
+from alexnet2gpu.config import load_config
+from alexnet2gpu.data.batches import EvaluationBatches
+from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.prepare import Preparation
+
+HEIGHT, WIDTH, CROP = 31, 28, 24  # so the centre lies at 3, 2 and the last corner at 6, 4
+STAGES = """[
+    {conv1: {type: conv, out: 8, kernel: 5, init: 0.04}, pool1: {type: max_pool, kernel: 3,
+     stride: 2}, relu1: relu, flatten: flatten},
+    {fc6: {type: linear, out: 16, init: 0.01}, relu6: relu,
+     drop6: {type: dropout, p: 0.5, scaling: "2012"}},
+    {fc8: {type: linear, out: 10, init: 0.1}},
+]"""
+SMALL = [
+    "data.name=arrays", f"data.crop={CROP}", f"model.input=[1,{CROP},{CROP}]", "train.batch=8",
+    "train.max_steps=6", "train.precision=float64", f"model.stages={STAGES}",
+    "optim.schedule=[{epoch: 1, weights: 1e-4, biases: 1e-4}]",
+]  # fmt: skip
+SET = [part for override in SMALL for part in ("--set", override)]
+
+
+def pictures(count, seed):
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 10, count)
+    pixels = draw.integers(0, 150, (count, HEIGHT, WIDTH, 1))
+    pixels[np.arange(count), 3 * labels] += 100  # a bright line, its height the class
+    return pixels.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """40 training and 11 test images in data/, and two trained networks, a/ and b/."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "data").mkdir()
+    for seed, (part, count) in enumerate({"train": 40, "test": 11}.items()):
+        for name, array in zip(("images", "labels"), pictures(count, seed)):
+            np.save(folder / "data" / f"{part}_{name}.npy", array)
+    for seed, name in enumerate("ab"):
+        out = ["--data", folder / "data", "--out", folder / name]
+        train(*SET, "--set", f"train.seed={seed}", *out)
+    return folder
+
+
+def view_by_view(picture, mean, views):
+    """The centre; or the corners and the centre, and the mirror images of these five."""
+    top, left = (HEIGHT - CROP) // 2, (WIDTH - CROP) // 2
+    places = [(top, left)]
+    if views == 10:
+        places += [(0, 0), (0, 2 * left), (2 * top, 0), (2 * top, 2 * left)]
+    centre = mean[top : top + CROP, left : left + CROP]
+    found = [picture[y : y + CROP, x : x + CROP].astype(float) for y, x in places]
+    if views == 10:
+        found += [view[:, ::-1] for view in found]
+    return np.stack([(view - centre).transpose(2, 0, 1) for view in found])
+
+
+def probabilities(folder, name, views):
+    """Of the test images (11, 10) in plain numpy, from a network's logits, one view at a time."""
+    network = alexnet2gpu.load(folder / name / "config.yaml", folder / name).double().eval()
+    mean = pictures(40, 0)[0].mean(0).astype(np.float32)
+    found = []
+    for picture in pictures(11, 1)[0]:
+        of_views = []
+        for view in view_by_view(picture, mean, views):
+            with torch.no_grad():
+                logits = network(torch.from_numpy(view[None].copy())).numpy()[0]
+            of_views.append(np.exp(logits) / np.exp(logits).sum())
+        found.append(np.mean(of_views, 0))
+    return np.stack(found)
+
+
+def figures(p):
+    """What a table would say of probabilities (11, 10)."""
+    labels = pictures(11, 1)[1]
+    ranking = np.argsort(-p, axis=1)
+    return {
+        "test_loss": -np.log(p[np.arange(11), labels]).mean(),
+        "top1_error": (ranking[:, 0] != labels).mean(),
+        "top5_error": 1 - (ranking[:, :5] == labels[:, None]).any(1).mean(),
+    }
+
+
+def evaluate(*arguments):
+    """launch/evaluate.py in this process, on a rank of the pool or alone: exit status, stderr."""
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            program("evaluate").main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            return exit_.code, stderr.getvalue()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return 0, stderr.getvalue()
+
+
+def check(out, folder, names, views):
+    """What was written to `out` is what plain code makes of the networks."""
+    document = json.loads(out.read_text())
+    assert document["views"] == views and document["images"] == 11
+    assert len(document["networks"]) == len(names)
+    p = [probabilities(folder, name, views) for name in names]
+    for number, found in enumerate(document["networks"]):
+        assert str(folder / names[number]) in found["checkpoint"]
+        assert found["alone"] == pytest.approx(figures(p[number]), rel=1e-6)
+        assert found["averaged"] == pytest.approx(figures(np.mean(p[: number + 1], 0)), rel=1e-6)
+
+
+@pytest.mark.parametrize("views", [1, 10])
+def test_two_networks_and_their_average_are_those_of_plain_code(views, folder, tmp_path, capsys):
+    arguments = [folder / "a", folder / "b" / "checkpoints", "--views", views]
+    assert evaluate(*arguments, "--out", tmp_path / "out.json") == (0, "")
+    check(tmp_path / "out.json", folder, "ab", views)
+    lines = capsys.readouterr().out.splitlines()
+    averaged = figures((probabilities(folder, "a", views) + probabilities(folder, "b", views)) / 2)
+    assert len(lines) == 3 and lines[2].startswith("average of 2 networks: top-1 error ")
+    assert lines[2].endswith(f"loss {averaged['test_loss']:.4f}")
+
+
+def test_what_is_compared_differs(folder):
+    """Else the tests here could not tell one view from ten, or a network from another."""
+    losses = {
+        figures(probabilities(folder, name, views))["test_loss"]
+        for name in "ab" for views in (1, 10)
+    }  # fmt: skip
+    assert len({round(loss, 2) for loss in losses}) == 4
+
+
+@pytest.mark.parametrize("mode", ["--split-model", "--ddp"])
+def test_two_ranks_give_the_same_figures(mode, on_ranks, folder, tmp_path):
+    """The 11 images are no even number: one replica has 6 of them, the other 5."""
+    out = tmp_path / "out.json"
+    arguments = folder / "a", folder / "b", "--views", 10, "--out", out, mode
+    assert on_ranks(evaluate, 2, *arguments) == [(0, "")] * 2
+    check(out, folder, "ab", 10)
+
+
+def test_training_reports_the_figures_of_one_view(folder):
+    """At the end of its run, what launch/evaluate.py finds in its checkpoint."""
+    lines = (folder / "a" / "metrics.jsonl").read_text().splitlines()
+    last = [json.loads(line) for line in lines if "test_loss" in line][-1]
+    expected = figures(probabilities(folder, "a", 1))
+    assert {key: last[key] for key in expected} == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1, 10, 25, 1000])
+@pytest.mark.parametrize("views", [1, 10])
+def test_views_are_crops_to_the_bit_next_to_each_other(size, views):
+    """Of this replica's images, however many are taken at a time; in any order of the views."""
+    pixels, labels = pictures(11, 1)
+    images = Images(pixels, labels, 10)
+    settings = load_config("configs/quick.yaml", [*SMALL, "data.mean=none"])
+    prepare = Preparation(images, settings, torch.device("cpu"))
+    seen = list(EvaluationBatches(images, prepare, size, 1, 2, views))
+    assert all(len(x) <= max(size, views) for x, _ in seen)
+    x = torch.cat([x for x, _ in seen]).unflatten(0, (-1, views)).numpy()
+    assert torch.cat([numbers for _, numbers in seen]).tolist() == labels[1::2].tolist()
+    for ours, picture in zip(x, pixels[1::2], strict=True):
+        expected = view_by_view(picture, np.zeros((HEIGHT, WIDTH, 1)), views)
+        assert sorted(view.tobytes() for view in ours) == sorted(
+            view.astype(np.float64).tobytes() for view in expected
+        )
+
+
+def test_ten_views_of_images_without_a_border_are_an_error():
+    pixels, labels = pictures(11, 1)
+    images = Images(pixels[:, :CROP, :CROP].copy(), labels, 10)
+    prepare = Preparation(images, load_config("configs/quick.yaml", SMALL), torch.device("cpu"))
+    with pytest.raises(ValueError, match="--views 10: the network reads whole images"):
+        EvaluationBatches(images, prepare, 8, 0, 1, 10)
+
+
+@pytest.fixture(scope="module")
+def spoiled(folder):
+    """Beside a/ and b/: runs without a config, without a checkpoint, and with others."""
+    for name in ("no_config", "no_checkpoint", "others", "broken"):
+        shutil.copytree(folder / "a", folder / name)
+    (folder / "no_config" / "config.yaml").unlink()
+    shutil.rmtree(folder / "no_checkpoint" / "checkpoints")
+    config = folder / "others" / "config.yaml"
+    config.write_text(config.read_text().replace("out: 10,", "out: 12,"))
+    assert "out: 12," in config.read_text()
+    for file in folder.glob("broken/checkpoints/*/tower-1.pt"):
+        file.write_bytes(file.read_bytes()[:-100])
+    return folder
+
+
+MISTAKES = [
+    (["a", "--views", "10", "--set", "data.crop=null"], "reads whole images (data.crop null)"),
+    (["a", "others"], "cannot be averaged with"),
+    (["a", "others"], "2 towers, 12 outputs, data.name arrays"),
+    (["no_config"], "config.yaml: say which config with --config FILE"),
+    (["no_checkpoint"], "no_checkpoint: there is no checkpoint yet"),
+    (["nowhere"], "nowhere: there is no checkpoint yet"),
+    (["a", "broken"], "tower-1.pt: unreadable checkpoint"),
+    (["a", "--set", "model.stages.1.fc6.out=64"], "tower-0.pt: unreadable checkpoint: it holds"),
+    (["a", "--views", "5"], "argument --views: invalid choice"),
+    (["a", "--split-model"], "--split-model on 1 process"),
+    ([], "the following arguments are required: CKPT"),
+]
+
+
+@pytest.mark.parametrize("arguments, complaint", MISTAKES)
+def test_a_mistake_is_told_in_one_line(arguments, complaint, spoiled, monkeypatch):
+    monkeypatch.chdir(spoiled)
+    status, printed = evaluate(*arguments)
+    assert status == 2 and printed.startswith("error: ") and complaint in printed
+    assert printed.count("\n") == 1
+
+
+def test_a_mistake_on_two_ranks_is_told_once(on_ranks, spoiled):
+    answers = on_ranks(evaluate, 2, spoiled / "a", spoiled / "broken", "--split-model")
+    assert [status for status, _ in answers] == [2, 2]
+    printed = "".join(printed for _, printed in answers)
+    assert printed.startswith("error: ") and printed.count("\n") == 1
+
+
+def test_a_config_may_be_named(spoiled, tmp_path):
+    config, out = spoiled / "a" / "config.yaml", tmp_path / "out.json"
+    assert evaluate(spoiled / "no_config", "--config", config, "--out", out) == (0, "")
+    found = json.loads(out.read_text())["networks"][0]["alone"]
+    assert found == pytest.approx(figures(probabilities(spoiled, "a", 1)), rel=1e-6)
