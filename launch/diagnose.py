@@ -39,6 +39,8 @@ def main(argv=None):
         from alexnet2gpu.train import check_batch
 
         args = parse(argv)
+        if args.seeds < 1:
+            raise ValueError(f"--seeds {args.seeds}: at least 1 is needed")
         first = load_config(args.config, args.set).train.seed
         configs = [load_config(args.config, [*args.set, f"train.seed={seed}"])
                    for seed in range(first, first + args.seeds)]
