@@ -1,4 +1,4 @@
-"""If these fail, a network that cannot learn is trained for a week, or a good one is complained of.
+"""If these fail, a network that cannot learn is trained for a week, or a good one is blamed.
 
 The figures are compared with the same network written out operation by operation.
 """
