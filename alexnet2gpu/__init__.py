@@ -14,12 +14,16 @@
     norm.py         response normalisation
     layers.py       max-pooling, dropout, the overhanging convolution
     regather.py     keep a half of what was exchanged, gather again in backward
+    malloc.py       memory on the CPU that is not given back
     ranks.py        which rank holds which towers of which replica: the modes
-    data/           images, where they come from, the batches made of them
+    data/           images, where they come from, packing them, the batches made of them
     optim.py        the update rule of 2012 and its schedule
-    evaluate.py     top-1 and top-5 error, in every mode
+    assemble.py     a rank's part of the network, and its optimizer
+    diagnose.py     will it learn? What becomes of images, layer by layer, before training
+    evaluate.py     top-1 and top-5 error, in every mode; ten views
     memory/         bytes per rank, predicted and measured
     checkpoint.py   save and resume, in any mode from any mode
+    ensemble.py     several trained networks that vote
     run.py          the directory that a run leaves
     train.py        the loop
     trial.py        one step of any mode, measured, in processes started for it

@@ -84,35 +84,43 @@ class OverhangConv2d(nn.Conv2d):
 
     With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of
     2012 did it, and why the paper's first layer is 55x55. Keeps x as it came, and pads it again in
-    backward.
+    backward. What is convolved has its channels first in memory, also if those of x are last.
     """
 
     overhang = 0, 0  # pixels below and to the right
     keep_padded = False
 
     def forward(self, x):
-        below, right = self.overhang
-        pads = 0, right, 0, below
         if self.keep_padded:
-            return super().forward(F.pad(x, pads))
-        return _OverhangConv.apply(x, self.weight, self.bias, pads, self.stride, self.padding)
+            return super().forward(_padded(x, self.overhang))
+        window = self.overhang, self.stride, self.padding
+        return _OverhangConv.apply(x, self.weight, self.bias, *window)
+
+
+def _padded(x, overhang):
+    """(B, C, H, W) -> (B, C, H + below, W + right), with zeros there."""
+    count, channels, height, width = x.shape
+    below, right = overhang
+    y = x.new_zeros(count, channels, height + below, width + right)
+    y[:, :, :height, :width] = x
+    return y
 
 
 class _OverhangConv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, pads, stride, padding):
+    def forward(ctx, x, weight, bias, overhang, stride, padding):
         ctx.save_for_backward(x, weight)
-        ctx.window = pads, stride, padding
-        return F.conv2d(F.pad(x, pads), weight, bias, stride, padding)
+        ctx.window = overhang, stride, padding
+        return F.conv2d(_padded(x, overhang), weight, bias, stride, padding)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
-        pads, stride, padding = ctx.window
+        overhang, stride, padding = ctx.window
         need_x = ctx.needs_input_grad[0]
         of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, F.pad(x, pads).to(gradient.dtype), weight.to(gradient.dtype),
+            gradient, _padded(x, overhang).to(gradient.dtype), weight.to(gradient.dtype),
             [len(weight)], stride, padding, (1, 1), False, (0, 0), 1, (need_x, True, True),
         )  # fmt: skip
         _, _, height, width = x.shape

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 from alexnet2gpu.exchange import Link, exchange, gather_logits
 from alexnet2gpu.levers import Levers
+from alexnet2gpu.malloc import keep_freed_memory
 from alexnet2gpu.regather import Regather
 
 # For one message between ranks. The longest wait is for another rank to write its checkpoint.
@@ -118,6 +119,8 @@ class Ranks:
             torch.set_num_threads(threads or max(1, _cores() // grid.local_world))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+        else:
+            keep_freed_memory()
         self.split_group = self.replica_group = None
         self.links = []
         if grid.world == 1:

@@ -12,7 +12,8 @@ from conftest import Pool, train
 
 from alexnet2gpu.config import load_config
 from alexnet2gpu.ranks import Ranks, choose_device, place
-from alexnet2gpu.train import assemble, train_step
+from alexnet2gpu.assemble import assemble
+from alexnet2gpu.train import train_step
 
 PATIENCE = 5  # seconds that a thread may take to end
 

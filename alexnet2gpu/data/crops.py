@@ -27,10 +27,12 @@ class Places(NamedTuple):
 
 
 def cut(images: Images, places: Places, out: np.ndarray) -> None:
-    """Copy crops into `out` (B, crop, crop, C) uint8."""
-    crop, pixels = out.shape[1], images.pixels
+    """Copy crops into `out` (B, crop, crop, C) uint8, as rows of bytes: less to loop over."""
+    count, crop, _, channels = out.shape
+    out = out.reshape(count, crop, crop * channels)  # a view
     for number, (i, y, x) in enumerate(zip(*(array.tolist() for array in places))):
-        out[number] = pixels[i, y : y + crop, x : x + crop]
+        rows = images.pixels[i, y : y + crop].reshape(crop, -1)
+        out[number] = rows[:, x * channels : (x + crop) * channels]
 
 
 def each_cut(

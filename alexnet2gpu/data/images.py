@@ -13,7 +13,7 @@ class Images:
 
     Args:
         pixels: (N, H, W, C) uint8, RGB if C is 3: an array, or a store of a pack, which has its
-            shape and dtype and gives an image's `[i, rows, columns]`.
+            shape and dtype and gives an image's `[i, rows]`, all columns of them.
         labels: (N,) whole numbers, each in 0 .. classes - 1.
         classes: how many there are.
         names: of the classes, if they have names.

@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from alexnet2gpu.config import Config
 from alexnet2gpu.data.crops import Places, each_cut
 from alexnet2gpu.data.images import Images
+from alexnet2gpu.kinds import Conv
+from alexnet2gpu.network import trace
 from alexnet2gpu.precision import weight_dtype
 
 AT_ONCE = 2**18  # elements on the CPU, so that they stay in its cache from one pass to the next
@@ -41,13 +43,17 @@ class Preparation:
         self.centre = (height - self.crop) // 2, (width - self.crop) // 2
         self.divide, self.resize, self.law = data.divide, data.resize, data.colour_law
         self.threads = data.threads
+        first = trace(config.model)[0]
+        self.padded_later = isinstance(first.layer, Conv) and any(
+            first.layer.overhang(first.reads, first.gives)
+        )
         self.device, self.dtype = device, weight_dtype(config.train.precision)
         self.mean = None
         if data.mean == "image":
             top, left = self.centre
             mean = images.mean_image()[top : top + self.crop, left : left + self.crop]
-            mean = torch.from_numpy(np.ascontiguousarray(mean))
-            self.mean = self._to_device(mean).permute(2, 0, 1).to(self.dtype).contiguous()
+            mean = torch.from_numpy(mean.reshape(self.crop, -1))
+            self.mean = self._to_device(mean).to(self.dtype)  # (crop, crop * C)
         if data.colour:
             self.components = colour_components(images.colour_covariance(), self.law)
 
@@ -60,7 +66,8 @@ class Preparation:
         self, pixels: Tensor, flip: np.ndarray | None = None, colour: np.ndarray | None = None,
         strength: float = 0,
     ) -> Tensor:  # fmt: skip
-        """(B, crop, crop, C) uint8 -> (B, C, H, W) float.
+        """(B, crop, crop, C) uint8 -> (B, C, H, W) float; with its channels last in memory, as
+        pixels have them, if the first layer pads images, which turns them round for nothing.
 
         Args:
             flip: (B,) bool, which ones to mirror; None for none.
@@ -68,37 +75,38 @@ class Preparation:
             strength: of the colour's movement; 0 leaves it alone.
         """
         count, crop, _, channels = pixels.shape
-        pixels, divisor, moved = self._to_device(pixels), self.divide, None
+        pixels, divisor, offset = self._to_device(pixels), self.divide, None
         if strength:
-            moved = strength * colour @ self.components.T  # (B, C)
             divisor *= 1 + strength if self.law == "2012" else 1
-            moved = torch.from_numpy(moved / divisor).to(self.dtype)
-            moved = self._to_device(moved)[:, :, None, None]
-        mean = None if self.mean is None else self.mean / divisor
-        x = torch.empty(count, channels, crop, crop, dtype=self.dtype, device=self.device)
+            moved = strength * colour @ self.components.T / divisor  # (B, C)
+            offset = np.tile(moved, crop)[:, None]  # (B, 1, crop * C), a row of pixels
+            offset = self._to_device(torch.from_numpy(offset).to(self.dtype))
+        less = None if self.mean is None else -self.mean / divisor  # (crop, crop * C)
+        x = torch.empty(count, crop, crop * channels, dtype=self.dtype, device=self.device)
         at_once = count if x.is_cuda else max(1, AT_ONCE // x[0].numel())
         for first in range(0, count, at_once):
             some = slice(first, first + at_once)
-            x[some] = self._mirrored(pixels[some], flip, some).permute(0, 3, 1, 2)
-            if mean is None and moved is None:
+            x[some] = self._mirrored(pixels[some], flip, some).flatten(2)
+            terms = [term for term in (less, offset if offset is None else offset[some])
+                     if term is not None]  # fmt: skip
+            if terms:
+                torch.add(sum(terms[1:], terms[0]), x[some], alpha=1 / divisor, out=x[some])
+            else:
                 x[some] /= divisor
-                continue
-            offset = 0 if moved is None else moved[some]
-            offset = offset if mean is None else offset - mean
-            torch.add(offset, x[some], alpha=1 / divisor, out=x[some])
+        x = x.view(count, crop, crop, channels).permute(0, 3, 1, 2)
         if self.resize:
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear")
-        return x
+        return x if self.padded_later else x.reshape(x.shape).contiguous()
 
     def _mirrored(self, pixels, flip, some):
         """(b, crop, crop, C) with those mirrored that `flip[some]` says."""
         chosen = np.flatnonzero(flip[some]) if flip is not None else []
         if not len(chosen):
             return pixels
+        if len(chosen) == len(pixels):
+            return _turned(pixels)
         chosen = self._to_device(torch.from_numpy(chosen))
-        # torch mirrors interleaved colours fast if they are called channels-last
-        turned = pixels[chosen].permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
-        return turned if len(turned) == len(pixels) else pixels.index_copy(0, chosen, turned)
+        return pixels.index_copy(0, chosen, _turned(pixels.index_select(0, chosen)))
 
     def labels(self, labels: np.ndarray) -> Tensor:
         """(B,) on the device."""
@@ -108,6 +116,11 @@ class Preparation:
         if self.device.type == "cuda" and not tensor.is_pinned():
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
+
+
+def _turned(pixels):
+    """(b, H, W, C), left and right changed over: torch is quick at it if told channels-last."""
+    return pixels.permute(0, 3, 1, 2).flip(3).permute(0, 2, 3, 1)
 
 
 def colour_components(covariance: np.ndarray, law: str) -> np.ndarray:

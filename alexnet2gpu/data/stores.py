@@ -5,8 +5,8 @@
     jpeg    NAME.jpegs           JPEG strings one after another: about a tenth of it, decoded as
             NAME.offsets.i64     they are read; where each starts and ends
 
-A reader has `shape` (N, H, W, C) and `dtype`, and gives the pixels `[i, rows, columns]` (h, w, C)
-of image i, to several threads at once. What it gives is to be copied before more is asked for.
+A reader has `shape` (N, H, W, C) and `dtype`, and gives the pixels `[i, rows]` (h, W, C) of image
+i, or `[i, rows, columns]`, to several threads at once.
 """
 
 import io
@@ -84,8 +84,8 @@ class JpegPixels:
             self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
 
     def __getitem__(self, place):
-        i, rows, columns = place
-        return decode(self._map[self._offsets[i] : self._offsets[i + 1]])[rows, columns]
+        i, *inside = place
+        return decode(self._map[self._offsets[i] : self._offsets[i + 1]])[tuple(inside)]
 
 
 READERS = {"raw": RawPixels, "jpeg": JpegPixels}

@@ -1,0 +1,20 @@
+"""Memory on the CPU that stays with the process when tensors are freed.
+
+glibc asks the system for every block of more than 32 MB anew and gives it back when it is freed;
+each of its pages then costs a fault when it is written for the first time. A batch of 128 images
+of 224x224 has 19,000 pages, which take several times as long as computing what is written there.
+"""
+
+import ctypes
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+def keep_freed_memory() -> bool:
+    """From now on, take memory from the heap only, by 64 MiB, and return none of it.
+
+    Returns: whether it could be arranged; only glibc has it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    options = (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)
+    return mallopt is not None and all(mallopt(*option) for option in options)
