@@ -1,19 +1,23 @@
 """What a machine should show, in one command: tests, equality, trainings, speed, memory.
 
-    python bench/everything.py
+    python bench/everything.py [DIR]
 
 On one GPU, ranks share it through gloo; on several each has its own, through NCCL; without any,
 all runs on the CPU, for hours. Prints each figure as it comes and writes its results into
-bench/results/.
+bench/results/. With DIR, which has photographs in train/ and val/ (Caltech-101), also the data
+pipeline and the recipe of 2012: docs/results/caltech.
 """
 
+import shlex
 import subprocess
 import sys
 import time
 
+import torch
 from modes import MODES, REPOSITORY, run, write
 
 FLOAT64 = ["train.precision=float64", "train.log_every=1", "train.max_steps=50"]
+GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000"
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 
 
@@ -54,14 +58,20 @@ def main():
         print(f"{name}: largest difference in loss from one device, 50 steps: {difference:.2e}")
     write("everything", tests=summary, differences=differences, trainings=trainings())
     failed = ["tests"] if tested.returncode else []
+    on_gpu = torch.cuda.is_available()
+    photographs = [
+        f"bench/loader.py {shlex.quote(sys.argv[1])}",
+        f"bench/recipe.py {shlex.quote(sys.argv[1])}" + GPU_RECIPE * on_gpu,
+    ] if sys.argv[1:] else []  # fmt: skip
     for command in (
+        *photographs,
         "bench/modes.py --steps 96",
         "bench/modes.py --steps 8 --config configs/alexnet.yaml",
         "bench/modes.py --steps 8 --config configs/alexnet.yaml"
         " --name bfloat16 --set train.precision=bfloat16",
         "bench/memory.py",
     ):
-        if subprocess.run([sys.executable, *command.split()], cwd=REPOSITORY).returncode:
+        if subprocess.run([sys.executable, *shlex.split(command)], cwd=REPOSITORY).returncode:
             failed.append(command)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
 

@@ -69,7 +69,7 @@ def differences(file, overrides, split, ddp):
     [
         ("quick", NO_DROPOUT, False, True, 2),
         ("quick", NO_DROPOUT, True, True, 4),
-        ("alexnet", ["train.batch=2"], True, False, 2),
+        ("alexnet", ["train.batch=2", "data.name=synthetic"], True, False, 2),
     ],
     ids=["ddp", "grid", "alexnet split, dropout on"],
 )
@@ -122,7 +122,8 @@ def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path
 
 def test_bfloat16_agrees_to_its_rounding(on_ranks, tmp_path):
     """Eight bits of mantissa: losses of one device and split stay close to float32's."""
-    settings = ["train.max_steps=5", "train.batch=16", "train.log_every=1"]
+    settings = ["train.max_steps=2", "train.batch=8", "train.log_every=1"]
+    settings += ["data.name=synthetic"]  # which has few test images
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "float32")
     train(*options, "--set", "train.precision=bfloat16", "--out", tmp_path / "single")

@@ -153,7 +153,8 @@ def test_all_figures_of_a_run_are_drawn(run, tmp_path, capsys):
     draw(run, run, "--among", 40)
     names = written(run / "figures")
     assert names == ["confusion", "curves", "filters", "neighbours", "predictions"]
-    assert sorted(capsys.readouterr().out.split()) == [f"{run}/figures/{name}.png" for name in names]
+    expected = [f"{run}/figures/{name}.png" for name in names]
+    assert sorted(capsys.readouterr().out.split()) == expected
     (tmp_path / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text())
     draw(tmp_path, run, "--out", tmp_path / "out")
     assert written(tmp_path / "out") == ["curves"]

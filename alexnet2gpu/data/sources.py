@@ -155,13 +155,13 @@ def _arrays(data, network):
 
 
 def _synthetic(data, network):
-    """1,024 training and 256 test images, bordered if to be cropped; brightness is the class."""
+    """512 training and 64 test images, bordered if to be cropped; brightness is the class."""
     channels, side, _ = network.input
     side = data.crop + 8 if data.crop else side
     classes = _outputs(network)
     draw = np.random.default_rng(0)
     parts = []
-    for count in (1024, 256):
+    for count in (512, 64):
         labels = draw.integers(classes, size=count)
         pixels = draw.integers(0, 128, (count, side, side, channels), dtype=np.uint8)
         pixels += (labels * 127 // classes).astype(np.uint8)[:, None, None, None]
