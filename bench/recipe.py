@@ -67,9 +67,9 @@ def diagnosis(folder):
             for signal, dead, step in (columns[name][1][layer] for name in RECIPES)
         ]
         lines.append(f"| {layer} | {' | '.join(cells)} |")
-    losses = " | ".join(f"{min(found):.2f} to {max(found):.2f} | | "
+    losses = "".join(f"{min(found):.2f} to {max(found):.2f} | | | "
                         for found, _ in columns.values())  # fmt: skip
-    lines.append(f"| loss at the start | {losses}|")
+    lines.append(f"| loss at the start | {losses[:-1]}")
     return "\n".join([*lines, "", f"Medians of {SEEDS} seeds; of the loss, least and largest."])
 
 
@@ -82,8 +82,8 @@ def trained(run, *arguments, ranks=1):
         done.touch()
     RESULTS.mkdir(parents=True, exist_ok=True)
     for name, kept in (("metrics.jsonl", ".jsonl"), ("config.yaml", ".yaml")):
-        text = (run / name).read_text()
-        (RESULTS / (run.name + kept)).write_text(re.sub(r"dir: .*?, store", "dir: DIR, store", text))
+        text = re.sub(r"dir: .*?, store", "dir: DIR, store", (run / name).read_text())
+        (RESULTS / (run.name + kept)).write_text(text)
     return look.history(run)
 
 
