@@ -4,6 +4,8 @@ The processes are started once and kept: importing torch is what takes time. Eac
 new rendezvous, in the environment as torchrun would, on a port that the system chooses. A rank
 that raises fails the test with that rank's traceback; ranks that have not answered within a minute
 are killed and fail it too.
+
+The fixtures of photographs and packs are made once for all files: no test may change them.
 """
 
 import datetime
@@ -19,6 +21,7 @@ from pathlib import Path
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of gloo on the CPU, also where there are GPUs
+import scenes  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -116,6 +119,34 @@ def on_ranks():
     pool = Pool()
     yield pool
     pool.close()
+
+
+@pytest.fixture(scope="session")
+def photographs_folder(tmp_path_factory):
+    """21 photographs of three classes in train/, 6 of two of them in val/."""
+    return scenes.write_folder(tmp_path_factory.mktemp("photographs"))
+
+
+@pytest.fixture(scope="session")
+def packs(photographs_folder, tmp_path_factory):
+    """Store -> the folder packed in it, by two processes."""
+    from alexnet2gpu.data import growth, packing
+
+    base = tmp_path_factory.mktemp("packs")
+    for store in ("raw", "jpeg"):
+        form = growth.Form(store, scenes.SIZE, quality=80)
+        packing.pack(photographs_folder, base / store, form, workers=2)
+    return {store: base / store for store in ("raw", "jpeg")}
+
+
+@pytest.fixture
+def no_processes(monkeypatch):
+    """Packing without worker processes and without waiting for the disk."""
+    from alexnet2gpu.data import packing
+
+    monkeypatch.setattr(packing, "ProcessPoolExecutor", scenes.InThisProcess)
+    monkeypatch.setattr(packing, "AT_ONCE", 8)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
 def program(name, folder="launch"):

@@ -1,0 +1,178 @@
+"""If these fail, a mistake in packing ends in a traceback, or a changed pack is trained on.
+
+Most run launch/pack.py in this process, on three photographs, and look at the one line it prints.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from conftest import REPOSITORY, program
+from scenes import Killed, kill, write
+
+from alexnet2gpu.data import growth, pack
+
+
+def pack_py(*arguments):
+    """launch/pack.py in this process: exit status, and what it printed on stderr."""
+    before = signal.getsignal(signal.SIGTERM)
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            program("pack").main([str(argument) for argument in arguments])
+        except SystemExit as exit_:
+            return exit_.code, stderr.getvalue()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    return 0, stderr.getvalue()
+
+
+def two_classes(folder):
+    for place in ("train/a", "train/b", "val/a"):
+        write(folder / place / "1.png", 0)
+    return folder
+
+
+MISTAKES = {
+    "no val/": (
+        lambda folder: shutil.rmtree(folder / "val"), [],
+        "there is no val/ in it: it should have train/ and val/",
+    ),
+    "no classes": (lambda folder: [shutil.rmtree(file) for file in folder.glob("val/*")], [],
+                   "val: has no folders in it, one for every class"),
+    "a class of val/ only": (lambda folder: (folder / "val" / "c").mkdir(), [],
+                             "val/c: there is no such class in train/"),
+    "an empty class": (lambda folder: (folder / "train/b/1.png").unlink(), [],
+                       "train/b: has no photographs"),
+    "nothing in val/": (lambda folder: (folder / "val/a/1.png").unlink(), [],
+                        "val: has no photographs"),
+    "nothing readable": (lambda folder: (folder / "val/a/1.png").write_text("x"), [],
+                         "val/ has no photograph that can be read: a/1.png: UnidentifiedImage"),
+    "no pack": (lambda folder: (folder / "pack-raw-8").mkdir(), [],
+                "pack-raw-8: is there, but is not a pack: choose another place with --out"),
+    "a size of 0": (lambda folder: None, ["--size", 0], "--size and --workers are at least 1"),
+    "no such folder": (lambda folder: None, ["--data", "nowhere"], "nowhere: there is no train/"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line(mistake, no_processes, monkeypatch, tmp_path):
+    make, arguments, complaint = MISTAKES[mistake]
+    monkeypatch.chdir(tmp_path)
+    make(two_classes(tmp_path))
+    status, printed = pack_py("--data", tmp_path, "--size", 8, *arguments)
+    check(status, printed, complaint)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def check(status, printed, complaint):
+    last = printed.splitlines()[-1]
+    assert status == 2 and last.startswith("error: ") and complaint in last, printed
+    assert "Traceback" not in printed and printed.count("error: ") == 1
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+    no_processes, monkeypatch, tmp_path
+):
+    two_classes(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=575))
+    status, printed = pack_py("--data", tmp_path, "--size", 8)  # 3 x 192 bytes
+    check(status, printed, "3 images take 0.0 GB more and 0.0 are free: choose another place")
+    assert not list(tmp_path.glob("*/*.u8"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=576))
+    assert pack_py("--data", tmp_path, "--size", 8)[0] == 0
+
+
+@pytest.mark.parametrize("change", ["quality", "photographs"])
+@pytest.mark.parametrize("moment", ["train is whole", "train is begun"])
+def test_what_was_begun_in_another_way_is_not_mixed(
+    change, moment, no_processes, monkeypatch, tmp_path
+):
+    two_classes(tmp_path)
+    arguments = ["--data", tmp_path, "--size", 8, "--store", "jpeg"]
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        where = (os, "rename") if moment == "train is whole" else (growth.Growth, "finish")
+        killed.setattr(*where, kill)
+        pack_py(*arguments)
+    if change == "photographs":
+        write(tmp_path / "train/b/2.png", 1)
+    status, printed = pack_py(*arguments, "--quality", 90 if change == "photographs" else 80)
+    check(status, printed, "pack-jpeg-8.partial: was begun with other photographs or in another")
+    (tmp_path / "train/b/2.png").unlink(missing_ok=True)
+    assert pack_py(*arguments)[0] == 0
+
+
+def test_a_pack_that_has_changed_is_named(packs, tmp_path):
+    shutil.copytree(packs["raw"], tmp_path / "pack")
+    assert pack_py("--data", tmp_path, "--out", tmp_path / "pack", "--check") == (0, "")
+    file = tmp_path / "pack" / "train.u8"
+    content = bytearray(file.read_bytes())
+    content[1000] ^= 1
+    file.write_bytes(content)
+    status, printed = pack_py("--data", tmp_path, "--out", tmp_path / "pack", "--check")
+    check(status, printed, "train.u8: not as it was written (crc32 ")
+    file.write_bytes(content[:-1])
+    size = f"{len(content) - 1:,} bytes, {len(content):,} expected: pack the folder again"
+    with pytest.raises(ValueError, match=f"train.u8: has {size}"):
+        pack.read_pack(tmp_path / "pack")
+    file.unlink()
+    with pytest.raises(ValueError, match="train.u8: is missing"):
+        pack.read_pack(tmp_path / "pack")
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ('{"shape": [1', "val.json: unreadable: "),
+        ("{}", "not a whole pack: 'shape'"),
+        ("[1]", "not a whole pack: "),
+    ],
+)
+def test_a_pack_with_another_sidecar_is_named(content, complaint, packs, tmp_path):
+    shutil.copytree(packs["raw"], tmp_path / "pack")
+    (tmp_path / "pack" / "val.json").write_text(content)
+    with pytest.raises(ValueError) as error:
+        pack.read_pack(tmp_path / "pack")
+    assert complaint in str(error.value) and str(tmp_path / "pack") in str(error.value)
+
+
+TERMINATED = """
+import os, signal
+from pathlib import Path
+from alexnet2gpu.mistakes import one_line_mistakes
+with one_line_mistakes():
+    from alexnet2gpu.data import packing
+    def check_room(*rest):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError("the disk is too small")
+    packing._check_room = check_room
+    packing.pack(Path("."), Path("pack"), packing.Form())
+"""
+
+
+def test_a_rank_that_is_ended_while_it_looks_for_mistakes_still_says_them(tmp_path):
+    """torchrun ends rank 0, which prints, as soon as another rank has found the mistake."""
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATED], capture_output=True, cwd=two_classes(tmp_path),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (2, "error: the disk is too small\n")
+
+
+def test_what_was_left_out_is_printed(no_processes, capsys, tmp_path):
+    two_classes(tmp_path)
+    for number in range(12):
+        (tmp_path / "train" / "a" / f"{number:02}.txt").write_text("x")
+    (tmp_path / "train" / "a" / os.fsdecode(b"-\xfc.txt")).write_text("x")
+    assert pack_py("--data", tmp_path, "--size", 8, "--check")[0] == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train: 2 images of 2 classes, 13 left out:"
+    assert "UnidentifiedImageError" in lines[1]  # its name is no UTF-8, as old archives have them
+    assert lines[2].startswith("  a/00.txt: UnidentifiedImageError: ")
+    assert lines[11] == f"  and others, all in {tmp_path / 'pack-raw-8' / 'train.json'}"
+    assert lines[12] == "val: 1 images of 2 classes" and lines[13].endswith("as it was written")
