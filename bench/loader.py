@@ -38,7 +38,7 @@ sys.path.insert(0, str(REPOSITORY))
 from alexnet2gpu.assemble import assemble  # noqa: E402
 from alexnet2gpu.config import load_config  # noqa: E402
 from alexnet2gpu.data.batches import TrainBatches  # noqa: E402
-from alexnet2gpu.data.crops import Places, cut  # noqa: E402
+from alexnet2gpu.data.crops import Corners, cut  # noqa: E402
 from alexnet2gpu.data.photographs import Photographs, classes_of  # noqa: E402
 from alexnet2gpu.data.prepare import Preparation, colour_components  # noqa: E402
 from alexnet2gpu.data.sources import load_images  # noqa: E402
@@ -129,12 +129,12 @@ def crops(images, whole, count):
     start = time.perf_counter()
     for _ in range(count // BATCH):
         top, left = draw.integers(33, size=(2, BATCH))
-        places = Places(draw.integers(len(images), size=BATCH), top, left)
+        corners = Corners(draw.integers(len(images), size=BATCH), top, left)
         if whole:
-            for number, (i, y) in enumerate(zip(places.images.tolist(), top.tolist())):
+            for number, (i, y) in enumerate(zip(corners.indices.tolist(), top.tolist())):
                 out[number] = pixels[i, y : y + CROP]
         else:
-            cut(images, places, out)
+            cut(images, corners, out)
     return time.perf_counter() - start
 
 

@@ -10,7 +10,7 @@ import torch
 from alexnet2gpu.config import load_config
 from alexnet2gpu.data import prepare as prepare_module
 from alexnet2gpu.data.batches import TrainBatches
-from alexnet2gpu.data.crops import Places
+from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation, colour_components
 from alexnet2gpu.data.table import draw_epoch
@@ -106,12 +106,12 @@ def test_the_noise_of_the_reference_matters():
 def test_crops_are_slices_to_the_bit(threads):
     """Of more batches than there are buffers, and of fewer images at the end."""
     images, draw = coloured(), np.random.default_rng(1)
-    places = [
-        Places(*(draw.integers(limit, size=count) for limit in (40, 6, 5)))
+    corners = [
+        Corners(*(draw.integers(limit, size=count) for limit in (40, 6, 5)))
         for count in [7] * 9 + [2]
     ]
     prepare = Preparation(images, config(f"data.threads={threads}"), CPU)
-    for crops, (chosen, top, left) in zip(prepare.cut(images, places), places):
+    for crops, (chosen, top, left) in zip(prepare.cut(images, corners), corners):
         expected = [
             images.pixels[i][y : y + CROP, x : x + CROP] for i, y, x in zip(chosen, top, left)
         ]

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from alexnet2gpu.config import Config
-from alexnet2gpu.data.crops import Places
+from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.table import draw_epoch
@@ -39,8 +39,8 @@ class TrainBatches:
             step * train.batch + self.replica * self.share for step in range(first, self.steps)
         ]
         chosen = [table.order[start : start + self.share] for start in starts]
-        places = (Places(some, table.top[some], table.left[some]) for some in chosen)
-        for some, pixels in zip(chosen, prepare.cut(self.images, places)):
+        corners = (Corners(some, table.top[some], table.left[some]) for some in chosen)
+        for some, pixels in zip(chosen, prepare.cut(self.images, corners)):
             x = prepare(pixels, table.flip[some], table.colour[some], strength)
             yield x, prepare.labels(self.images.labels[some])
 
@@ -75,11 +75,11 @@ class EvaluationBatches:
         at_once = max(1, self.size // self.views)
         starts = range(0, len(self.chosen), at_once)
         chosen = [self.chosen[start : start + at_once] for start in starts]
-        for some, pixels in zip(chosen, self.prepare.cut(self.images, map(self._places, chosen))):
+        for some, pixels in zip(chosen, self.prepare.cut(self.images, map(self._corners, chosen))):
             flip = np.arange(len(pixels)) % self.views >= len(self.corners)
             yield self.prepare(pixels, flip), self.prepare.labels(self.images.labels[some])
 
-    def _places(self, chosen):
-        corners = np.tile(self.corners, (self.views // len(self.corners), 1))  # (views, 2)
-        top, left = np.tile(corners, (len(chosen), 1)).T
-        return Places(np.repeat(chosen, self.views), top, left)
+    def _corners(self, chosen):
+        of_views = np.tile(self.corners, (self.views // len(self.corners), 1))  # (views, 2)
+        top, left = np.tile(of_views, (len(chosen), 1)).T
+        return Corners(np.repeat(chosen, self.views), top, left)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet2gpu.config import Config
-from alexnet2gpu.data.crops import Places, each_cut
+from alexnet2gpu.data.crops import Corners, each_cut
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.kinds import Conv
 from alexnet2gpu.network import trace
@@ -57,10 +57,10 @@ class Preparation:
         if data.colour:
             self.components = colour_components(images.colour_covariance(), self.law)
 
-    def cut(self, images: Images, batches: Iterable[Places]) -> Iterator[Tensor]:
+    def cut(self, images: Images, batches: Iterable[Corners]) -> Iterator[Tensor]:
         """The crops (B, crop, crop, C) uint8 of each of `batches`, each to be prepared before the
         next is asked for."""
-        return each_cut(images, batches, self.crop, self.threads, self.device.type == "cuda")
+        return each_cut(images, batches, self.crop, self.threads, self.device)
 
     def __call__(
         self, pixels: Tensor, flip: np.ndarray | None = None, colour: np.ndarray | None = None,
@@ -87,16 +87,18 @@ class Preparation:
         for first in range(0, count, at_once):
             some = slice(first, first + at_once)
             x[some] = self._mirrored(pixels[some], flip, some).flatten(2)
-            terms = [term for term in (less, offset if offset is None else offset[some])
-                     if term is not None]  # fmt: skip
-            if terms:
-                torch.add(sum(terms[1:], terms[0]), x[some], alpha=1 / divisor, out=x[some])
-            else:
+            if offset is None and less is None:
                 x[some] /= divisor
+                continue
+            added = less if offset is None else offset[some]
+            added = added if less is None or offset is None else added + less
+            torch.add(added, x[some], alpha=1 / divisor, out=x[some])
         x = x.view(count, crop, crop, channels).permute(0, 3, 1, 2)
         if self.resize:
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear")
-        return x if self.padded_later else x.reshape(x.shape).contiguous()
+        if self.padded_later:
+            return x
+        return x.contiguous().view(x.shape)  # of one channel, strides that say channels first
 
     def _mirrored(self, pixels, flip, some):
         """(b, crop, crop, C) with those mirrored that `flip[some]` says."""
