@@ -61,6 +61,7 @@ def main():
     on_gpu = torch.cuda.is_available()
     photographs = [
         f"bench/loader.py {shlex.quote(sys.argv[1])}",
+        f"bench/pack.py {shlex.quote(sys.argv[1])}",
         f"bench/recipe.py {shlex.quote(sys.argv[1])}" + GPU_RECIPE * on_gpu,
     ] if sys.argv[1:] else []  # fmt: skip
     for command in (

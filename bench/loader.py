@@ -1,6 +1,6 @@
 """The data pipeline beside what is usually written, all in turns in one run.
 
-    python bench/loader.py DIR [--rounds 5] [--images 2048]
+    python bench/loader.py DIR [--rounds 5] [--images 1024]
 
 DIR has photographs in train/ and val/, and is packed when it is first used. Everybody crops 224 of
 256 pixels at random, mirrors half of the images, subtracts the mean image, moves the colour and
@@ -12,8 +12,7 @@ divides by 1.1, and gives float32 batches of 128. Prints images a second, median
 - PIL decodes the photographs' files and torchvision transforms them, in a DataLoader without
   workers on one core, and with two workers;
 - our crops alone (uint8, into a buffer that is used again) beside a copy of the rows that they lie
-  in, each image's as one block, on one core;
-- steps of configs/alexnet.yaml, batch 32, on batches from the pack and on one batch that stays.
+  in, each image's as one block, on one core.
 
 Writes bench/results/loader-cpu.json (or -gpu.json).
 """
@@ -23,31 +22,24 @@ import json
 import multiprocessing
 import os
 import statistics
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from modes import REPOSITORY, write
+from modes import write  # first: it finds the package
 from torch.utils.data import DataLoader, Dataset
 
-sys.path.insert(0, str(REPOSITORY))
+from alexnet2gpu.config import load_config
+from alexnet2gpu.data.batches import TrainBatches
+from alexnet2gpu.data.crops import Corners, cut
+from alexnet2gpu.data.photographs import Photographs, classes_of
+from alexnet2gpu.data.prepare import Preparation, colour_components
+from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.malloc import keep_freed_memory
 
-from alexnet2gpu.assemble import assemble  # noqa: E402
-from alexnet2gpu.config import load_config  # noqa: E402
-from alexnet2gpu.data.batches import TrainBatches  # noqa: E402
-from alexnet2gpu.data.crops import Corners, cut  # noqa: E402
-from alexnet2gpu.data.photographs import Photographs, classes_of  # noqa: E402
-from alexnet2gpu.data.prepare import Preparation, colour_components  # noqa: E402
-from alexnet2gpu.data.sources import load_images  # noqa: E402
-from alexnet2gpu.malloc import keep_freed_memory  # noqa: E402
-from alexnet2gpu.optim import set_rates  # noqa: E402
-from alexnet2gpu.ranks import Grid, Ranks  # noqa: E402
-from alexnet2gpu.train import train_step  # noqa: E402
-
-BATCH, CROP, STEPS = 128, 224, 4
+BATCH, CROP = 128, 224
 CPU = torch.device("cpu")
 CONTENDERS = (
     "ours, raw", "ours, jpeg", "per image, 2 workers", "PIL and torchvision",
@@ -138,32 +130,16 @@ def crops(images, whole, count):
     return time.perf_counter() - start
 
 
-def trained(config, images, frozen):
-    """Seconds for STEPS steps on the machine's device, each on a batch from the pack, or on one
-    that stays."""
-    with Ranks(Grid(towers=range(config.model.towers))) as ranks:
-        model, optimizer = assemble(config, ranks)
-        set_rates(optimizer, config.optim.schedule, 1)
-        prepare = Preparation(images, config, ranks.device)
-        batches = iter(TrainBatches(images, config, prepare, 0, 1).epoch(1))
-        x, labels = next(batches)
-        for number in range(STEPS + 1):
-            if number == 1:  # the first one warms up
-                start = time.perf_counter()
-            if not frozen:
-                x, labels = next(batches)
-            train_step(model, optimizer, x, labels, config.train.precision).tolist()
-        return time.perf_counter() - start
+def config_of(folder, store):
+    """alexnet.yaml on a folder of photographs, cropped by one thread."""
+    overrides = [f"data.dir={json.dumps(str(folder))}", f"data.store={store}", "data.threads=1"]
+    return load_config("configs/alexnet.yaml", overrides)
 
 
 def serve(name, folder, pipe):
     """A process of its own for a contender: for each number of images that comes, the speed."""
     cores = sorted(os.sched_getaffinity(0))[: 2 if "2 " in name else 1]
-    store = "jpeg" if name == "ours, jpeg" else "raw"
-    config = load_config("configs/alexnet.yaml", [
-        f"data.dir={json.dumps(str(folder))}", "data.threads=1", f"train.batch={BATCH}",
-        f"data.store={store}",
-    ])  # fmt: skip
+    config = config_of(folder, "jpeg" if name == "ours, jpeg" else "raw")
     images, _ = load_images(config.data, config.model)
     loader = partial(DataLoader, batch_size=BATCH, shuffle=True, drop_last=True)
     workers = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "fork"}
@@ -211,18 +187,10 @@ def main():
     parser.add_argument("--images", type=int, default=1024, help="in a round")
     args = parser.parse_args()
     folder = args.photographs.resolve()
-    overrides = [f"data.dir={json.dumps(str(folder))}", "train.batch=32"]
-    config = load_config("configs/alexnet.yaml", overrides)
-    images, _ = load_images(config.data, config.model)
-    jpeg = load_config("configs/alexnet.yaml", [*overrides, "data.store=jpeg"])
-    load_images(jpeg.data, jpeg.model)  # packs them
-    speeds = in_turns(folder, args.rounds, args.images // BATCH * BATCH)
-    steps = {name: [] for name in ("from the pack", "one batch that stays")}
-    for _ in range(args.rounds):
-        for name, found in steps.items():
-            taken = trained(config, images, frozen=name != "from the pack")
-            found.append(config.train.batch * STEPS / taken)
-    report({**speeds, **steps})
+    for store in ("raw", "jpeg"):
+        config = config_of(folder, store)
+        load_images(config.data, config.model)  # packs them
+    report(in_turns(folder, args.rounds, args.images // BATCH * BATCH))
 
 
 def report(speeds):
@@ -237,7 +205,6 @@ def report(speeds):
             ("ours, raw", "PIL and torchvision"),
             ("ours, raw", "PIL and torchvision, 2 workers"),
             ("crops, uint8", "rows, uint8"),
-            ("from the pack", "one batch that stays"),
         )
     }
     for name, ratio in ratios.items():

@@ -5,8 +5,9 @@
 DIR has Caltech-101 in train/ and val/ (or other photographs). In turn:
 
 - launch/diagnose.py on alexnet.yaml, paper.yaml and unit_variance.yaml, four seeds;
-- the first steps of alexnet.yaml and paper.yaml at full size, batch 32, the same seed;
-- --config to the end, on one device and split over two ranks, the same seed; one view and ten.
+- the first steps of the same three at full size, batch 32, one seed;
+- --config to the end, on one device and split over two ranks with one seed, split with another; one
+  view and ten, of each and of two seeds averaged.
 
 Runs that have been brought to their end in RUNS are not repeated. Two CPU cores take an hour and a
 half; on a GPU take --config configs/caltech_full.yaml, which is as wide as alexnet.yaml.
@@ -21,9 +22,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from modes import REPOSITORY, device_name, origin
+import numpy as np
+from modes import REPOSITORY, device_name, origin  # first: it finds the package
 
-from alexnet2gpu import figures, look  # found, as modes.py has set the path
+from alexnet2gpu import figures, look
 
 STUDY = REPOSITORY / "docs" / "fidelity.md"
 RESULTS = REPOSITORY / "docs" / "results" / "caltech"
@@ -88,22 +90,22 @@ def trained(run, *arguments, ranks=1):
 
 
 def start(folder, runs, steps):
-    """The first steps of two recipes: a figure, and a table of the mean loss of some of them."""
-    histories = {}
-    for name in RECIPES[:2]:
-        settings = ["train.batch=32", f"train.max_steps={steps}", "train.log_every=10"]
-        options = [part for setting in settings for part in ("--set", setting)]
-        config = f"configs/{name}.yaml"
-        histories[f"{name}.yaml"] = trained(
-            runs / f"start-{name}", "--config", config, "--data", folder, *options
+    """The first steps of each recipe: a figure, and a table of the mean loss of some of them."""
+    settings = ["train.batch=32", f"train.max_steps={steps}", "train.log_every=10"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    histories = {
+        f"{name}.yaml": trained(
+            runs / f"start-{name}", "--config", f"configs/{name}.yaml", "--data", folder, *options
         )
+        for name in RECIPES
+    }
     figures.curves(histories, RESULTS / "start.png")
     some = [steps * part // 5 // 10 * 10 for part in range(1, 6)]
-    lines = ["| mean loss of ten steps, up to step | " + " | ".join(map(str, some)) + " | "
-             "validation: top-1, top-5 error |", "|---" * (len(some) + 2) + "|"]  # fmt: skip
+    lines = [f"| | loss, mean of ten steps up to {some[0]} | " + " | ".join(map(str, some[1:]))
+             + " | top-1, top-5 error on validation images |", "|---" * 7 + "|"]  # fmt: skip
     for name, history in histories.items():
         losses = dict(zip(*history["loss"]))
-        errors = " ".join(f"{history[key][1][-1]:.1%}" for key in ("top1_error", "top5_error"))
+        errors = ", ".join(f"{history[key][1][-1]:.1%}" for key in ("top1_error", "top5_error"))
         cells = " | ".join(f"{losses[step]:.2f}" for step in some)
         lines.append(f"| `{name}` | {cells} | {errors} |")
     command = f"launch/train.py --config configs/alexnet.yaml --data DIR {' '.join(options)}"
@@ -111,37 +113,49 @@ def start(folder, runs, steps):
 
 
 def small(folder, runs, config):
-    """A training to the end, on one device and split: figures of both, errors of the second."""
-    options = ["--config", config, "--data", folder]
+    """Trainings to the end: on one device and split, with one seed, and split with another. Their
+    curves, their errors alone and averaged, figures of the first split one."""
+    options, split = ["--config", config, "--data", folder], ["--split-model"]
+    names = {"one device": "single", "split": "split", "split, seed 1": "seed-1"}
     histories = {
-        "one device": trained(runs / "single", *options),
-        "split over two ranks": trained(runs / "split", *options, "--split-model", ranks=2),
+        # one thread, as each rank has on two cores: sums over images are then in the same order
+        "one device": trained(runs / "single", *options, "--set", "train.threads=1"),
+        "split": trained(runs / "split", *options, *split, ranks=2),
+        "split, seed 1": trained(
+            runs / "seed-1", *options, *split, "--set", "train.seed=1", ranks=2
+        ),
     }
     figures.curves(histories, RESULTS / "curves.png")
-    lines = ["| | top-1 error, one view | top-5 | top-1 error, ten views | top-5 |",
-             "|---|---|---|---|---|"]  # fmt: skip
+    lines = ["| | top-1, one view | top-5 | top-1, ten views | top-5 |", "|---|---|---|---|---|"]
     found = {}
-    for name, run in (("one device", "single"), ("split", "split"), ("both, averaged", None)):
-        places = [runs / run] if run else [runs / "single", runs / "split"]
+    for name, places in [
+        *((name, [runs / run]) for name, run in names.items()),
+        ("both seeds, averaged", [runs / "split", runs / "seed-1"]),
+    ]:
         for views in (1, 10):
-            out = RESULTS / "evaluated.json"
+            out = runs / "evaluated.json"
             program("evaluate", *places, "--views", views, "--data", folder, "--out", out)
-            found[f"{name}, {views}"] = json.loads(out.read_text())["networks"][-1]["averaged"]
-        errors = [found[f"{name}, {views}"][key]
+            last = json.loads(out.read_text())["networks"][-1]["averaged"]
+            found[f"{name}; views: {views}"] = last
+        errors = [found[f"{name}; views: {views}"][key]
                   for views in (1, 10) for key in ("top1_error", "top5_error")]  # fmt: skip
         lines.append(f"| {name} | {' | '.join(f'{error:.1%}' for error in errors)} |")
-    document = {**origin(), "config": config, "errors": found}
-    out.write_text(json.dumps(document, indent=1) + "\n")
     drawn = runs / "figures"
     colours = program("figures", runs / "split", "--data", folder, "--out", drawn)
     for figure in ("filters", "predictions", "confusion", "neighbours"):
         shutil.copy(drawn / f"{figure}.png", RESULTS)
-    shares = re.findall(r"tower (\d): ([\d.]+%)", colours)
-    apart = max(abs(a - b) for a, b in zip(*(h["loss"][1] for h in histories.values())))
+    shares = dict(re.findall(r"tower (\d): ([\d.]+%)", colours))
+    one, other = (np.array(histories[name]["loss"][1]) for name in ("one device", "split"))
+    equal, apart = int((one == other).sum()), float(np.abs(one - other).max())
+    document = {**origin(), "config": config, "errors": found, "colour": shares,
+                "losses logged by one device and by the split": len(one), "equal": equal,
+                "largest difference": apart}  # fmt: skip
+    (RESULTS / "results.json").write_text(json.dumps(document, indent=1) + "\n")
     return "\n".join([
-        *lines, "", f"The two losses in training, means over log intervals, differ by {apart:.3f} "
-        "at most. Of the weights' energy in conv1, colour is "
-        + ", ".join(f"{share} in tower {tower}" for tower, share in shares) + ".",
+        *lines, "", f"One device and the split: of the {len(one)} losses that both have logged, "
+        f"{equal} are equal to the last bit; the largest difference is {apart:.1g}. Of the "
+        "weights' energy in conv1, colour is "
+        + ", ".join(f"{share} in tower {tower}" for tower, share in shares.items()) + ".",
     ])  # fmt: skip
 
 

@@ -40,8 +40,9 @@ class TrainBatches:
         ]
         chosen = [table.order[start : start + self.share] for start in starts]
         corners = (Corners(some, table.top[some], table.left[some]) for some in chosen)
-        for some, pixels in zip(chosen, prepare.cut(self.images, corners)):
-            x = prepare(pixels, table.flip[some], table.colour[some], strength)
+        crops = prepare.cut(self.images, corners)
+        for some in chosen:  # crops get no name here: they would fill the GPU during the step
+            x = prepare(next(crops), table.flip[some], table.colour[some], strength)
             yield x, prepare.labels(self.images.labels[some])
 
 
@@ -75,9 +76,10 @@ class EvaluationBatches:
         at_once = max(1, self.size // self.views)
         starts = range(0, len(self.chosen), at_once)
         chosen = [self.chosen[start : start + at_once] for start in starts]
-        for some, pixels in zip(chosen, self.prepare.cut(self.images, map(self._corners, chosen))):
-            flip = np.arange(len(pixels)) % self.views >= len(self.corners)
-            yield self.prepare(pixels, flip), self.prepare.labels(self.images.labels[some])
+        crops = self.prepare.cut(self.images, map(self._corners, chosen))
+        for some in chosen:
+            flip = np.arange(len(some) * self.views) % self.views >= len(self.corners)
+            yield self.prepare(next(crops), flip), self.prepare.labels(self.images.labels[some])
 
     def _corners(self, chosen):
         of_views = np.tile(self.corners, (self.views // len(self.corners), 1))  # (views, 2)

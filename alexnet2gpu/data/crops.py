@@ -1,7 +1,8 @@
 """Crops of images, cut by background threads into buffers that are used again and again.
 
-Copying rows and decoding JPEG release Python's lock, so that threads suffice. A buffer is pinned
-where there is a GPU: it is copied there while the GPU computes, and filled again once that is done.
+Copying rows and decoding JPEG release Python's lock, so that threads suffice. Where there is a GPU,
+buffers are pinned: one is copied there in a stream of its own, while the GPU computes, and filled
+again once the copy is done.
 """
 
 import collections
@@ -46,10 +47,11 @@ def each_cut(
     """The crops (B, crop, crop, C) uint8 of each of `batches` on the device, in order, cut ahead
     of time. On the CPU, what is given holds until the next is asked for."""
     pool = ThreadPoolExecutor(threads, "crops")
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     pending, free = collections.deque(), collections.deque()
     try:
         for corners in batches:
-            buffer = free.popleft() if free else _Buffer(images, len(corners.indices), crop, device)
+            buffer = free.popleft() if free else _Buffer(images, len(corners.indices), crop, stream)
             pending.append(buffer.fill(images, corners, pool, threads))
             if len(pending) > AHEAD:
                 buffer = pending.popleft()
@@ -62,10 +64,10 @@ def each_cut(
 
 
 class _Buffer:
-    def __init__(self, images, count, crop, device):
-        on_gpu, shape = device.type == "cuda", (count, crop, crop, images.pixels.shape[3])
-        self.whole = torch.empty(shape, dtype=torch.uint8, pin_memory=on_gpu)
-        self.device, self.copied = device, torch.cuda.Event() if on_gpu else None
+    def __init__(self, images, count, crop, stream):
+        shape, pinned = (count, crop, crop, images.pixels.shape[3]), stream is not None
+        self.whole = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        self.stream, self.copied = stream, torch.cuda.Event() if pinned else None
 
     def fill(self, images, corners, pool, threads):
         """Start the threads, each on its part of the batch."""
@@ -84,7 +86,13 @@ class _Buffer:
         """The batch, (count, crop, crop, C), on the device."""
         for task in self.tasks:
             task.result()
-        pixels = self.whole[: self.count].to(self.device, non_blocking=True)
-        if self.copied is not None:
-            self.copied.record(torch.cuda.current_stream(self.device))
+        pixels = self.whole[: self.count]
+        if self.stream is None:
+            return pixels
+        current = torch.cuda.current_stream(self.stream.device)
+        with torch.cuda.stream(self.stream):
+            pixels = pixels.to(self.stream.device, non_blocking=True)
+            self.copied.record()
+        current.wait_event(self.copied)  # what is computed from now on, not the CPU
+        pixels.record_stream(current)  # its memory is not used again before that is done
         return pixels

@@ -10,7 +10,6 @@ What s is depends on `data.colour_law`:
     text    as the paper has it: the eigenvalues, taken of pixels from 0 to 1; no division
 """
 
-
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -66,8 +65,9 @@ class Preparation:
         self, pixels: Tensor, flip: np.ndarray | None = None, colour: np.ndarray | None = None,
         strength: float = 0,
     ) -> Tensor:  # fmt: skip
-        """(B, crop, crop, C) uint8 -> (B, C, H, W) float; with its channels last in memory, as
-        pixels have them, if the first layer pads images, which turns them round for nothing.
+        """(B, crop, crop, C) uint8 -> (B, C, H, W) float, both on the device; with its channels
+        last in memory, as pixels have them, if the first layer pads images, which turns them round
+        for nothing.
 
         Args:
             flip: (B,) bool, which ones to mirror; None for none.
@@ -75,7 +75,7 @@ class Preparation:
             strength: of the colour's movement; 0 leaves it alone.
         """
         count, crop, _, channels = pixels.shape
-        pixels, divisor, offset = self._to_device(pixels), self.divide, None
+        divisor, offset = self.divide, None
         if strength:
             divisor *= 1 + strength if self.law == "2012" else 1
             moved = strength * colour @ self.components.T / divisor  # (B, C)
@@ -115,7 +115,7 @@ class Preparation:
         return self._to_device(torch.from_numpy(np.asarray(labels, np.int64)))
 
     def _to_device(self, tensor):
-        if self.device.type == "cuda" and not tensor.is_pinned():
+        if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
