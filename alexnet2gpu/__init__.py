@@ -14,7 +14,7 @@
     norm.py         response normalisation
     layers.py       max-pooling, dropout, the overhanging convolution
     regather.py     keep a half of what was exchanged, gather again in backward
-    malloc.py       memory on the CPU that is not given back
+    cpu.py          cores; memory on the CPU that is not given back
     ranks.py        which rank holds which towers of which replica: the modes
     data/           images, where they come from, packing them, the batches made of them
     optim.py        the update rule of 2012 and its schedule

@@ -31,9 +31,9 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
+from alexnet2gpu.cpu import cores, keep_freed_memory
 from alexnet2gpu.exchange import Link, exchange, gather_logits
 from alexnet2gpu.levers import Levers
-from alexnet2gpu.malloc import keep_freed_memory
 from alexnet2gpu.regather import Regather
 
 # For one message between ranks. The longest wait is for another rank to write its checkpoint.
@@ -116,7 +116,7 @@ class Ranks:
         gpus = torch.cuda.device_count()
         self.device, backend = choose_device(grid.local_rank, grid.local_world, gpus)
         if threads or grid.local_world > 1:  # torchrun has set 1; alone, torch's default is good
-            torch.set_num_threads(threads or max(1, _cores() // grid.local_world))
+            torch.set_num_threads(threads or max(1, cores() // grid.local_world))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         else:
@@ -205,8 +205,3 @@ class Ranks:
 def _own_group(everyone):
     """Ranks (groups, members) -> the process group of this rank's row; all ranks start all."""
     return dist.new_subgroups_by_enumeration(everyone.tolist(), TIMEOUT)[0]
-
-
-def _cores():
-    """Those that this process may use, where the system says so."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

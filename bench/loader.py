@@ -32,12 +32,12 @@ from modes import write  # first: it finds the package
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet2gpu.config import load_config
+from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.crops import Corners, cut
 from alexnet2gpu.data.photographs import Photographs, classes_of
 from alexnet2gpu.data.prepare import Preparation, colour_components
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.malloc import keep_freed_memory
 
 BATCH, CROP = 128, 224
 CPU = torch.device("cpu")

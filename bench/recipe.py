@@ -1,4 +1,4 @@
-"""The recipe of 2012 on photographs: docs/fidelity.md's tables and docs/results/caltech, anew.
+"""The recipe of 2012 on photographs: the tables and figures of docs/fidelity.md, anew.
 
     python bench/recipe.py DIR [--runs RUNS] [--config configs/caltech.yaml] [--steps 350]
 
@@ -6,11 +6,11 @@ DIR has Caltech-101 in train/ and val/ (or other photographs). In turn:
 
 - launch/diagnose.py on alexnet.yaml, paper.yaml and unit_variance.yaml, four seeds;
 - the first steps of the same three at full size, batch 32, one seed;
-- --config to the end, on one device and split over two ranks with one seed, split with another; one
-  view and ten, of each and of two seeds averaged.
+- --config to the end, on one device and split over two ranks, one seed; one view and ten.
 
-Runs that have been brought to their end in RUNS are not repeated. Two CPU cores take an hour and a
-half; on a GPU take --config configs/caltech_full.yaml, which is as wide as alexnet.yaml.
+Figures and figures' numbers go to docs/results/CONFIG, and each table to its mark in the text, if
+there is one. Runs that have been brought to their end in RUNS are not repeated. Two CPU cores take
+two hours; on a GPU take --config configs/caltech_full.yaml, which is as wide as alexnet.yaml.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from modes import REPOSITORY, device_name, origin  # first: it finds the package
 from alexnet2gpu import figures, look
 
 STUDY = REPOSITORY / "docs" / "fidelity.md"
-RESULTS = REPOSITORY / "docs" / "results" / "caltech"
+RESULTS = REPOSITORY / "docs" / "results"
 RECIPES = ("alexnet", "paper", "unit_variance")
 SEEDS = 4
 
@@ -75,31 +75,33 @@ def diagnosis(folder):
     return "\n".join([*lines, "", f"Medians of {SEEDS} seeds; of the loss, least and largest."])
 
 
-def trained(run, *arguments, ranks=1):
-    """Train into the directory `run`, unless it has been done, or go on there."""
+def trained(run, results, *arguments, ranks=1):
+    """Train into the directory `run`, unless it has been done, or go on there. Its config and its
+    metrics are copied to `results`."""
     done = run / "done"
     if not done.exists():
         resume = ["--resume"] if list(run.glob("checkpoints/step-*/state.json")) else []
         program("train", *arguments, "--out", run, *resume, ranks=ranks)
         done.touch()
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     for name, kept in (("metrics.jsonl", ".jsonl"), ("config.yaml", ".yaml")):
         text = re.sub(r"dir: .*?, store", "dir: DIR, store", (run / name).read_text())
-        (RESULTS / (run.name + kept)).write_text(text)
+        (results / (run.name + kept)).write_text(text)
     return look.history(run)
 
 
-def start(folder, runs, steps):
+def start(folder, runs, results, steps):
     """The first steps of each recipe: a figure, and a table of the mean loss of some of them."""
     settings = ["train.batch=32", f"train.max_steps={steps}", "train.log_every=10"]
     options = [part for setting in settings for part in ("--set", setting)]
     histories = {
         f"{name}.yaml": trained(
-            runs / f"start-{name}", "--config", f"configs/{name}.yaml", "--data", folder, *options
+            runs / f"start-{name}", results, "--config", f"configs/{name}.yaml", "--data", folder,
+            *options,
         )
         for name in RECIPES
     }
-    figures.curves(histories, RESULTS / "start.png")
+    figures.curves(histories, results / "start.png")
     some = [steps * part // 5 // 10 * 10 for part in range(1, 6)]
     lines = [f"| | loss, mean of ten steps up to {some[0]} | " + " | ".join(map(str, some[1:]))
              + " | top-1, top-5 error on validation images |", "|---" * 7 + "|"]  # fmt: skip
@@ -112,45 +114,37 @@ def start(folder, runs, steps):
     return "\n".join([*lines, "", f"`python {command}`, seed 0, {device_name()}."])
 
 
-def small(folder, runs, config):
-    """Trainings to the end: on one device and split, with one seed, and split with another. Their
-    curves, their errors alone and averaged, figures of the first split one."""
-    options, split = ["--config", config, "--data", folder], ["--split-model"]
-    names = {"one device": "single", "split": "split", "split, seed 1": "seed-1"}
+def small(folder, runs, results, config):
+    """A training to the end, on one device and split: curves and errors of both, figures of the
+    split one."""
+    options = ["--config", config, "--data", folder]
     histories = {
         # one thread, as each rank has on two cores: sums over images are then in the same order
-        "one device": trained(runs / "single", *options, "--set", "train.threads=1"),
-        "split": trained(runs / "split", *options, *split, ranks=2),
-        "split, seed 1": trained(
-            runs / "seed-1", *options, *split, "--set", "train.seed=1", ranks=2
-        ),
+        "one device": trained(runs / "single", results, *options, "--set", "train.threads=1"),
+        "split": trained(runs / "split", results, *options, "--split-model", ranks=2),
     }
-    figures.curves(histories, RESULTS / "curves.png")
+    figures.curves(histories, results / "curves.png")
     lines = ["| | top-1, one view | top-5 | top-1, ten views | top-5 |", "|---|---|---|---|---|"]
-    found = {}
-    for name, places in [
-        *((name, [runs / run]) for name, run in names.items()),
-        ("both seeds, averaged", [runs / "split", runs / "seed-1"]),
-    ]:
+    found, out = {}, runs / "evaluated.json"
+    for name, run in (("one device", "single"), ("split", "split")):
         for views in (1, 10):
-            out = runs / "evaluated.json"
-            program("evaluate", *places, "--views", views, "--data", folder, "--out", out)
-            last = json.loads(out.read_text())["networks"][-1]["averaged"]
-            found[f"{name}; views: {views}"] = last
+            program("evaluate", runs / run, "--views", views, "--data", folder, "--out", out)
+            (network,) = json.loads(out.read_text())["networks"]
+            found[f"{name}; views: {views}"] = network["alone"]
         errors = [found[f"{name}; views: {views}"][key]
                   for views in (1, 10) for key in ("top1_error", "top5_error")]  # fmt: skip
         lines.append(f"| {name} | {' | '.join(f'{error:.1%}' for error in errors)} |")
     drawn = runs / "figures"
     colours = program("figures", runs / "split", "--data", folder, "--out", drawn)
     for figure in ("filters", "predictions", "confusion", "neighbours"):
-        shutil.copy(drawn / f"{figure}.png", RESULTS)
+        shutil.copy(drawn / f"{figure}.png", results)
     shares = dict(re.findall(r"tower (\d): ([\d.]+%)", colours))
     one, other = (np.array(histories[name]["loss"][1]) for name in ("one device", "split"))
     equal, apart = int((one == other).sum()), float(np.abs(one - other).max())
     document = {**origin(), "config": config, "errors": found, "colour": shares,
                 "losses logged by one device and by the split": len(one), "equal": equal,
                 "largest difference": apart}  # fmt: skip
-    (RESULTS / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+    (results / "results.json").write_text(json.dumps(document, indent=1) + "\n")
     return "\n".join([
         *lines, "", f"One device and the split: of the {len(one)} losses that both have logged, "
         f"{equal} are equal to the last bit; the largest difference is {apart:.1g}. Of the "
@@ -165,13 +159,15 @@ def main():
     parser.add_argument("--runs", type=Path, default=Path("runs/recipe"), metavar="RUNS")
     parser.add_argument("--config", default="configs/caltech.yaml")
     parser.add_argument("--steps", type=int, default=350)
-    parser.add_argument("--only", choices=("diagnosis", "start", "small"))
+    parser.add_argument("--only", metavar="TABLE",
+                        help="diagnosis, start, or the name of the config")
     args = parser.parse_args()
     folder, runs = args.photographs.resolve(), args.runs.resolve()
+    name = Path(args.config).stem
     tables = {
         "diagnosis": lambda: diagnosis(folder),
-        "start": lambda: start(folder, runs, args.steps),
-        "small": lambda: small(folder, runs, args.config),
+        "start": lambda: start(folder, runs, RESULTS / name, args.steps),
+        name: lambda: small(folder, runs, RESULTS / name, args.config),
     }
     for name, table in tables.items():
         if args.only in (None, name):

@@ -2,6 +2,7 @@
 
     python launch/pack.py --data DIR
     python launch/pack.py --data DIR --store jpeg --out PACK
+    python launch/pack.py --data PACK --check
 
 DIR has train/ and val/, each with a folder of photographs for every class. The pack is written to
 DIR/pack-STORE-SIZE, where `launch/train.py --data DIR` finds it, or to --out, which can then be
@@ -45,7 +46,8 @@ def main(argv=None):
         args = parse(argv)
         form = Form(args.store, args.size, args.quality)
         target = args.out or pack.place(args.data, form.store, form.size)
-        packing.pack(args.data, target, form, args.workers)
+        if target != args.data:  # which may be a pack already
+            packing.pack(args.data, target, form, args.workers)
         if args.check:
             pack.check(target)
         for part in pack.PARTS:

@@ -6,8 +6,10 @@ renamed. Whoever goes on after a kill cuts the files off where the journal says 
 
 import contextlib
 import dataclasses
+import io
 import json
 import os
+import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from alexnet2gpu.data import stores
 from alexnet2gpu.data.images import Moments
 from alexnet2gpu.data.pack import all_files, mean_file
 
@@ -62,8 +65,10 @@ class Growth:
             self.journal.unlink(missing_ok=True)  # left by a kill just before the end of `finish`
         elif self.journal.exists():
             self._go_on(begun)
-        else:  # a list of offsets starts with 0, before there are any images
-            heads = [bytes(8 * path.name.endswith("offsets.i64")) for path in self.paths]
+        else:
+            heads = [*stores.heads(form.store), b""]  # the last one is of the labels
+            for path, head in zip(self.paths, heads):
+                path.write_bytes(head)
             self.progress.sizes = [len(head) for head in heads]
             self.progress.checksums = [zlib.crc32(head) for head in heads]
 
@@ -73,18 +78,26 @@ class Growth:
         return self.sidecar.exists()
 
     def _go_on(self, begun):
-        with np.load(self.journal) as saved:
-            self.progress = Progress(**json.loads(str(saved["progress"])))
-            self.moments.images = int(saved["images"])
-            self.moments.total, self.moments.products = saved["total"], saved["products"]
+        try:
+            with np.load(self.journal) as saved:
+                self.progress = Progress(**json.loads(str(saved["progress"])))
+                self.moments.images = int(saved["images"])
+                self.moments.total, self.moments.products = saved["total"], saved["products"]
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            raise ValueError(f"{self.journal}: unreadable: {self._anew}") from None
         self._expect(begun, self.progress.begun)
+        for path, size in zip(self.paths, self.progress.sizes):
+            if not path.exists() or path.stat().st_size < size:
+                raise ValueError(f"{path}: has lost what was noted of it: {self._anew}")
 
     def _expect(self, now, before):
         if now != before:
-            raise ValueError(
-                f"{self.base.parent}: was begun with other photographs or in another form: delete "
-                "it to start anew, or choose another --out"
-            )
+            raise ValueError(f"{self.base.parent}: was begun with other photographs or in another "
+                             f"form: {self._anew}")  # fmt: skip
+
+    @property
+    def _anew(self):
+        return f"delete {self.base.parent} to start anew"
 
     def __enter__(self) -> "Growth":
         with contextlib.ExitStack() as stack:
@@ -98,14 +111,9 @@ class Growth:
 
     def append(self, images: Sequence[bytes], labels: Sequence[int], moments: Moments) -> None:
         """Write some images, as the store has them, whose sums are `moments`."""
-        ends = self.progress.sizes[0] + np.cumsum([len(content) for content in images])
-        blocks = {
-            ".offsets.i64": ends.astype(np.int64).tobytes(),
-            ".labels.i64": np.array(labels, np.int64).tobytes(),
-        }
-        pixels = b"".join(images)
-        for number, (path, file) in enumerate(zip(self.paths, self.files)):
-            block = blocks.get(path.name.removeprefix(self.base.name), pixels)
+        blocks = stores.blocks(self.form.store, images, self.progress.sizes[0])
+        blocks.append(np.array(labels, np.int64).tobytes())
+        for number, (file, block) in enumerate(zip(self.files, blocks)):
             file.write(block)
             self.progress.sizes[number] += len(block)
             self.progress.checksums[number] = zlib.crc32(block, self.progress.checksums[number])
@@ -127,18 +135,24 @@ class Growth:
     def finish(self, classes: Sequence[str], with_mean: bool) -> None:
         """Write what is known of the whole part: it is finished with that.
 
-        Raises: ValueError if there are no images.
+        Raises: ValueError if there are no images, or not those that were there at the beginning.
         """
         images, size, progress = self.moments.images, self.form.size, self.progress
         if not images:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in progress.skipped[:3])
             raise ValueError(f"{self.base.name}/ has no photograph that can be read: {reasons}")
+        if progress.taken != progress.begun["photographs"]:
+            raise ValueError(f"{self.base.name}/: files came or went meanwhile: {self._anew}")
         names = [path.name for path in self.paths]
         sums = [f"crc32 {crc:08x}" for crc in progress.checksums]
         if with_mean:
+            content = io.BytesIO()
+            np.save(content, self.moments.mean)
             with open(mean_file(self.base), "wb") as file:
-                np.save(file, self.moments.mean)
+                file.write(content.getbuffer())
                 _flush(file)
+            names.append(mean_file(self.base).name)
+            sums.append(f"crc32 {zlib.crc32(content.getbuffer()):08x}")
         sidecar = {
             "shape": [images, size, size, 3],
             "store": self.form.store,
@@ -160,7 +174,6 @@ class Growth:
 @contextlib.contextmanager
 def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
     """A file to append to from byte `size` on; what comes after is cut off."""
-    path.touch()
     with open(path, "r+b") as file:
         file.truncate(size)
         file.seek(size)

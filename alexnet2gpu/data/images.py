@@ -17,8 +17,8 @@ class Images:
         labels: (N,) whole numbers, each in 0 .. classes - 1.
         classes: how many there are.
         names: of the classes, if they have names.
-        mean: (H, W, C), the mean over all images, if it is known.
-        covariance: (C, C) of the channels over all pixels, if it is known.
+        mean: (H, W, C), the mean over all images, if it is known; of an array it need not be.
+        covariance: (C, C) of the channels over all pixels, likewise.
 
     Raises: ValueError if pixels and labels are not of that form.
     """
@@ -47,6 +47,10 @@ class Images:
             raise ValueError(
                 f"labels from {labels.min()} to {labels.max()}, with {self.classes} classes"
             )
+        for name, shape in (("mean", pixels.shape[1:]), ("covariance", pixels.shape[3:] * 2)):
+            known = getattr(self, name)
+            if known is not None and known.shape != shape:
+                raise ValueError(f"the {name} should be {shape}, not {known.shape}")
 
     def __len__(self):
         return self.pixels.shape[0]

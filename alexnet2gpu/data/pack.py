@@ -19,16 +19,19 @@ from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.stores import READERS, files
 
 PARTS = ("train", "val")
+KEYS = ("shape", "store", "classes", "source", "skipped", "checksums", "mean", "covariance")
 
 
 def place(source: Path, store: str, size: int) -> Path:
-    """Where the pack of a folder of photographs is, if it was not put elsewhere."""
-    return source / f"pack-{store}-{size}"
+    """Where the pack of a folder of photographs is, if it was not put elsewhere; of a pack, its own
+    place."""
+    return source if is_pack(source) else source / f"pack-{store}-{size}"
 
 
 def is_pack(folder: Path) -> bool:
     """Whether a folder is a finished pack."""
-    return all((folder / f"{part}.json").is_file() for part in PARTS)
+    bases = [folder / part for part in PARTS]
+    return all(_sidecar(base).is_file() and _labels(base).is_file() for base in bases)
 
 
 def read_pack(folder: Path) -> tuple[Images, Images]:
@@ -42,24 +45,25 @@ def read_pack(folder: Path) -> tuple[Images, Images]:
 def _read_part(folder, part):
     sidecar = read_sidecar(folder, part)
     base = folder / part
+    shape, classes = sidecar["shape"], sidecar["classes"]
     try:
-        shape, classes = sidecar["shape"], sidecar["classes"]
         labels = np.fromfile(_labels(base), np.int64)
         mean = np.load(mean_file(base)) if sidecar["mean"] else None
         covariance = np.array(sidecar["covariance"]) if sidecar["covariance"] else None
         pixels = READERS[sidecar["store"]](base, shape)
         return Images(pixels, labels, len(classes), tuple(classes), mean, covariance)
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{folder}: not a whole pack: {error}") from None
 
 
 def read_sidecar(folder: Path, part: str) -> dict:
-    """What PART.json says. Raises: ValueError if it is unreadable."""
-    file = folder / f"{part}.json"
+    """What PART.json says: all KEYS. Raises: ValueError if it is unreadable."""
+    file = _sidecar(folder / part)
     try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file}: unreadable: {error}: pack the folder again") from None
+        found = json.loads(file.read_text())
+        return {key: found[key] for key in KEYS}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file}: unreadable: {error!r}: pack the folder again") from None
 
 
 def check(folder: Path) -> None:
@@ -83,6 +87,10 @@ def check(folder: Path) -> None:
 def mean_file(base: Path) -> Path:
     """Where the mean image is."""
     return base.with_name(base.name + ".mean.npy")
+
+
+def _sidecar(base):
+    return base.with_name(base.name + ".json")
 
 
 def _labels(base):

@@ -6,7 +6,8 @@ notes how far it is; whoever starts again after a kill goes on there (growth.py)
 result is the same to the byte however often it was interrupted. It lies in PACK.partial until it
 is whole and is then renamed.
 
-What cannot be read is left out, named and counted.
+What cannot be read is left out, named and counted. On several machines without a common disk, pack
+on each before training: whoever has its pack waits for others no longer than ranks wait.
 """
 
 import collections
@@ -18,6 +19,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,51 +30,81 @@ from pathlib import Path
 import fcntl
 from tqdm import tqdm
 
+from alexnet2gpu.cpu import cores
 from alexnet2gpu.data.growth import Form, Growth
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack import PARTS, is_pack
+from alexnet2gpu.data.pack import PARTS, is_pack, read_sidecar
 from alexnet2gpu.data.photographs import Photographs, classes_of, read_square
 from alexnet2gpu.data.stores import decode, encode
 
 AT_ONCE = 16  # photographs that a worker is given
+ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
 
 
 def pack(
     source: Path, target: Path, form: Form, workers: int | None = None, every: float = 5
 ) -> None:
-    """Make the pack `target`, or go on making it; nothing is done if it is there.
+    """Make the pack `target`, or go on making it; nothing is done if it is there, whatever the
+    folder has become since.
 
     Of several processes that call this, one makes it and the others wait. SIGTERM ends packing and
     waiting at once, as it may: nothing that was noted is lost.
 
     Args:
         source: has train/ and val/, each with a folder of photographs for every class.
-        workers: processes that decode; by default one for each core.
+        workers: processes that decode; by default one for each core that may be used.
         every: seconds between two notes of how far it is.
 
-    Raises: ValueError if the folders are not like that, if the disk is too small, or if what was
-        begun at `target` is of other photographs or in another form.
+    Raises: ValueError if the folders are not like that, if the disk is too small or cannot be
+        written, or if what is or was begun at `target` is of other photographs or in another form.
     """
-    if is_pack(target):
-        return
-    if target.exists():
-        raise ValueError(f"{target}: is there, but is not a pack: choose another place with --out")
-    classes = classes_of(source)
     begun = target.with_name(target.name + ".partial")
-    begun.mkdir(parents=True, exist_ok=True)
-    with open(begun / "lock", "w") as lock:
+    while not is_pack(target):
+        if target.exists():
+            raise ValueError(f"{target}: is there, but is not a pack: {ELSEWHERE}")
+        classes = classes_of(source)
+        try:
+            begun.mkdir(parents=True, exist_ok=True)
+            with _locked(begun / "lock") as found:
+                if found and not is_pack(target):  # which another process may have made meanwhile
+                    _pack(source, classes, begun, form, workers or cores(), every)
+                    os.rename(begun, target)
+                    (target / "lock").unlink()
+        except OSError as error:
+            raise ValueError(f"{begun}: {error.strerror or error}: {ELSEWHERE}") from None
+    shutil.rmtree(begun, ignore_errors=True)  # of a process that came after
+    _check_form(target, form)
+
+
+@contextlib.contextmanager
+def _locked(file):
+    """Whether the lock file is there still, and held by this process: its folder is renamed when
+    it is a whole pack."""
+    try:
+        lock = open(file, "w")
+    except FileNotFoundError:
+        yield False
+        return
+    with lock:
         with _ended_by_sigterm():
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if is_pack(target):  # another process has made it meanwhile
-            shutil.rmtree(begun, ignore_errors=True)
-            return
-        parts = {part: Photographs(source / part, classes) for part in PARTS}
-        _check_room(begun, form, sum(photographs.count for photographs in parts.values()))
-        with _ended_by_sigterm(), _Workers(workers or os.cpu_count()) as pool:
-            for part, photographs in parts.items():
-                _pack_part(part, photographs, begun, form, pool, every)
-        os.rename(begun, target)
-        (target / "lock").unlink()
+        yield True
+
+
+def _check_form(target, form):
+    source = read_sidecar(target, PARTS[0])["source"]
+    for key, value in asdict(form).items():
+        if source[key] != value:
+            raise ValueError(f"{target}: is a pack with {key} {source[key]}, not {value}: delete it "
+                             "or choose another place")  # fmt: skip
+
+
+def _pack(source, classes, begun, form, workers, every):
+    parts = {part: Photographs(source / part, classes) for part in PARTS}
+    _check_room(begun, form, sum(photographs.count for photographs in parts.values()))
+    with _ended_by_sigterm(), _Workers(workers) as pool:
+        for part, photographs in parts.items():
+            _pack_part(part, photographs, begun, form, pool, every)
 
 
 def _pack_part(part, photographs, begun, form, pool, every):
@@ -101,18 +133,22 @@ def _pack_part(part, photographs, begun, form, pool, every):
                 noted = time.monotonic()
         growth.note()
         growth.finish(photographs.classes, with_mean=part == "train")
+    if progress.skipped:
+        tqdm.write(f"{part}/: {len(progress.skipped):,} files could not be read and are left out: "
+                   f"{part}.json in the pack lists them", file=sys.stderr)  # fmt: skip
 
 
 def _work(folder, some, form):
     """In a worker: contents, labels and sums of the photographs [(name, label)] that can be read;
-    name and reason of those that can not."""
+    name and reason of those that can not, the same wherever the folder is."""
     images, labels, skipped = [], [], []
     moments = Moments((form.size, form.size, 3))
     for name, label in some:
         try:
             pixels = read_square(folder / name, form.size)
         except Exception as error:  # Pillow's plugins raise whatever they like
-            skipped.append([name, " ".join(f"{type(error).__name__}: {error}".split())])
+            reason = f"{type(error).__name__}: {error}".replace(str(folder / name), name)
+            skipped.append([name, " ".join(reason.split())])
             continue
         content = pixels.tobytes()
         if form.store == "jpeg":  # what counts is what will be read
@@ -156,7 +192,9 @@ class _Workers:
 
 
 def _start_worker():
-    """Leave Ctrl-C to the main process, and end with it, also if it was killed."""
+    """Leave Ctrl-C to the main process, and end with it, also if it was killed. Pillow's warnings
+    say no more than that a photograph is large or its remarks are damaged."""
+    warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -183,6 +221,5 @@ def _check_room(begun: Path, form: Form, count: int):
     if form.store == "raw" and needed > free:
         raise ValueError(
             f"{begun.parent}: {count:,} images take {needed / 1e9:.1f} GB more and "
-            f"{free / 1e9:.1f} are free: choose another place with --out, or --store jpeg, which "
-            "takes about a tenth"
+            f"{free / 1e9:.1f} are free: {ELSEWHERE}; --store jpeg takes about a tenth"
         )

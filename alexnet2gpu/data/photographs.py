@@ -3,8 +3,9 @@
     FOLDER/train/CLASS/*      every class has a folder here, with one photograph at least
     FOLDER/val/CLASS/*        the same classes, or some of them
 
-A label is the place of its class among the folders of train/, by name. Files whose names start
-with a dot are no photographs; all others are expected to be.
+A label is the place of its class among the folders of train/, by name. Files and folders whose
+names start with a dot do not count; all other files, also in folders of a class's folder, are
+expected to be photographs.
 """
 
 import hashlib
@@ -45,7 +46,7 @@ class Photographs:
         listing: a checksum of all names and labels.
 
     Iterating gives (path below `folder`, label). Raises: ValueError if there are none, in the
-    whole part or in a class of train/.
+    whole part or in a class of train/, or if a folder cannot be read.
     """
 
     def __init__(self, folder: Path, classes: list[str]):
@@ -60,16 +61,29 @@ class Photographs:
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         for label, name in enumerate(self.classes):
-            files = sorted(
-                (place, file)
-                for place, _, files in os.walk(self.folder / name, followlinks=True)
-                for file in files
-                if file[0] != "."
-            )
+            there = (self.folder / name).is_dir()  # val/ need not have all classes
+            files = sorted(_files_of(self.folder / name)) if there else []
             if not files and self.folder.name == "train":
                 raise ValueError(f"{self.folder / name}: has no photographs")
             for place, file in files:
                 yield os.path.relpath(os.path.join(place, file), self.folder), label
+
+
+def _files_of(folder):
+    """(folder, name) of each file at any depth, links followed, but no folder entered twice."""
+    entered = set()
+    for place, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
+        status = os.stat(place)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        yield from ((place, file) for file in files if file[0] != ".")
+
+
+def _unreadable(error):
+    raise ValueError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def read_square(file: Path, size: int) -> np.ndarray:
@@ -98,11 +112,11 @@ def read_square(file: Path, size: int) -> np.ndarray:
 def _rgb(image):
     from PIL import Image
 
-    if image.mode.startswith("I"):  # 16 bits of grey, as PNG and TIFF have them
+    if image.mode.startswith("I"):  # 16 bits of grey, as PNG and TIFF have them, or 8 in 16
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 2**16:
             raise ValueError("grey values beyond 16 bits")
-        image = Image.fromarray((values >> 8).astype(np.uint8))
+        image = Image.fromarray((values >> 8 * (values.max() > 255)).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("grey values that are not whole numbers")
     if image.has_transparency_data:

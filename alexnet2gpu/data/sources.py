@@ -25,6 +25,7 @@ from alexnet2gpu.data import idx, packing
 from alexnet2gpu.data.growth import Form
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack import is_pack, place, read_pack
+from alexnet2gpu.data.photographs import classes_of
 from alexnet2gpu.kinds import text
 from alexnet2gpu.network import Network
 
@@ -54,7 +55,12 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
         raise ValueError(f"--data {data.dir}: there is no such directory, to read images from")
     train, test = load(data, network)
     for images in (train, test):
-        _check(images, data, network)
+        _check(images.pixels.shape[1:], images.classes, data, network)
+    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+        raise ValueError(
+            f"data.name {data.name}: training images are {text(train.pixels.shape[1:])}, test "
+            f"images {text(test.pixels.shape[1:])}: make them alike"
+        )
     return train, test
 
 
@@ -125,10 +131,11 @@ def _folder(data, network):
             "data.name folder: say where the photographs are with --data DIR, or try random "
             "pixels with --set data.name=synthetic"
         )
-    form = Form(data.store, data.size)
-    source = Path(data.dir)
-    target = source if is_pack(source) else place(source, form.store, form.size)
-    packing.pack(source, target, form)
+    source, size = Path(data.dir), data.size
+    target = place(source, data.store, size)
+    if not is_pack(target):  # what would be found wrong with it afterwards, is found wrong now
+        _check((size, size, 3), len(classes_of(source)), data, network)
+        packing.pack(source, target, Form(data.store, size))
     return read_pack(target)
 
 
@@ -173,8 +180,8 @@ def _outputs(network):
     return list(network.stages[-1].values())[-1].out
 
 
-def _check(images, data, network):
-    _, height, width, channels = images.pixels.shape
+def _check(shape, classes, data, network):
+    height, width, channels = shape
     crop = data.crop or height
     side = data.resize or crop
     who = f"data.name {data.name}: images"
@@ -188,8 +195,8 @@ def _check(images, data, network):
             f"{who} of {height}x{width} pixels do not give the {text(network.input[1:])} of "
             "model.input: set data.crop or data.resize"
         )
-    if images.classes > _outputs(network):
+    if classes > _outputs(network):
         raise ValueError(
-            f"{who} are of {images.classes} classes, but the network has {_outputs(network)} "
+            f"{who} are of {classes} classes, but the network has {_outputs(network)} "
             "outputs: set the `out` of its last layer"
         )

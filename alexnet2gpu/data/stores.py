@@ -6,7 +6,7 @@
             NAME.offsets.i64     they are read; where each starts and ends
 
 A reader has `shape` (N, H, W, C) and `dtype`, and gives the pixels `[i, rows]` (h, W, C) of image
-i, or `[i, rows, columns]`, to several threads at once.
+i, or `[i, rows, columns]`, to several threads at once. Writing is growth.py's.
 """
 
 import io
@@ -35,57 +35,75 @@ def encode(pixels: np.ndarray, quality: int) -> bytes:
     return string.getvalue()
 
 
-class RawPixels:
-    """The reader of a raw store.
+class _Mapping:
+    """A file of a store, read in pieces from anywhere in it.
 
     Pages that were read stay with the system as long as it has room for them, but count as this
     process's memory only until so many bytes have been read: 250 GB may pass through it.
 
-    Raises: ValueError if the file has not the size of `shape`.
+    Raises: ValueError if the file has not the expected size.
     """
+
+    def __init__(self, file: Path, size: int):
+        _check_size(file, size)
+        with open(file, "rb") as opened:
+            self.bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._advise("MADV_RANDOM")  # else much of what lies around an image is read too
+        self._read = 0
+
+    def announce(self, first: int, last: int) -> None:
+        """Bytes `first` to `last` come next: ask the disk for all at once, not page by page."""
+        self._read += last - first
+        if self._read > READ_AT_ONCE:
+            self._advise("MADV_DONTNEED")  # another thread's page comes back by itself
+            self._read = 0
+        start = first - first % mmap.PAGESIZE
+        self._advise("MADV_WILLNEED", start, last - start)
+
+    def _advise(self, advice, *where):
+        if hasattr(mmap, advice):  # not every system has all of them
+            self.bytes.madvise(getattr(mmap, advice), *where)
+
+
+class RawPixels:
+    """The reader of a raw store. Raises: ValueError if the file has not the size of `shape`."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, base: Path, shape: Sequence[int]):
-        file, self.shape = files("raw", base)[0], tuple(shape)
+        self.shape = tuple(shape)
         count, height, width, channels = self.shape
-        self._image = height * width * channels
-        _check_size(file, count * self._image)
-        with open(file, "rb") as opened:
-            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        if hasattr(mmap, "MADV_RANDOM"):  # else much of what lies around an image is read too
-            self._map.madvise(mmap.MADV_RANDOM)
-        self._pixels = np.frombuffer(self._map, np.uint8).reshape(self.shape)
-        self._read = 0
+        self._image = height * width * channels  # bytes
+        self._mapping = _Mapping(files("raw", base)[0], count * self._image)
+        self._pixels = np.frombuffer(self._mapping.bytes, np.uint8).reshape(self.shape)
 
     def __getitem__(self, place):
-        self._read += self._image
-        if self._read > READ_AT_ONCE and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)  # another thread's page comes back by itself
-            self._read = 0
-        if isinstance(place, tuple) and hasattr(mmap, "MADV_WILLNEED"):
-            first = place[0] * self._image  # ask the disk for it at once, not page by page
-            start = first - first % mmap.PAGESIZE
-            self._map.madvise(mmap.MADV_WILLNEED, start, first + self._image - start)
+        first = place[0] * self._image
+        self._mapping.announce(first, first + self._image)
         return self._pixels[place]
 
 
 class JpegPixels:
-    """The reader of a jpeg store. Raises: ValueError if its files do not fit each other."""
+    """The reader of a jpeg store. Raises: ValueError if its files do not fit each other, or later
+    if a string in them is no JPEG."""
 
     dtype = np.dtype(np.uint8)
 
     def __init__(self, base: Path, shape: Sequence[int]):
-        (file, where), self.shape = files("jpeg", base), tuple(shape)
+        (self._file, where), self.shape = files("jpeg", base), tuple(shape)
         _check_size(where, 8 * (self.shape[0] + 1))
         self._offsets = np.fromfile(where, np.int64)  # 10 MB for ImageNet
-        _check_size(file, int(self._offsets[-1]))
-        with open(file, "rb") as opened:
-            self._map = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        self._mapping = _Mapping(self._file, int(self._offsets[-1]))
 
     def __getitem__(self, place):
         i, *inside = place
-        return decode(self._map[self._offsets[i] : self._offsets[i + 1]])[tuple(inside)]
+        first, last = self._offsets[i : i + 2].tolist()
+        try:
+            self._mapping.announce(first, last)
+            return decode(self._mapping.bytes[first:last])[tuple(inside)]
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self._file}: image {i} is no JPEG: pack the folder again "
+                             f"({error})") from None  # fmt: skip
 
 
 READERS = {"raw": RawPixels, "jpeg": JpegPixels}
@@ -95,6 +113,19 @@ def files(store: str, base: Path) -> list[Path]:
     """The files of a store whose names start with `base`."""
     endings = {"raw": [".u8"], "jpeg": [".jpegs", ".offsets.i64"]}[store]
     return [base.with_name(base.name + ending) for ending in endings]
+
+
+def heads(store: str) -> list[bytes]:
+    """What each of `files` starts with, before there are any images."""
+    return {"raw": [b""], "jpeg": [b"", bytes(8)]}[store]  # the first string starts at 0
+
+
+def blocks(store: str, images: Sequence[bytes], end: int) -> list[bytes]:
+    """What is appended to each of `files` for some images, if the first one has `end` bytes."""
+    pixels = b"".join(images)
+    if store == "raw":
+        return [pixels]
+    return [pixels, (end + np.cumsum([len(string) for string in images])).tobytes()]
 
 
 def _check_size(file, expected):

@@ -1,4 +1,4 @@
-"""Memory on the CPU that stays with the process when tensors are freed.
+"""The CPU: how many cores there are, and memory that stays with the process when it is freed.
 
 glibc asks the system for every block of more than 32 MB anew and gives it back when it is freed;
 each of its pages then costs a fault when it is written for the first time. A batch of 128 images
@@ -6,8 +6,14 @@ of 224x224 has 19,000 pages, which take several times as long as computing what 
 """
 
 import ctypes
+import os
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
+
+
+def cores() -> int:
+    """How many this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def keep_freed_memory() -> bool:

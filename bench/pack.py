@@ -1,0 +1,178 @@
+"""A pack under load: kills while it is made, memory and speed while it is trained on.
+
+    python bench/pack.py DIR [--kills 20] [--rounds 8]
+
+DIR has photographs in train/ and val/. In turn:
+
+- launch/pack.py is killed at random moments of its work, all its processes at once by SIGKILL, and
+  started again; what it leaves is compared, to the byte, with what it leaves undisturbed. Half of
+  the packs are raw, half are JPEG.
+- An epoch of batches is read from a raw pack of 100 GB (zeros, which take no room on the disk):
+  resident memory of the process.
+- Steps of configs/alexnet.yaml, batch 32, on batches from the pack, and on one that stays: the two
+  take turns, four steps each.
+
+Writes bench/results/pack-cpu.json (or -gpu.json).
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from modes import REPOSITORY, write  # first: it finds the package
+
+from alexnet2gpu.assemble import assemble
+from alexnet2gpu.config import load_config
+from alexnet2gpu.data import pack
+from alexnet2gpu.cpu import keep_freed_memory
+from alexnet2gpu.data.batches import TrainBatches
+from alexnet2gpu.data.prepare import Preparation
+from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.optim import set_rates
+from alexnet2gpu.ranks import Grid, Ranks
+from alexnet2gpu.train import train_step
+
+TURN = 4  # steps
+SPARSE = 508_630  # images of 196,608 bytes: 100 GB
+CPU = torch.device("cpu")
+
+
+def packer(folder, target, store):
+    """launch/pack.py at work, in a group of processes of its own."""
+    command = [sys.executable, REPOSITORY / "launch" / "pack.py", "--data", folder, "--out", target,
+               "--store", store]  # fmt: skip
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                            start_new_session=True)  # fmt: skip
+
+
+def same(one, other):
+    """Whether two folders hold the same files, to the byte."""
+    names = sorted(file.name for file in one.iterdir())
+    if names != sorted(file.name for file in other.iterdir()):
+        return False
+    return all(
+        subprocess.run(["cmp", "-s", one / name, other / name]).returncode == 0 for name in names
+    )
+
+
+def kills(folder, count):
+    """Of each kill: the store, the second it came, photographs noted by then, and whether the pack
+    was the same in the end."""
+    draw, rows = random.Random(0), []
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        place, undisturbed, seconds = Path(place), {}, {}
+        for store in ("raw", "jpeg"):
+            start = time.monotonic()
+            undisturbed[store] = place / store
+            assert packer(folder, undisturbed[store], store).wait() == 0
+            seconds[store] = time.monotonic() - start
+        for number in range(count):
+            store, target = ("raw", "jpeg")[number % 2], place / f"killed-{number}"
+            moment = draw.uniform(0, seconds[store])
+            process = packer(folder, target, store)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(moment)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            killed = process.wait() != 0
+            noted = taken(target.with_name(f"{target.name}.partial"))
+            resumed = packer(folder, target, store).wait() == 0
+            rows.append({"store": store, "killed": killed, "at second": round(moment, 2),
+                         "noted": noted, "same": resumed and same(target, undisturbed[store])})
+            subprocess.run(["rm", "-r", target])
+            print(rows[-1], flush=True)
+    print(f"killed at {sum(row['killed'] for row in rows)} random moments, in the end "
+          f"{sum(row['same'] for row in rows)} of {count} packs the same to the byte")  # fmt: skip
+    return {"undisturbed, seconds": seconds, "kills": rows}
+
+
+def taken(partial):
+    """How many photographs the journals and finished parts of an unfinished pack account for."""
+    total = 0
+    for part in pack.PARTS:
+        with contextlib.suppress(OSError), np.load(partial / f"{part}.journal.npz") as journal:
+            total += json.loads(str(journal["progress"]))["taken"]
+        with contextlib.suppress(OSError, ValueError):
+            total += json.loads((partial / f"{part}.json").read_text())["shape"][0]
+    return total
+
+
+def memory(folder):
+    """Resident MB of this process, every 200 batches of an epoch of a sparse pack."""
+    config = load_config("configs/alexnet.yaml", ["data.mean=none", "data.colour=0",
+        "optim.schedule=[{epoch: 1, weights: 0, biases: 0}]"])  # fmt: skip
+    source, resident = pack.place(folder, "raw", 256), []
+    with tempfile.TemporaryDirectory(dir=folder) as sparse:
+        sparse = Path(sparse)
+        for part in pack.PARTS:
+            sidecar = pack.read_sidecar(source, part)
+            sidecar |= {"shape": [SPARSE, 256, 256, 3], "mean": None, "covariance": None}
+            (sparse / f"{part}.json").write_text(json.dumps(sidecar))
+            for name, size in ((f"{part}.u8", 196_608), (f"{part}.labels.i64", 8)):
+                (sparse / name).touch()
+                os.truncate(sparse / name, SPARSE * size)
+        images, _ = pack.read_pack(sparse)
+        batches = TrainBatches(images, config, Preparation(images, config, CPU), 0, 1)
+        for number, _ in enumerate(batches.epoch(1)):
+            if number % 200 == 20:
+                status = Path("/proc/self/status").read_text()
+                resident.append(int(status.split("VmRSS:")[1].split()[0]) // 1000)
+    print(f"{batches.steps} batches of 128 from 100 GB: resident memory {resident[0]} MB at the "
+          f"start, {min(resident)} to {max(resident)} MB later, {resident[-1]} MB at the end")
+    return resident
+
+
+def training(folder, rounds):
+    """Images a second of steps on batches from the pack, and on one that stays."""
+    config = load_config("configs/alexnet.yaml", [
+        f"data.dir={json.dumps(str(folder))}", "train.batch=32",
+    ])  # fmt: skip
+    images, _ = load_images(config.data, config.model)
+    keep_freed_memory()  # as launch/train.py does
+    speeds = {"from the pack": [], "one batch that stays": []}
+    with Ranks(Grid(towers=range(config.model.towers))) as ranks:
+        model, optimizer = assemble(config, ranks)
+        set_rates(optimizer, config.optim.schedule, 1)
+        prepare = Preparation(images, config, ranks.device)
+        batches = iter(TrainBatches(images, config, prepare, 0, 1).epoch(1))
+        staying = next(batches)
+        for number in range(rounds + 1):  # the first one warms up
+            for name, found in speeds.items():
+                start = time.perf_counter()
+                for _ in range(TURN):
+                    x, labels = staying if name == "one batch that stays" else next(batches)
+                    sums = train_step(model, optimizer, x, labels, config.train.precision)
+                sums.tolist()  # waits for the GPU
+                speed = TURN * config.train.batch / (time.perf_counter() - start)
+                found += [speed] if number else []
+    pairs = [ours / theirs for ours, theirs in zip(*speeds.values())]
+    print(f"steps from the pack / steps on one batch that stays: {statistics.median(pairs):.3f} "
+          f"({min(pairs):.3f} to {max(pairs):.3f}, {rounds} pairs)")  # fmt: skip
+    return {"images_per_second": speeds, "ratio": statistics.median(pairs)}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("photographs", type=Path, metavar="DIR")
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=8)
+    args = parser.parse_args()
+    folder = args.photographs.resolve()
+    found = {"training": training(folder, args.rounds)}  # makes the pack if there is none
+    found["resident MB"] = memory(folder)
+    write("pack", **found, **kills(folder, args.kills))
+
+
+if __name__ == "__main__":
+    main()
