@@ -17,9 +17,11 @@ import json
 import os
 import pickle
 import shutil
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from alexnet2gpu import strict
@@ -34,6 +36,7 @@ from alexnet2gpu.ranks import Ranks
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
               pickle.UnpicklingError)
 WAY_OUT = "delete this checkpoint's directory to go on from the one before"
+
 
 def save(folder: Path, state: dict, model: AlexNet, optimizer: SGD2012, ranks: Ranks) -> None:
     """Write `folder`/step-N, with N and the run's `identity` in `state`. Every rank calls it."""
@@ -73,13 +76,16 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def identity(config: Config, images: Images) -> dict:
-    """What must stay the same for a run to go on: the network, and how its steps are counted."""
+    """What must stay the same for a run to go on: the network, how its steps are counted, and the
+    images, as far as their number and their labels tell."""
+    labels = np.ascontiguousarray(images.labels, np.int64)
     return {
         "model": strict.plain(config.model),
         "train.batch": config.train.batch,
         "train.seed": config.train.seed,
         "data.name": config.data.name,
         "training images": len(images),
+        "training labels": f"crc32 {zlib.crc32(labels):08x}",
     }
 
 

@@ -13,9 +13,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet2gpu.data.batches import EvaluationBatches
+from alexnet2gpu.data.images import Images
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.precision import computing_in
 from alexnet2gpu.ranks import Ranks
+
+
+def check_images(images: Images, replicas: int) -> None:
+    """Raises: ValueError if there are not enough test images for every replica to have one."""
+    if len(images) < replicas:
+        raise ValueError(
+            f"{len(images)} test images for {replicas} replicas: each needs one at least: take "
+            "fewer processes"
+        )
 
 
 def evaluate(

@@ -23,7 +23,8 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def one_line_mistakes():
-    """While the body runs, ValueError or OSError becomes one line and exit status 2.
+    """While the body runs, ValueError or OSError becomes one line and exit status 2, and Ctrl-C
+    exit status 130.
 
     A SIGTERM that arrives meanwhile takes effect only after the body has ended well (exit status
     143); after a mistake it is ignored, so that it cannot change the status of a rank on its way
@@ -37,6 +38,8 @@ def one_line_mistakes():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _report(error)
         raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     signal.signal(signal.SIGTERM, previous)
     if arrived:
         raise SystemExit(128 + signal.SIGTERM)

@@ -2,7 +2,7 @@
 
     what                         seed_of(...)                           drawn
     weights of a layer           seed, "weights", tower, layer          once, on the CPU, float32
-    order of images, crop, flip  seed, "epoch", epoch                   a table for every epoch
+    order, crop, flip, colour    seed, "epoch", epoch                   a table for every epoch
     dropout masks                seed, "dropout", tower, replica, step  each step, on the device
 
 No draw depends on the number of processes or on what was drawn before, so all modes see the same

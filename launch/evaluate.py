@@ -33,7 +33,10 @@ def parse(argv):
     parser.add_argument("--ddp", action="store_true", help="images over replicas")
     parser.add_argument("--set", metavar="KEY.PATH=VALUE", action="append", default=[],
                         help="change a key of the configs; any number of times")
-    return with_data(parser.parse_args(argv))
+    args = with_data(parser.parse_args(argv))
+    if args.out and (args.out.is_dir() or not args.out.absolute().parent.is_dir()):
+        raise ValueError(f"--out {args.out}: should be a file in a directory that is there")
+    return args
 
 
 def main(argv=None):
@@ -42,6 +45,7 @@ def main(argv=None):
         from alexnet2gpu.config import load_config
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.ensemble import average, check_alike
+        from alexnet2gpu.evaluate import check_images
         from alexnet2gpu.ranks import Ranks, place
 
         args = parse(argv)
@@ -51,6 +55,7 @@ def main(argv=None):
         check_alike(configs, found, args.views)
         grid = place(configs[0].model.towers, args.split_model, args.ddp)
         images, test_images = load_images(configs[0].data, configs[0].model)
+        check_images(test_images, grid.replicas)
         for path, config in zip(found, configs):
             checkpoint.read(path, config.model, range(config.model.towers))  # those of other
             # ranks too: all ranks come to the same conclusion, and rank 0 prints it
@@ -59,10 +64,10 @@ def main(argv=None):
     with Ranks(grid, configs[0].train.threads) as ranks:
         networks = list(zip(configs, found))
         for alone, averaged in average(networks, images, test_images, ranks, args.views):
-            place = found[len(figures)]
-            figures.append({"checkpoint": str(place), "alone": alone, "averaged": averaged})
+            path = found[len(figures)]
+            figures.append({"checkpoint": str(path), "alone": alone, "averaged": averaged})
             if grid.rank == 0:
-                print(f"{place}: {words(alone)}", flush=True)
+                print(f"{path}: {words(alone)}", flush=True)
     if grid.rank == 0 and len(found) > 1:
         print(f"average of {len(found)} networks: {words(averaged)}")
     if grid.rank == 0 and args.out:

@@ -46,6 +46,7 @@ def main(argv=None):
         from alexnet2gpu import checkpoint, run
         from alexnet2gpu.config import load_config
         from alexnet2gpu.data.sources import load_images
+        from alexnet2gpu.evaluate import check_images
         from alexnet2gpu.ranks import Ranks, place
         from alexnet2gpu.train import check_batch
 
@@ -56,6 +57,7 @@ def main(argv=None):
         grid = place(config.model.towers, args.split_model, args.ddp)
         images, test_images = load_images(config.data, config.model)
         check_batch(config.train.batch, grid.replicas, len(images))
+        check_images(test_images, grid.replicas)
         step, content = 0, None
         if args.resume:
             identity = checkpoint.identity(config, images)

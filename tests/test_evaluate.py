@@ -183,7 +183,7 @@ def test_ten_views_of_images_without_a_border_are_an_error():
     pixels, labels = pictures(11, 1)
     images = Images(pixels[:, :CROP, :CROP].copy(), labels, 10)
     prepare = Preparation(images, load_config("configs/quick.yaml", SMALL), torch.device("cpu"))
-    with pytest.raises(ValueError, match="--views 10: the network reads whole images"):
+    with pytest.raises(ValueError, match="--views 10: images are no larger than what the network reads"):
         EvaluationBatches(images, prepare, 8, 0, 1, 10)
 
 

@@ -67,8 +67,8 @@ class EvaluationBatches:
         self.corners = np.array([prepare.centre] + (corners if views > 1 else []))
         if views > 1 and not (top and left):
             raise ValueError(
-                "--views 10: the network reads whole images, so there are no corners to crop: "
-                "set data.crop to less than their size"
+                "--views 10: images are no larger than what the network reads, so their corners "
+                "are their centre: set data.crop to less than their size"
             )
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

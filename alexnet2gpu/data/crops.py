@@ -1,8 +1,8 @@
 """Crops of images, cut by background threads into buffers that are used again and again.
 
-Copying rows and decoding JPEG release Python's lock, so that threads suffice. Where there is a GPU,
-buffers are pinned: one is copied there in a stream of its own, while the GPU computes, and filled
-again once the copy is done.
+Copying rows and decoding JPEG release Python's lock, so that threads suffice. With a GPU, buffers
+are pinned: one is copied there in a stream of its own, while the GPU computes, and filled again once
+the copy is done.
 """
 
 import collections
@@ -42,12 +42,12 @@ def cut(images: Images, corners: Corners, out: np.ndarray) -> None:
 
 
 def each_cut(
-    images: Images, batches: Iterable[Corners], crop: int, threads: int, device: torch.device
-) -> Iterator[Tensor]:
-    """The crops (B, crop, crop, C) uint8 of each of `batches` on the device, in order, cut ahead
-    of time. On the CPU, what is given holds until the next is asked for."""
+    images: Images, batches: Iterable[Corners], crop: int, threads: int,
+    stream: torch.cuda.Stream | None,
+) -> Iterator[Tensor]:  # fmt: skip
+    """The crops (B, crop, crop, C) uint8 of each of `batches`, in order, cut ahead of time: on the
+    GPU of the stream, or on the CPU, where what is given holds until the next is asked for."""
     pool = ThreadPoolExecutor(threads, "crops")
-    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     pending, free = collections.deque(), collections.deque()
     try:
         for corners in batches:

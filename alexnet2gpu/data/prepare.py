@@ -47,6 +47,7 @@ class Preparation:
             first.layer.overhang(first.reads, first.gives)
         )
         self.device, self.dtype = device, weight_dtype(config.train.precision)
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.mean = None
         if data.mean == "image":
             top, left = self.centre
@@ -59,7 +60,7 @@ class Preparation:
     def cut(self, images: Images, batches: Iterable[Corners]) -> Iterator[Tensor]:
         """The crops (B, crop, crop, C) uint8 of each of `batches`, each to be prepared before the
         next is asked for."""
-        return each_cut(images, batches, self.crop, self.threads, self.device)
+        return each_cut(images, batches, self.crop, self.threads, self.stream)
 
     def __call__(
         self, pixels: Tensor, flip: np.ndarray | None = None, colour: np.ndarray | None = None,
