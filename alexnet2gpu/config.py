@@ -164,6 +164,9 @@ def _read(file, users=()):
         raise Problem("base", f"no file {base.name} lies beside this one, or it is based on this")
     below = _read(base, (*users, base))
     for key, value in tree.items():
+        if isinstance(value, dict) and key in below:
+            some = next(iter(value), "key")
+            raise Problem(str(key), f"would replace the whole section: say {key}.{some}: ...")
         strict.put(below, str(key), value)
     return below
 

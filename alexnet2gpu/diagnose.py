@@ -22,8 +22,8 @@ from alexnet2gpu.network import trace
 from alexnet2gpu.optim import rate_of
 from alexnet2gpu.precision import computing_in, weight_dtype
 
-# Signal in the last hidden layer below which images hardly differ: quick.yaml learns from 0.04,
-# with weights smaller by a third from 0.004, and stays flat for 100 steps.
+# Signal in the last hidden layer below which images hardly differ. quick.yaml has 0.04 and learns;
+# with all its weights a third smaller it has 0.004, and its loss stays flat for 100 steps.
 FAINT = 0.02
 ACTIVATIONS = kinds.Relu | kinds.Tanh | kinds.Sigmoid
 
@@ -44,12 +44,25 @@ class Health(NamedTuple):
     step: float
 
 
-def diagnose(config: Config, images: Images, device: torch.device) -> tuple[float, list[Health]]:
-    """The first batch forward and backward, all towers on one device.
+class Diagnosis(NamedTuple):
+    """What became of the first batch.
+
+    loss: of the batch, as training begins with it.
+    even: what the loss would be if the batch had every output as its label equally often. Where
+        the images are of fewer classes than there are outputs, `loss` depends on which outputs
+        these are; this does not.
+    health: of each layer with weights.
+    """
+
+    loss: float
+    even: float
+    health: list[Health]
+
+
+def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
+    """The first batch forward and backward, all towers on one device. Nothing is trained.
 
     How much activations differ is measured as in testing, where no dropout masks differ too.
-
-    Returns: the loss in training, and what became of each layer with weights. Nothing is trained.
     """
     train = config.train
     model = AlexNet(config.model, train.seed, levers=config.memory)
@@ -62,6 +75,7 @@ def diagnose(config: Config, images: Images, device: torch.device) -> tuple[floa
         logits = model.train()(x)  # (B, classes)
     loss = F.cross_entropy(logits.float(), labels)
     loss.backward()
+    even = (logits.logsumexp(1) - logits.mean(1)).mean()
     health = []
     for layer, towers in seen.items():
         differ, size, dead = torch.stack(towers).mean(0).tolist()
@@ -72,14 +86,15 @@ def diagnose(config: Config, images: Images, device: torch.device) -> tuple[floa
         )
         rate = rate_of(config.optim.schedule, 1, layer, "weights")
         health.append(Health(layer, differ / size, dead, rate * gradient / length))
-    return loss.item(), health
+    return Diagnosis(loss.item(), even.item(), health)
 
 
 def complaint(health: list[Health]) -> str | None:
-    """What is wrong with a network that is not worth training, and the way out."""
-    last = health[-2]  # the classifier itself is the last
-    if last.signal >= FAINT:
+    """What is wrong with a network whose classifier sees nearly the same for all images, and the
+    way out; None if all is well."""
+    if len(health) < 2 or health[-2].signal >= FAINT:  # the classifier itself is the last
         return None
+    last = health[-2]
     return (
         f"hardly anything of an image reaches the classifier: {last.layer} differs by "
         f"{last.signal:.2%} of its mean between images, so the loss will stay flat for long. "

@@ -135,8 +135,10 @@ def answers(trained: Trained, images: Images) -> np.ndarray:
 def features(trained: Trained, images: Images, chosen: np.ndarray) -> Tensor:
     """The last hidden layer, fc7 of AlexNet, for n `chosen` images: (n, F) float32 on the CPU.
 
-    It is what the last layer with weights reads. If that layer begins its stage, every tower reads
-    the features of all, and tower 0 is asked; otherwise each has its half, and they are joined.
+    It is what the last layer with weights reads; the dropout of 2012 has halved it, as in all
+    testing, which leaves the order of distances as it is. If that layer begins its stage, every
+    tower reads the features of all, and tower 0 is asked; otherwise each has its half, and they
+    are joined.
     """
     config, model, prepare = trained
     rows = [row for row in trace(config.model) if row.parameters]

@@ -50,8 +50,8 @@ CPU = torch.device("cpu")
 
 def packer(folder, target, store):
     """launch/pack.py at work, in a group of processes of its own."""
-    command = [sys.executable, REPOSITORY / "launch" / "pack.py", "--data", folder, "--out", target,
-               "--store", store]  # fmt: skip
+    command = [sys.executable, REPOSITORY / "launch" / "pack.py", "--data", folder, "--out",
+               target, "--store", store]  # fmt: skip
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                             start_new_session=True)  # fmt: skip
 

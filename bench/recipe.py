@@ -53,26 +53,29 @@ def diagnosis(folder):
         said = program("diagnose", "--config", f"configs/{name}.yaml", "--data", folder,
                        "--seeds", SEEDS)  # fmt: skip
         rows = re.findall(r"^(\w+) +([\d.]+) +([\d.]+)% +([\d.e+-]+)$", said, re.MULTILINE)
-        losses = [float(loss) for loss in re.findall(r"loss at the start ([\d.]+)", said)]
+        losses = re.findall(r"start ([\d.]+), over all outputs evenly ([\d.]+)", said)
         layers = dict.fromkeys(layer for layer, *_ in rows)
-        columns[name] = losses, {
+        columns[name] = [sorted(map(float, kind)) for kind in zip(*losses)], {
             layer: [statistics.median(float(row[at]) for row in rows if row[0] == layer)
                     for at in (1, 2, 3)]
             for layer in layers
         }  # fmt: skip
-    first = columns[RECIPES[0]][1]
-    heads = " | ".join(f"`{name}.yaml`: std / mean | dead | step / weights" for name in RECIPES)
-    lines = [f"| layer | {heads} |", "|---" * (1 + 3 * len(RECIPES)) + "|"]
-    for layer in first:
-        cells = [
-            f"{signal:.4f} | {dead:.0f} % | {step:.1e}"
-            for signal, dead, step in (columns[name][1][layer] for name in RECIPES)
-        ]
+    names = " | ".join(f"`{name}`" for name in RECIPES)
+    lines = [f"| std / mean, dead units | {names} |", "|---" * (1 + len(RECIPES)) + "|"]
+    layers = list(columns[RECIPES[0]][1])
+    for layer in layers:
+        cells = [f"{signal:.4f}, {dead:.0f} %"
+                 for signal, dead, _ in (columns[name][1][layer] for name in RECIPES)]  # fmt: skip
         lines.append(f"| {layer} | {' | '.join(cells)} |")
-    losses = "".join(f"{min(found):.2f} to {max(found):.2f} | | | "
-                        for found, _ in columns.values())  # fmt: skip
-    lines.append(f"| loss at the start | {losses[:-1]}")
-    return "\n".join([*lines, "", f"Medians of {SEEDS} seeds; of the loss, least and largest."])
+    for number, kind in enumerate(("loss at the start", "over all outputs evenly")):
+        cells = [f"{found[number][0]:.2f} to {found[number][-1]:.2f}"
+                 for found, _ in columns.values()]  # fmt: skip
+        lines.append(f"| {kind} | {' | '.join(cells)} |")
+    lines += ["", f"| step / weights | {names} |", "|---" * (1 + len(RECIPES)) + "|"]
+    for layer in layers:
+        cells = [f"{columns[name][1][layer][2]:.1e}" for name in RECIPES]
+        lines.append(f"| {layer} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"Medians of {SEEDS} seeds; of the losses, least and largest."])
 
 
 def trained(run, results, *arguments, ranks=1):

@@ -4,8 +4,10 @@
 
 Runs one batch forward and backward on one device, and prints for every layer with weights how much
 its activations differ between images (standard deviation over mean), which share of its units is
-dead, how large its first step is beside its weights; and the loss that training will start from.
---seeds N does it with N seeds. Exit status 1 if the network is not worth training.
+dead, how large its first step is beside its weights; the loss that training will start from, and
+what it would be if all outputs were labels equally often, which the luck of the labels does not
+move. --seeds N does it with N seeds. Exit status 1 if hardly anything of an image reaches the
+classifier.
 """
 
 import sys
@@ -49,11 +51,12 @@ def main(argv=None):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     verdicts = []
     for config in configs:
-        loss, health = diagnose(config, images, device)
+        loss, even, health = diagnose(config, images, device)
         print(f"{'layer':<8} {'std / mean':>11} {'dead units':>11} {'step / weights':>15}")
         for layer, signal, dead, step in health:
             print(f"{layer:<8} {signal:>11.4f} {dead:>11.1%} {step:>15.2e}")
-        print(f"loss at the start {loss:.3f}, seed {config.train.seed}\n")
+        print(f"loss at the start {loss:.3f}, over all outputs evenly {even:.3f}, seed "
+              f"{config.train.seed}\n")
         verdicts.append(complaint(health))
     if any(verdicts):
         print(f"warning: {next(filter(None, verdicts))}")

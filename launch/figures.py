@@ -78,7 +78,7 @@ def draw(trained, train, test, among, out):
         figures.filters(kernels, shares, out / "filters.png")
         yield "filters.png"
     for tower, share in enumerate(shares or []):
-        print(f"  tower {tower}: {share:.1%} of the weights' energy is colour")
+        print(f"  tower {tower}: {share:.1%} of the weights' energy is colour (untrained: 66.7%)")
     probabilities = look.answers(trained, test)
     figures.predictions(test, look.spread(len(test), 8), probabilities, out / "predictions.png")
     yield "predictions.png"

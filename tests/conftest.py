@@ -142,10 +142,10 @@ def packs(photographs_folder, tmp_path_factory):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Packing without worker processes and without waiting for the disk."""
-    from alexnet2gpu.data import packing
+    from alexnet2gpu.data import workers
 
-    monkeypatch.setattr(packing, "ProcessPoolExecutor", scenes.InThisProcess)
-    monkeypatch.setattr(packing, "AT_ONCE", 8)
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", scenes.InThisProcess)
+    monkeypatch.setattr(workers, "AT_ONCE", 8)
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 

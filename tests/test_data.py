@@ -270,6 +270,16 @@ def test_arrays_with_other_labels_are_an_error(labels, complaint, tmp_path):
     assert complaint in str(error.value)
 
 
+def test_test_images_of_another_size_are_an_error(tmp_path):
+    """Else their centre would be sought where that of the training images is."""
+    for part, size in (("train", 12), ("test", 20)):
+        np.save(tmp_path / f"{part}_images.npy", np.zeros((2, size, size, 3), np.uint8))
+        np.save(tmp_path / f"{part}_labels.npy", np.zeros(2, int))
+    settings = config("data.name=arrays", f"data.dir={tmp_path}")
+    with pytest.raises(ValueError, match="are 12x12x3, test images 20x20x3: make them alike"):
+        load_images(settings.data, settings.model)
+
+
 @pytest.mark.parametrize(
     "name, wanted",
     [("fashion-mnist", "train-images-idx3-ubyte"), ("cifar-10", "cifar-10-batches-py")],

@@ -30,7 +30,9 @@ STAGES = """[
      drop3: {type: dropout, p: 0.5, scaling: "2012"}, relu3: relu},
     {fc4: {type: linear, out: 10, init: 0.1, bias: 0.3}},
 ]"""
-RATES = "{epoch: 1, weights: 0.1, biases: 7, layers: {fc3: {weights: 0.02}}}"
+RATES = (
+    "{epoch: 1, weights: 0.1, biases: 7, layers: {fc3: {weights: 0.02}}}, {epoch: 2, weights: 9}"
+)
 SMALL = [
     "model.input=[3, 8, 8]", f"model.stages={STAGES}", "data.mean=none", "data.flip=false",
     "data.divide=255", "train.batch=12", "train.precision=float64", "train.seed=3",
@@ -85,11 +87,14 @@ def test_signal_dead_and_step_are_those_of_the_network_written_out():
     x = torch.from_numpy(images.pixels[chosen]).permute(0, 3, 1, 2) / 255.0
     x, labels = x.double(), torch.from_numpy(images.labels[chosen])
     in_testing = activations(model, x, 0.5)
-    loss = F.cross_entropy(activations(model, x, masks(model, settings))["fc4"], labels)
+    logits = activations(model, x, masks(model, settings))["fc4"]
+    loss = F.cross_entropy(logits, labels)
     loss.backward()
+    of_each = [F.cross_entropy(logits, torch.full((12,), label)).item() for label in range(10)]
 
-    found_loss, health = diagnose(settings, images, torch.device("cpu"))
+    found_loss, even, health = diagnose(settings, images, torch.device("cpu"))
     assert found_loss == pytest.approx(loss.item(), rel=1e-6)
+    assert even == pytest.approx(np.mean(of_each), rel=1e-6) and abs(even - found_loss) > 1e-3
     assert [row.layer for row in health] == ["conv1", "conv2", "fc3", "fc4"]
     for row in health:
         units = in_testing[row.layer].detach().flatten(1).numpy()  # (12, units)
@@ -120,6 +125,7 @@ def test_the_layer_before_the_classifier_decides():
     assert complaint(rows(0.001, FAINT, 0.001)) is None
     assert complaint(rows(1, 0.9 * FAINT, 1)).startswith("hardly anything of an image reaches")
     assert "fc7 differs by 1.20% of its mean" in complaint(rows(1, 0.012, 1))
+    assert complaint([Health("fc", 0.001, 0, 0.01)]) is None  # it reads the images themselves
 
 
 def diagnose_py(*arguments):

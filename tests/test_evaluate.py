@@ -183,7 +183,7 @@ def test_ten_views_of_images_without_a_border_are_an_error():
     pixels, labels = pictures(11, 1)
     images = Images(pixels[:, :CROP, :CROP].copy(), labels, 10)
     prepare = Preparation(images, load_config("configs/quick.yaml", SMALL), torch.device("cpu"))
-    with pytest.raises(ValueError, match="--views 10: images are no larger than what the network reads"):
+    with pytest.raises(ValueError, match="--views 10: images are no larger than what"):
         EvaluationBatches(images, prepare, 8, 0, 1, 10)
 
 
@@ -213,6 +213,7 @@ MISTAKES = [
     (["a", "--set", "model.stages.1.fc6.out=64"], "tower-0.pt: unreadable checkpoint: it holds"),
     (["a", "--views", "5"], "argument --views: invalid choice"),
     (["a", "--split-model"], "--split-model on 1 process"),
+    (["a", "--out", "nowhere/found.json"], "--out nowhere/found.json: should be a file in a"),
     ([], "the following arguments are required: CKPT"),
 ]
 

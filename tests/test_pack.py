@@ -21,6 +21,7 @@ from alexnet2gpu.config import load_config
 from alexnet2gpu.data import pack
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
+from alexnet2gpu.data.sources import load_images
 
 
 def test_a_raw_pack_is_what_a_plain_loop_makes_of_the_folder(photographs_folder, packs):
@@ -87,6 +88,30 @@ def test_training_makes_the_pack_once(photographs_folder, tmp_path):
     assert (source / "pack-raw-32" / "train.u8").read_bytes() == expected.tobytes()
     first, second = (metrics(tmp_path / run, "loss") for run in ("first", "second"))
     assert first == second
+    train("--data", source / "pack-raw-32", *overrides, "--out", tmp_path / "from the pack")
+    assert metrics(tmp_path / "from the pack", "loss") == first
+    train("--data", source, *overrides, "--set", "data.store=jpeg", "--out", tmp_path / "jpeg")
+    jpeg = metrics(tmp_path / "jpeg", "loss")
+    assert (source / "pack-jpeg-32").is_dir() and not (source / "pack-raw-32.partial").exists()
+    assert jpeg != first and jpeg == pytest.approx(first, rel=0.05)
+
+
+MISFITS = {
+    "channels": (["data.name=folder"], "have 3 channels, but model.input says 1"),
+    "classes": ([*TINY, "model.stages.4.fc8.out=2"], "are of 3 classes, but the network has 2"),
+    "size": ([*TINY, "data.size=24"], "of 24x24 pixels do not give the 28x28 of model.input"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_what_does_not_suit_the_network_is_not_packed_first(misfit, photographs_folder):
+    overrides, complaint = MISFITS[misfit]
+    overrides = [*overrides, f"data.dir={json.dumps(str(photographs_folder))}"]
+    config = load_config("configs/quick.yaml", overrides)
+    before = set(photographs_folder.iterdir())
+    with pytest.raises(ValueError, match=complaint):
+        load_images(config.data, config.model)
+    assert set(photographs_folder.iterdir()) == before
 
 
 def resident():

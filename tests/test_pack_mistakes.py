@@ -4,19 +4,22 @@ Most run launch/pack.py in this process, on three photographs, and look at the o
 """
 
 import contextlib
+import errno
 import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
 import pytest
 from conftest import REPOSITORY, program
-from scenes import Killed, kill, write
+from scenes import InThisProcess, Killed, kill, write
 
-from alexnet2gpu.data import growth, pack
+from alexnet2gpu.data import growth, pack, workers
 
 
 def pack_py(*arguments):
@@ -85,7 +88,57 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     check(status, printed, "3 images take 0.0 GB more and 0.0 are free: launch/pack.py --out")
     assert not list(tmp_path.glob("*/*.u8"))
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=576))
-    assert pack_py("--data", tmp_path, "--size", 8)[0] == 0
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr(os, "rename", kill)
+        pack_py("--data", tmp_path, "--size", 8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=0))
+    assert pack_py("--data", tmp_path, "--size", 8)[0] == 0  # all is there already
+
+
+def test_a_disk_that_cannot_be_written_is_told_with_the_way_out(
+    no_processes, monkeypatch, tmp_path
+):
+    two_classes(tmp_path)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    status, printed = pack_py("--data", tmp_path, "--size", 8)
+    check(status, printed, "pack-raw-8.partial: No space left on device: launch/pack.py --out ")
+
+
+def test_a_begun_pack_that_has_lost_bytes_is_not_gone_on_with(no_processes, monkeypatch, tmp_path):
+    """Else the images that were lost would be black."""
+    two_classes(tmp_path)
+    with monkeypatch.context() as killed, pytest.raises(Killed):
+        killed.setattr(growth.Growth, "finish", kill)
+        pack_py("--data", tmp_path, "--size", 8)
+    os.truncate(tmp_path / "pack-raw-8.partial" / "train.u8", 100)
+    status, printed = pack_py("--data", tmp_path, "--size", 8)
+    check(status, printed, "train.u8: has lost what was noted of it: delete ")
+    (tmp_path / "pack-raw-8.partial" / "train.journal.npz").write_bytes(b"PK")
+    check(*pack_py("--data", tmp_path, "--size", 8), "train.journal.npz: unreadable: delete ")
+
+
+def test_a_pack_of_another_form_is_named(packs):
+    place = "--data", packs["jpeg"].parent, "--out", packs["jpeg"]
+    status, printed = pack_py(*place, "--store", "raw", "--size", 24)
+    check(status, printed, "jpeg: is a pack with store jpeg, not raw: delete it or choose another")
+    status, printed = pack_py(*place, "--store", "jpeg", "--size", 24)
+    check(status, printed, "jpeg: is a pack with quality 80, not 90")
+
+
+def test_a_worker_that_was_killed_is_told(monkeypatch, tmp_path):
+    class Broken(InThisProcess):
+        def submit(self, *task):
+            done = Future()
+            done.set_exception(BrokenProcessPool())
+            return done
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Broken)
+    status, printed = pack_py("--data", two_classes(tmp_path), "--size", 8)
+    check(status, printed, "a process that decodes was killed, as happens when memory is spent")
 
 
 @pytest.mark.parametrize("change", ["quality", "photographs"])

@@ -67,7 +67,7 @@ def test_a_kill_before_any_step_changes_nothing_in_the_end(
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from alexnet2gpu.data import growth, packing
+from alexnet2gpu.data import growth, packing, workers
 append = growth.Growth.append
 appended = 0
 def slowly(self, images, *rest):
@@ -77,7 +77,7 @@ def slowly(self, images, *rest):
     time.sleep(0.02)
     append(self, images, *rest)
     appended += len(images)
-growth.Growth.append, packing.AT_ONCE = slowly, 2
+growth.Growth.append, workers.AT_ONCE = slowly, 2
 if __name__ == "__main__":
     source, target, store = sys.argv[1:]
     form = growth.Form(store, SIZE, quality=80)

@@ -6,6 +6,7 @@ a person sees, and the order and labels of torchvision.
 
 import io
 import mmap
+import os
 
 import numpy as np
 import pytest
@@ -25,6 +26,26 @@ def test_order_and_labels_are_those_of_torchvision(photographs_folder):
     ours = Photographs(train, classes_of(photographs_folder))
     assert ours.classes == theirs.classes and ours.count == len(theirs)
     assert [(str(train / name), label) for name, label in ours] == theirs.samples
+
+
+def test_links_are_followed_once_and_hidden_folders_are_not_entered(tmp_path):
+    write(tmp_path / "elsewhere" / "far.png", 0)
+    write(tmp_path / "train" / "x" / "near.png", 0)
+    write(tmp_path / "train" / "x" / ".thumbs" / "small.png", 0)
+    (tmp_path / "train" / "x" / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "train" / "x" / "loop").symlink_to(tmp_path / "train" / "x")
+    names = [name for name, _ in Photographs(tmp_path / "train", ["x"])]
+    assert names == ["x/near.png", "x/link/far.png"]
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read all")
+def test_a_folder_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path / "train" / "x" / "deep" / "far.png", 0)
+    write(tmp_path / "train" / "x" / "near.png", 0)
+    (tmp_path / "train" / "x" / "deep").chmod(0)
+    with pytest.raises(ValueError, match="deep: cannot be read: Permission denied"):
+        Photographs(tmp_path / "train", ["x"])
+    (tmp_path / "train" / "x" / "deep").chmod(0o700)
 
 
 def test_the_middle_of_a_photograph_stays(tmp_path):
@@ -63,6 +84,7 @@ def save_odd(folder):
     save("grey.png", Image.fromarray(halves([100], [7])[:, :, 0]))
     deep = np.where(halves([0], [1])[:, :, 0] == 1, 65535, 128 * 256 + 200).astype(np.uint16)
     save("grey16.png", Image.fromarray(deep))
+    save("grey8in32.tif", Image.fromarray(halves([100], [7])[:, :, 0].astype(np.int32)))
     save("bilevel.png", Image.fromarray(halves([0], [255])[:, :, 0]).convert("1"))
     save("cmyk.jpg", Image.fromarray(halves([255, 0, 0, 0], [0, 0, 0, 255]), "CMYK"), quality=95)
     palette = Image.fromarray(halves([1], [2])[:, :, 0], "P")
@@ -81,7 +103,8 @@ def save_odd(folder):
     save("animated.gif", first, save_all=True, append_images=[second])
     white, red, blue = (255, 255, 255), (255, 0, 0), (0, 0, 255)
     return {
-        "grey.png": ((100,) * 3, (7,) * 3), "grey16.png": ((128,) * 3, white),
+        "grey.png": ((100,) * 3, (7,) * 3), "grey8in32.tif": ((100,) * 3, (7,) * 3),
+        "grey16.png": ((128,) * 3, white),
         "bilevel.png": ((0,) * 3, white), "cmyk.jpg": ((0, 255, 255), (0,) * 3),
         "palette.png": (red, blue), "palette_clear.png": (red, white),
         "palette_clear.gif": (red, white), "rgba.png": ((204,) * 3, (200, 100, 50)),
@@ -90,7 +113,9 @@ def save_odd(folder):
     }  # fmt: skip
 
 
-BROKEN = ["cut.jpg", "cut.png", "empty.png", "float.tif", "notes.txt", "renamed.jpg"]
+BROKEN = [
+    "cut.jpg", "cut.png", "deep.tif", "empty.png", "float.tif", "notes.txt", "renamed.jpg",
+]  # fmt: skip
 
 
 def save_broken(folder):
@@ -101,6 +126,7 @@ def save_broken(folder):
         (folder / f"cut.{ending}").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     (folder / "empty.png").touch()
     Image.fromarray(np.ones((8, 8), np.float32)).save(folder / "float.tif")
+    Image.fromarray(np.full((8, 8), 2**20, np.int32)).save(folder / "deep.tif")
     (folder / "notes.txt").write_text("to do:\nlabel the rest")
     (folder / "renamed.jpg").write_bytes(bytes(range(256)))
     (folder / ".hidden.png").write_text("no picture")
@@ -142,11 +168,14 @@ def test_files_that_cannot_be_read_are_left_out_named_with_the_reason(odd):
     assert all(reason and "\n" not in reason for _, reason in skipped)
     assert "truncated" in dict(skipped)["odd/cut.jpg"].lower()
     assert "not whole numbers" in dict(skipped)["odd/float.tif"]
+    assert "beyond 16 bits" in dict(skipped)["odd/deep.tif"]
+    assert "file 'odd/notes.txt'" in dict(skipped)["odd/notes.txt"]  # wherever the folder is
     images, test_images = pack.read_pack(target)
     assert images.labels.tolist() == [0] * len(seen) + [1]  # those after them keep theirs
     assert (images.pixels[len(seen), :, :] == [1, 2, 3]).all()
     assert len(test_images) == 1 and pack.read_sidecar(target, "val")["skipped"] == []
-    assert pack.read_sidecar(target, "train")["source"]["photographs"] == len(seen) + 1 + 6
+    source = pack.read_sidecar(target, "train")["source"]
+    assert source["photographs"] == len(seen) + 1 + len(BROKEN)
 
 
 def test_an_image_of_256_pixels_starts_on_a_page(odd):

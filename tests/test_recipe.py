@@ -158,6 +158,16 @@ def test_the_components_of_imagenet_have_the_lengths_that_were_published():
         np.testing.assert_allclose(np.abs(cosines), 1, rtol=1e-6)
 
 
+@pytest.mark.parametrize("law", ["2012", "text"])
+def test_grey_photographs_have_one_component(law):
+    """Their covariance has no other eigenvalues than rounding errors, of either sign."""
+    draw = np.random.default_rng(0)
+    for _ in range(20):
+        grey = draw.normal(100, 50, (500, 1)) * [1, 1, 1]
+        components = colour_components(np.cov(grey.T), law)
+        assert np.isfinite(components).all() and np.abs(components[:, :2]).max() < 1e-3
+
+
 def same(ones, others):
     """Whether two lists of batches are equal to the bit."""
     return len(ones) == len(others) and all(

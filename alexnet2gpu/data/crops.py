@@ -1,8 +1,8 @@
 """Crops of images, cut by background threads into buffers that are used again and again.
 
 Copying rows and decoding JPEG release Python's lock, so that threads suffice. With a GPU, buffers
-are pinned: one is copied there in a stream of its own, while the GPU computes, and filled again once
-the copy is done.
+are pinned: one is copied there in a stream of its own, while the GPU computes, and filled again
+once the copy is done.
 """
 
 import collections
@@ -45,13 +45,14 @@ def each_cut(
     images: Images, batches: Iterable[Corners], crop: int, threads: int,
     stream: torch.cuda.Stream | None,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """The crops (B, crop, crop, C) uint8 of each of `batches`, in order, cut ahead of time: on the
-    GPU of the stream, or on the CPU, where what is given holds until the next is asked for."""
+    """The crops (B, crop, crop, C) uint8 of each of `batches`, in order, cut ahead of time: on
+    the GPU of the stream, or on the CPU, where what is given holds until the next is asked for."""
     pool = ThreadPoolExecutor(threads, "crops")
     pending, free = collections.deque(), collections.deque()
     try:
         for corners in batches:
-            buffer = free.popleft() if free else _Buffer(images, len(corners.indices), crop, stream)
+            count = len(corners.indices)
+            buffer = free.popleft() if free else _Buffer(images, count, crop, stream)
             pending.append(buffer.fill(images, corners, pool, threads))
             if len(pending) > AHEAD:
                 buffer = pending.popleft()

@@ -23,8 +23,8 @@ KEYS = ("shape", "store", "classes", "source", "skipped", "checksums", "mean", "
 
 
 def place(source: Path, store: str, size: int) -> Path:
-    """Where the pack of a folder of photographs is, if it was not put elsewhere; of a pack, its own
-    place."""
+    """Where the pack of a folder of photographs is, if it was not put elsewhere; of a pack, its
+    own place."""
     return source if is_pack(source) else source / f"pack-{store}-{size}"
 
 

@@ -10,21 +10,13 @@ What cannot be read is left out, named and counted. On several machines without 
 on each before training: whoever has its pack waits for others no longer than ranks wait.
 """
 
-import collections
 import contextlib
-import multiprocessing
 import os
 import shutil
 import signal
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict
-from itertools import islice
 from pathlib import Path
 
 import fcntl
@@ -32,12 +24,10 @@ from tqdm import tqdm
 
 from alexnet2gpu.cpu import cores
 from alexnet2gpu.data.growth import Form, Growth
-from alexnet2gpu.data.images import Moments
 from alexnet2gpu.data.pack import PARTS, is_pack, read_sidecar
-from alexnet2gpu.data.photographs import Photographs, classes_of, read_square
-from alexnet2gpu.data.stores import decode, encode
+from alexnet2gpu.data.photographs import Photographs, classes_of
+from alexnet2gpu.data.workers import Workers
 
-AT_ONCE = 16  # photographs that a worker is given
 ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
 
 
@@ -95,14 +85,14 @@ def _check_form(target, form):
     source = read_sidecar(target, PARTS[0])["source"]
     for key, value in asdict(form).items():
         if source[key] != value:
-            raise ValueError(f"{target}: is a pack with {key} {source[key]}, not {value}: delete it "
-                             "or choose another place")  # fmt: skip
+            raise ValueError(f"{target}: is a pack with {key} {source[key]}, not {value}: "
+                             "delete it or choose another place")  # fmt: skip
 
 
 def _pack(source, classes, begun, form, workers, every):
     parts = {part: Photographs(source / part, classes) for part in PARTS}
     _check_room(begun, form, sum(photographs.count for photographs in parts.values()))
-    with _ended_by_sigterm(), _Workers(workers) as pool:
+    with _ended_by_sigterm(), Workers(workers) as pool:
         for part, photographs in parts.items():
             _pack_part(part, photographs, begun, form, pool, every)
 
@@ -136,72 +126,6 @@ def _pack_part(part, photographs, begun, form, pool, every):
     if progress.skipped:
         tqdm.write(f"{part}/: {len(progress.skipped):,} files could not be read and are left out: "
                    f"{part}.json in the pack lists them", file=sys.stderr)  # fmt: skip
-
-
-def _work(folder, some, form):
-    """In a worker: contents, labels and sums of the photographs [(name, label)] that can be read;
-    name and reason of those that can not, the same wherever the folder is."""
-    images, labels, skipped = [], [], []
-    moments = Moments((form.size, form.size, 3))
-    for name, label in some:
-        try:
-            pixels = read_square(folder / name, form.size)
-        except Exception as error:  # Pillow's plugins raise whatever they like
-            reason = f"{type(error).__name__}: {error}".replace(str(folder / name), name)
-            skipped.append([name, " ".join(reason.split())])
-            continue
-        content = pixels.tobytes()
-        if form.store == "jpeg":  # what counts is what will be read
-            content = encode(pixels, form.quality)
-            pixels = decode(content)
-        moments.add(pixels[None])
-        images.append(content)
-        labels.append(label)
-    return images, labels, moments, skipped
-
-
-class _Workers:
-    """Processes that decode, a few tasks ahead of who takes the results."""
-
-    def __init__(self, count: int):
-        self.count = count
-
-    def __enter__(self):
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(self.count, context, _start_worker)
-        return self
-
-    def __exit__(self, *error):
-        self.pool.shutdown(cancel_futures=True)
-
-    def each(self, photographs: Photographs, first: int, form: Form) -> Iterator:
-        """The results of `_work` from photograph `first` on, in order."""
-        names, pending = islice(photographs, first, None), collections.deque()
-        try:
-            while some := list(islice(names, AT_ONCE)):
-                pending.append(self.pool.submit(_work, photographs.folder, some, form))
-                if len(pending) > 2 * self.count:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        except BrokenProcessPool:
-            raise ValueError(
-                "a process that decodes was killed, as happens when memory is spent: start again, "
-                "with fewer --workers; it goes on where it was"
-            ) from None
-
-
-def _start_worker():
-    """Leave Ctrl-C to the main process, and end with it, also if it was killed. Pillow's warnings
-    say no more than that a photograph is large or its remarks are damaged."""
-    warnings.simplefilter("ignore")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 @contextlib.contextmanager

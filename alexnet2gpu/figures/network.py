@@ -42,7 +42,7 @@ def filters(kernels: Sequence[Tensor], shares: Sequence[float] | None, file: Pat
         axes.set_axis_off()
         axes.set_title(f"tower {tower}", loc="left", fontsize=10)
         if shares is not None:
-            words = f"{shares[tower]:.0%} of the weights' energy is colour"
+            words = f"{shares[tower]:.0%} of the weights' energy is colour (untrained: 67%)"
             axes.set_title(words, loc="right", fontsize=10)
     count, (_, _, side, _) = sum(map(len, kernels)), kernels[0].shape
     figure.suptitle(f"{count} kernels of the first layer, {side}×{side} pixels: weights from "
