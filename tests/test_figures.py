@@ -13,6 +13,8 @@ from alexnet2gpu.config import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.figures import network as network_figures
+from alexnet2gpu.figures import training as training_figures
 from alexnet2gpu.model import AlexNet
 
 
@@ -54,6 +56,13 @@ def test_a_towers_share_of_colour_counts_strong_kernels_for_more():
     assert look.colour_share(0 * both) == 0
     weight = torch.randn(96, 3, 11, 11, generator=torch.manual_seed(0))
     assert look.colour_share(weight) == pytest.approx(2 / 3, abs=0.02)
+
+
+def test_the_network_is_that_of_the_checkpoint(run, trained):
+    for tower, module in trained[0].model.towers.items():
+        saved = torch.load(checkpoint.newest(run) / f"tower-{tower}.pt")["weights"]
+        for name, parameter in module.named_parameters():
+            assert torch.equal(parameter, saved[f"towers.{tower}.{name}"])
 
 
 def test_features_are_what_the_classifier_reads(trained):
@@ -145,6 +154,79 @@ def written(folder):
     files = sorted(folder.glob("*"))
     assert all(file.read_bytes()[:4] == b"\x89PNG" for file in files)
     return [file.stem for file in files]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """A function that draws with one of figures/ and gives the axes of what would be saved."""
+    pytest.importorskip("matplotlib")
+    kept = []
+    for module in (network_figures, training_figures):
+        monkeypatch.setattr(module, "save", lambda figure, file: kept.append(figure))
+
+    def draw_and_look(function, *arguments):
+        function(*arguments, None)
+        return kept[-1].axes
+
+    return draw_and_look
+
+
+def test_all_kernels_are_drawn_on_one_scale(drawn):
+    """Those of the second tower, a tenth as strong, are all nearly grey."""
+    strong = torch.linspace(-1, 1, 20 * 27).reshape(20, 3, 3, 3)
+    first, second = (
+        axes.images[0].get_array()
+        for axes in drawn(figures.filters, [strong, strong / 10], [0.5, 0.5])
+    )
+    assert np.allclose(first[:3, :3], (strong[0].permute(1, 2, 0) + 1) / 2)  # kernel 0
+    assert np.allclose(first[4:7, :3], (strong[16].permute(1, 2, 0) + 1) / 2)  # in the second row
+    inside = second[:3, :3]
+    assert inside.min() >= 0.45 - 1e-6 and inside.max() <= 0.55 + 1e-6
+
+
+def test_bars_are_the_five_likeliest_classes(drawn):
+    images = Images(np.zeros((2, 8, 8, 3), np.uint8), np.array([6, 0]), 8, tuple("abcdefgh"))
+    p = np.array([[1, 2, 3, 4, 5, 6, 7, 8], [30, 1, 1, 1, 1, 1, 1, 0]]) / 36
+    axes = drawn(figures.predictions, images, [0, 1], p)
+    bars = axes[2].patches  # below the first image
+    assert np.allclose([bar.get_width() for bar in bars], np.array([8, 7, 6, 5, 4]) / 36)
+    names = [text.get_text() for text in axes[2].texts[::2]]
+    assert names == list("hgfed") and axes[0].get_title() == "g"
+    colours = [bar.get_facecolor() for bar in bars]
+    assert colours.count(colours[1]) == 1  # the true one, in second place
+
+
+def test_a_row_of_the_matrix_is_the_true_class(drawn):
+    images = Images(np.zeros((1, 8, 8, 3), np.uint8), np.array([0]), 3, ("a", "b", "c"))
+    axes = drawn(figures.confusion, np.array([[9, 1, 0], [5, 5, 0], [0, 0, 4]]), images)
+    assert axes[0].images[0].get_array().tolist() == [[90, 10, 0], [50, 50, 0], [0, 0, 100]]
+    assert (axes[0].get_ylabel(), axes[0].get_xlabel()) == ("true class", "answer")
+    assert "b\n  taken for a:\n  5 of 10" in axes[1].texts[0].get_text()
+
+
+def test_curves_are_drawn_in_percent(drawn):
+    history = {"loss": ([1, 2], [3.0, 2.0]), "top1_error": ([2], [0.25])}
+    above, below = drawn(figures.curves, {"a": history})
+    assert above.lines[0].get_ydata().tolist() == [3.0, 2.0]
+    assert any(np.array_equal(line.get_ydata(), [25]) for line in below.lines)
+
+
+def test_neighbours_are_sought_among_training_images(run, trained, monkeypatch):
+    """For five test images, among 40 of the 512, by their numbers among all."""
+    pytest.importorskip("matplotlib")
+    network, images, test = trained
+    asked = []
+    monkeypatch.setattr(figures, "neighbours", lambda *arguments: asked.extend(arguments))
+    draw(run, "--among", 40)
+    queries, chosen, _, near, distances, _ = asked
+    many, few = look.spread(len(images), 40), look.spread(len(test), 5)
+    assert np.array_equal(queries.pixels, test.pixels) and chosen.tolist() == few.tolist()
+    theirs, ours = look.features(network, images, many), look.features(network, test, few)
+    for number, query in enumerate(ours):
+        plain = (theirs - query).square().sum(1).sqrt()
+        order = plain.argsort(stable=True)[:6]
+        assert near[number].tolist() == many[order.numpy()].tolist()
+        assert np.allclose(distances[number], plain[order], rtol=1e-4)
 
 
 def test_all_figures_of_a_run_are_drawn(run, tmp_path, capsys):

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from conftest import train
 
 from alexnet2gpu.config import load_config
+from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012, rate_of, set_rates
 
 SCHEDULE = load_config("configs/alexnet.yaml").optim.schedule
@@ -13,7 +15,7 @@ def parameters():
     draw = torch.Generator().manual_seed(0)
     return {
         name: torch.nn.Parameter(torch.randn(5, dtype=torch.float64, generator=draw))
-        for name in ("towers.0.conv1.weight", "towers.0.conv1.bias")
+        for name in ("towers.0.conv1.weight", "towers.0.conv1.bias", "towers.1.fc6.weight")
     }
 
 
@@ -33,17 +35,18 @@ def steps(optimizer, named, rates):
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
 
 
-def test_the_rule_number_by_number():
+@pytest.mark.parametrize("momentum, weight_decay", [(0.9, 0.0005), (0.7, 0.01)])
+def test_the_rule_number_by_number(momentum, weight_decay):
     """v <- 0.9 v - 0.0005 e w - e g; w <- w + v: in plain Python, over a drop of the rate, no
     decay on the bias."""
     named = parameters()
     expected = {name: [(w, 0.0) for w in parameter.tolist()] for name, parameter in named.items()}
-    seen = steps(SGD2012(named.items(), 0.9, 0.0005), named, RATES)
+    seen = steps(SGD2012(named.items(), momentum, weight_decay), named, RATES)
     for number, rate in enumerate(RATES):
         for name, values in expected.items():
-            decay = 0.0005 if name.endswith("weight") else 0
+            decay = weight_decay if name.endswith("weight") else 0
             for i, (w, v) in enumerate(values):
-                v = 0.9 * v - decay * rate * w - rate * (3 * w + number)
+                v = momentum * v - decay * rate * w - rate * (3 * w + number)
                 values[i] = w + v, v
             assert seen[number][name].tolist() == pytest.approx([w for w, _ in values], rel=1e-13)
 
@@ -114,4 +117,28 @@ def test_every_parameter_gets_its_rate():
     assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [
         (1e-5, 0.0005),
         (0.002, 0),
+        (1e-4, 0.0005),
     ]
+    set_rates(optimizer, SCHEDULE, 72)
+    assert [group["lr"] for group in optimizer.param_groups] == [0, 0, 1e-4]
+
+
+def test_training_follows_the_schedule(tmp_path):
+    """All is frozen from epoch 2 on, conv2 already in epoch 1."""
+    schedule = (
+        "[{epoch: 1, weights: 0.01, biases: 0.01, layers: {conv2: {weights: 0, biases: 0}}},"
+        " {epoch: 2, weights: 0, biases: 0}]"
+    )
+    settings = ["data.name=synthetic", "train.batch=256", "train.epochs=3", "train.keep=3",
+                f"optim.schedule={schedule}"]  # fmt: skip
+    train("--out", tmp_path, *(part for setting in settings for part in ("--set", setting)))
+    start = AlexNet(load_config(tmp_path / "config.yaml").model, seed=0).state_dict()
+    first, second, third = (
+        torch.load(tmp_path / f"checkpoints/step-{step:08d}/tower-0.pt")["weights"]
+        for step in (2, 4, 6)
+    )
+    changed = {name for name in first if not torch.equal(first[name], start[name])}
+    assert changed == {name for name in first if "conv2" not in name}
+    for later in (second, third):
+        assert all(torch.equal(first[name], later[name]) for name in first)
+

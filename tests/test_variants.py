@@ -5,6 +5,7 @@ their published counts, and a config over a base with that base.
 """
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,42 @@ def model(name):
 def test_a_variant_has_its_parameters_and_multiply_adds(name, parameters, multiply_adds):
     counted = totals(model(name))
     assert counted == (parameters, multiply_adds or counted[1])
+
+
+BASE = [row.name for row in trace(model("alexnet"))]
+NORMS = ["norm1", "norm2", "map_norm2"]
+PAPER = [  # the order of layers 1, 2 and 5 in the text; there is no normalisation within maps
+    "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2", "conv3", "relu3",
+    "conv4", "relu4", "conv5", "relu5", "pool5", *BASE[BASE.index("flatten") :],
+]  # fmt: skip
+SQUARE = {"kernel": 2, "ceil": True}
+VARIANTS = {  # the names of the layers, in order, and what they have otherwise than alexnet.yaml
+    "half": (BASE, {"conv1": {"out": 48}, "conv2": {"out": 128}, "conv3": {"out": 192},
+                    "conv4": {"out": 192}}),
+    "no_norm": ([name for name in BASE if name not in NORMS], {}),
+    "no_norm2": ([name for name in BASE if name not in NORMS[1:]], {}),
+    "pool2x2": (BASE, {"pool1": SQUARE, "pool2": SQUARE, "pool5": SQUARE, "conv2": {"pad": 1},
+                       "conv5": {"pad": 0}}),
+    "no_communication": (BASE, {"conv2": {"out": 320}, "fc6": {"out": 8192}}),
+    "paper": (PAPER, {"norm1": {"alpha": 5e-4}, "norm2": {"alpha": 5e-4}, "conv3": {"init": 0.01},
+                      "conv4": {"init": 0.01}, "conv5": {"init": 0.01}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_layers_of_a_variant_are_those_of_alexnet_but_for_a_few(name):
+    order, changes = VARIANTS[name]
+    base = {row.name: row.layer for row in trace(model("alexnet"))}
+    expected = [(layer, replace(base[layer], **changes.get(layer, {}))) for layer in order]
+    assert [(row.name, row.layer) for row in trace(model(name))] == expected
+
+
+def test_the_papers_text_has_one_rate_for_all():
+    schedule = load_config("configs/paper.yaml").optim.schedule
+    for epoch, rate in [(1, 0.01), (25, 0.001), (51, 1e-4), (67, 1e-4), (79, 1e-5), (90, 1e-5)]:
+        for layer in ("conv1", "fc8"):
+            for kind in ("weights", "biases"):
+                assert rate_of(schedule, epoch, layer, kind) == rate, (epoch, layer, kind)
 
 
 def test_pool2x2_has_the_maps_of_2012():
