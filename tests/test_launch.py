@@ -20,6 +20,7 @@ from alexnet2gpu.network import traffic
 from alexnet2gpu.run import default_folder
 
 README = (REPOSITORY / "README.md").read_text()
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMANDS = [
     line.strip()
     for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -233,5 +234,12 @@ def test_files_stay_readable(file):
     assert max(map(len, lines), default=0) < 100
 
 
-def test_the_readme_has_no_gaps():
-    assert not re.findall(r"@[A-Z]+@|TODO", README)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_page_has_no_gaps(page):
+    """No word that stands for what is still to be written, no table that was not made, and every
+    file that it links to or shows."""
+    text = page.read_text()
+    assert not re.findall(r"@[A-Z]+@|\bTODO\b|^[A-Z]+$", text, re.MULTILINE)
+    assert not re.findall(r"<!-- (\w+) -->\s*<!-- end -->", text)
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    assert links and not [link for link in links if not (page.parent / link).exists()]
