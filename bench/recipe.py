@@ -106,8 +106,11 @@ def start(folder, runs, results, steps):
     }
     figures.curves(histories, results / "start.png")
     some = [steps * part // 5 // 10 * 10 for part in range(1, 6)]
-    lines = [f"| | loss, mean of ten steps up to {some[0]} | " + " | ".join(map(str, some[1:]))
-             + " | top-1, top-5 error on validation images |", "|---" * 7 + "|"]  # fmt: skip
+    lines = [
+        f"![loss of {', '.join(histories)}](results/{results.name}/start.png)", "",
+        f"| | loss, mean of ten steps up to {some[0]} | " + " | ".join(map(str, some[1:]))
+        + " | top-1, top-5 error on validation images |", "|---" * 7 + "|",
+    ]  # fmt: skip
     for name, history in histories.items():
         losses = dict(zip(*history["loss"]))
         errors = ", ".join(f"{history[key][1][-1]:.1%}" for key in ("top1_error", "top5_error"))
