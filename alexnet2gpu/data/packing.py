@@ -50,7 +50,7 @@ def pack(
     """
     begun = target.with_name(target.name + ".partial")
     while not is_pack(target):
-        if target.exists():
+        if target.exists() and not is_pack(target):  # by now
             raise ValueError(f"{target}: is there, but is not a pack: {ELSEWHERE}")
         classes = classes_of(source)
         try:
