@@ -12,7 +12,8 @@ TOP1, TOP5 = {"marker": "o", "markersize": 3}, {"linestyle": "--", "marker": "."
 
 def curves(histories: Mapping[str, History], file: Path) -> None:
     """Above, the loss: in training a thin line, raw, and of validation images dots joined by a
-    thicker one. Below, their two errors, in percent. A run has one colour.
+    thicker one. Below, their two errors, in percent. A run has one colour; earlier runs have
+    thicker lines, so that they are seen below those that came out the same.
 
     Args:
         histories: by the name that the legend gives the run.
@@ -21,12 +22,15 @@ def curves(histories: Mapping[str, History], file: Path) -> None:
     figure, (above, below) = plt.subplots(2, figsize=(9, 7), layout="constrained", sharex=True)
     for number, (name, history) in enumerate(histories.items()):
         colour = f"C{number}" if count <= 10 else plt.get_cmap("turbo")(number / count)
-        above.plot(*history.get("loss", NOTHING), color=colour, linewidth=0.7)
-        above.plot(*history.get("test_loss", NOTHING), color=colour, linewidth=1.6, **TOP1)
+        wide = 1 + 2 * (count - 1 - number) / count
+        above.plot(*history.get("loss", NOTHING), color=colour, linewidth=0.7 * wide)
+        above.plot(*history.get("test_loss", NOTHING), color=colour, linewidth=1.6 * wide,
+                   **TOP1)  # fmt: skip
         below.plot([], [], color=colour, linewidth=3, label=short(name, 32))
         for key, look in (("top1_error", TOP1), ("top5_error", TOP5)):
             steps, errors = history.get(key, NOTHING)
-            below.plot(steps, [100 * error for error in errors], color=colour, **look)
+            below.plot(steps, [100 * error for error in errors], color=colour,
+                       linewidth=1.6 * wide, **look)  # fmt: skip
     above.set_ylabel("loss: cross-entropy, nats an image")
     below.set_ylabel("error on validation images, %")
     below.set_xlabel("step")
