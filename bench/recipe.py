@@ -4,8 +4,8 @@
 
 DIR has Caltech-101 in train/ and val/ (or other photographs). In turn:
 
-- launch/diagnose.py on alexnet.yaml, paper.yaml and unit_variance.yaml, four seeds;
-- the first steps of the same three at full size, batch 32, one seed;
+- launch/diagnose.py on alexnet.yaml, caffe.yaml, paper.yaml and unit_variance.yaml, four seeds;
+- the first steps of the same four at full size, batch 32, one seed;
 - --config to the end, on one device and split over two ranks, one seed; one view and ten.
 
 Figures and figures' numbers go to docs/results/CONFIG, and each table to its mark in the text, if
@@ -29,7 +29,7 @@ from alexnet2gpu import figures, look
 
 STUDY = REPOSITORY / "docs" / "fidelity.md"
 RESULTS = REPOSITORY / "docs" / "results"
-RECIPES = ("alexnet", "paper", "unit_variance")
+RECIPES = ("alexnet", "caffe", "paper", "unit_variance")
 SEEDS = 4
 
 
@@ -51,7 +51,7 @@ def diagnosis(folder):
     columns = {}
     for name in RECIPES:
         said = program("diagnose", "--config", f"configs/{name}.yaml", "--data", folder,
-                       "--seeds", SEEDS)  # fmt: skip
+                       "--seeds", SEEDS, "--set", "train.batch=128")  # fmt: skip
         rows = re.findall(r"^(\w+) +([\d.]+) +([\d.]+)% +([\d.e+-]+)$", said, re.MULTILINE)
         losses = re.findall(r"start ([\d.]+), over all outputs evenly ([\d.]+)", said)
         layers = dict.fromkeys(layer for layer, *_ in rows)

@@ -51,6 +51,7 @@ def model(name):
     "name, parameters, multiply_adds",
     [
         ("half", 59_798_312, 391_514_384),
+        ("caffe", 60_965_224, 724_406_816),
         ("no_norm", 60_965_224, 724_406_816),
         ("no_norm2", 60_965_224, 724_406_816),
         ("paper", 60_965_224, 724_406_816),
@@ -80,6 +81,13 @@ VARIANTS = {  # the names of the layers, in order, and what they have otherwise 
     "no_communication": (BASE, {"conv2": {"out": 320}, "fc6": {"out": 8192}}),
     "paper": (PAPER, {"norm1": {"alpha": 5e-4}, "norm2": {"alpha": 5e-4}, "conv3": {"init": 0.01},
                       "conv4": {"init": 0.01}, "conv5": {"init": 0.01}}),
+    "caffe": (PAPER, {
+        "conv1": {"ceil": False}, "norm1": {"k": 1}, "norm2": {"k": 1}, "conv2": {"bias": 0.1},
+        "conv3": {"init": 0.01}, "conv4": {"init": 0.01, "bias": 0.1},
+        "conv5": {"init": 0.01, "bias": 0.1}, "fc6": {"init": 0.005, "bias": 0.1},
+        "fc7": {"init": 0.005, "bias": 0.1}, "drop6": {"scaling": "inverted"},
+        "drop7": {"scaling": "inverted"},
+    }),
 }  # fmt: skip
 
 
