@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -165,6 +166,15 @@ def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
     images, _ = load_images(config.data, config.model)
     with pytest.raises(ValueError, match="was made with another"):
         checkpoint.resume(unbroken, checkpoint.identity(config, images), config.model, [0, 1])
+
+
+def test_a_run_goes_on_only_with_its_labels(unbroken):
+    """As many images, but a class was renamed, say, and all numbers have changed."""
+    config = load_config(unbroken / "config.yaml")
+    images, _ = load_images(config.data, config.model)
+    other = replace(images, labels=images.labels[::-1].copy())
+    with pytest.raises(ValueError, match="was made with another training labels"):
+        checkpoint.resume(unbroken, checkpoint.identity(config, other), config.model, [0, 1])
 
 
 def test_load_reads_a_checkpoint_or_draws(unbroken):
