@@ -3,7 +3,7 @@
 The weights of a layer can only learn from images if its input differs between images. In deep
 networks whose weights start too small it does not: biases and the mean drown what the image adds,
 more so in every layer, until the classifier sees the same for all images. It then learns how
-frequent the classes are, and the loss stays flat.
+frequent the classes are, and the loss stays flat until the layers below have mended that, if ever.
 """
 
 from typing import NamedTuple
@@ -97,7 +97,8 @@ def complaint(health: list[Health]) -> str | None:
     last = health[-2]
     return (
         f"hardly anything of an image reaches the classifier: {last.layer} differs by "
-        f"{last.signal:.2%} of its mean between images, so the loss will stay flat for long. "
+        f"{last.signal:.2%} of its mean between images: the loss will stay flat for long, or for "
+        "good. "
         "Larger initial weights (`init`) in the layers where the signal is lost, or inputs of a "
         "larger scale (`data.divide`), let it through"
     )
