@@ -55,13 +55,19 @@ def origin():
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results", ":!docs"]
     changed = subprocess.run(compare, capture_output=True)
+    words = [f"bench/{Path(sys.argv[0]).name}", *map(_word, sys.argv[1:])]
     return {
         "device": device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": (commit.stdout.strip() or "unknown") + "-changed" * bool(changed.returncode),
-        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", *words]),
     }
+
+
+def _word(argument):
+    """An argument as a command may show it: a directory of this machine is DIR."""
+    return "DIR" if Path(argument).is_absolute() and Path(argument).is_dir() else argument
 
 
 def write(name, **results):
