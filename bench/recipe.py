@@ -169,11 +169,11 @@ def main():
                         help="diagnosis, start, or the name of the config")
     args = parser.parse_args()
     folder, runs = args.photographs.resolve(), args.runs.resolve()
-    name = Path(args.config).stem
+    config = Path(args.config).stem
     tables = {
         "diagnosis": lambda: diagnosis(folder),
-        "start": lambda: start(folder, runs, RESULTS / name, args.steps),
-        name: lambda: small(folder, runs, RESULTS / name, args.config),
+        "start": lambda: start(folder, runs, RESULTS / config, args.steps),
+        config: lambda: small(folder, runs, RESULTS / config, args.config),
     }
     for name, table in tables.items():
         if args.only in (None, name):
