@@ -22,7 +22,7 @@ def curves(histories: Mapping[str, History], file: Path) -> None:
     figure, (above, below) = plt.subplots(2, figsize=(9, 7), layout="constrained", sharex=True)
     for number, (name, history) in enumerate(histories.items()):
         colour = f"C{number}" if count <= 10 else plt.get_cmap("turbo")(number / count)
-        wide = 1 + 2 * (count - 1 - number) / count
+        wide = 1 + (count - 1 - number) / count
         above.plot(*history.get("loss", NOTHING), color=colour, linewidth=0.7 * wide)
         above.plot(*history.get("test_loss", NOTHING), color=colour, linewidth=1.6 * wide,
                    **TOP1)  # fmt: skip
