@@ -165,7 +165,7 @@ def _read(file, users=()):
     below = _read(base, (*users, base))
     for key, value in tree.items():
         if isinstance(value, dict) and key in below:
-            raise Problem(key, f"replaces the whole section: say {key}.{next(iter(value), '')}: ...")
+            raise Problem(key, f"replaces a whole section: say {key}.{next(iter(value), '')}: ...")
         strict.put(below, str(key), value)
     return below
 

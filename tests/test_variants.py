@@ -215,7 +215,7 @@ def test_a_base_may_have_a_base(tmp_path):
         ({"mine": {"base": "quick.yaml", "model.stages.9.conv1.out": 3}},
          "there is nothing at model.stages.9"),
         ({"mine": {"base": "quick.yaml", "train": {"batch": 3}}},
-         "train: replaces the whole section: say train.batch: ..."),
+         "train: replaces a whole section: say train.batch: ..."),
         ({"mine": {"base": "quick.yaml", "train.batch": "many"}},
          'train.batch: should be a whole number, not "many"'),
     ],
