@@ -136,7 +136,9 @@ def test_recomputed_stages_are_predicted(stages):
     config, memory = measured_step(config, batch=2)
     expected = predict(config, 2)
     assert expected.bytes["peak"] == pytest.approx(memory.bytes["peak"], rel=1e-3)
-    assert expected.saved == memory.saved
+    something = [{place: held for place, held in saved.items() if held}
+                 for saved in (expected.saved, memory.saved)]  # fmt: skip
+    assert something[0] == something[1]  # torch 2.11 enters places that hold nothing
 
 
 @pytest.mark.parametrize(
