@@ -73,7 +73,8 @@ def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
     with computing_in(train.precision, device):
         seen = _activations(model.eval(), config.model, x)
         logits = model.train()(x)  # (B, classes)
-    loss = F.cross_entropy(logits.float(), labels)
+    logits = logits.float()
+    loss = F.cross_entropy(logits, labels)
     loss.backward()
     even = (logits.logsumexp(1) - logits.mean(1)).mean()
     health = []

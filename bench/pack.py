@@ -17,9 +17,11 @@ Writes bench/results/pack-cpu.json (or -gpu.json).
 
 import argparse
 import contextlib
+import filecmp
 import json
 import os
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -61,9 +63,7 @@ def same(one, other):
     names = sorted(file.name for file in one.iterdir())
     if names != sorted(file.name for file in other.iterdir()):
         return False
-    return all(
-        subprocess.run(["cmp", "-s", one / name, other / name]).returncode == 0 for name in names
-    )
+    return filecmp.cmpfiles(one, other, names, shallow=False)[0] == names
 
 
 def kills(folder, count):
@@ -90,7 +90,7 @@ def kills(folder, count):
             resumed = packer(folder, target, store).wait() == 0
             rows.append({"store": store, "killed": killed, "at second": round(moment, 2),
                          "noted": noted, "same": resumed and same(target, undisturbed[store])})
-            subprocess.run(["rm", "-r", target])
+            shutil.rmtree(target)
             print(rows[-1], flush=True)
     print(f"killed at {count} random moments, in the end {sum(row['same'] for row in rows)} of "
           f"{len(rows)} packs the same to the byte")

@@ -20,7 +20,7 @@ import numpy as np
 
 from alexnet2gpu.data import stores
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack import all_files, mean_file
+from alexnet2gpu.data.pack import all_files, mean_file, sidecar_file
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Growth:
     def __init__(self, base: Path, form: Form, begun: dict):
         self.base, self.form = base, form
         self.journal = base.with_name(base.name + ".journal.npz")
-        self.sidecar = base.with_name(base.name + ".json")
+        self.sidecar = sidecar_file(base)
         self.paths = all_files(form.store, base)
         self.moments = Moments((form.size, form.size, 3))
         self.progress = Progress(begun)

@@ -31,7 +31,7 @@ def place(source: Path, store: str, size: int) -> Path:
 def is_pack(folder: Path) -> bool:
     """Whether a folder is a finished pack."""
     bases = [folder / part for part in PARTS]
-    return all(_sidecar(base).is_file() and _labels(base).is_file() for base in bases)
+    return all(sidecar_file(base).is_file() and _labels(base).is_file() for base in bases)
 
 
 def read_pack(folder: Path) -> tuple[Images, Images]:
@@ -58,7 +58,7 @@ def _read_part(folder, part):
 
 def read_sidecar(folder: Path, part: str) -> dict:
     """What PART.json says: all KEYS. Raises: ValueError if it is unreadable."""
-    file = _sidecar(folder / part)
+    file = sidecar_file(folder / part)
     try:
         found = json.loads(file.read_text())
         return {key: found[key] for key in KEYS}
@@ -84,13 +84,14 @@ def check(folder: Path) -> None:
                 )
 
 
+def sidecar_file(base: Path) -> Path:
+    """Where it is said what a part is; with that file, the part is whole."""
+    return base.with_name(base.name + ".json")
+
+
 def mean_file(base: Path) -> Path:
     """Where the mean image is."""
     return base.with_name(base.name + ".mean.npy")
-
-
-def _sidecar(base):
-    return base.with_name(base.name + ".json")
 
 
 def _labels(base):
