@@ -35,23 +35,27 @@ class Link:
 
     def gather(self, half: Tensor, way: str = "forward") -> Tensor:
         """(B, C/n, ...) of each rank -> (B, C, ...) on every rank."""
-        half = half.contiguous()
+        half = half.movedim(1, -1).contiguous()  # (B, ..., C/n), as it lies in memory
         self.sent[way] += (self.size - 1) * half.nbytes
         if _by_messages(half):
-            return torch.cat(self._swap([half] * self.size), dim=1)
-        halves = half.new_empty(self.size * half.shape[0], *half.shape[1:])
-        dist.all_gather_into_tensor(halves, half, group=self.group)
-        return torch.cat(halves.chunk(self.size), dim=1)
+            halves = self._swap([half] * self.size)
+        else:
+            together = half.new_empty(self.size * half.shape[0], *half.shape[1:])
+            dist.all_gather_into_tensor(together, half, group=self.group)
+            halves = together.chunk(self.size)
+        return torch.cat(halves, dim=-1).movedim(-1, 1)
 
     def reduce_scatter(self, gradient: Tensor) -> Tensor:
         """(B, C, ...), different on each rank -> (B, C/n, ...), own slice summed over ranks."""
-        slices = [piece.contiguous() for piece in gradient.chunk(self.size, dim=1)]
+        pieces = gradient.movedim(1, -1).chunk(self.size, dim=-1)
+        slices = [piece.contiguous() for piece in pieces]  # (B, ..., C/n)
         self.sent["backward"] += (self.size - 1) * slices[0].nbytes
         if _by_messages(gradient):
-            return functools.reduce(torch.add, self._swap(slices))
-        total = torch.empty_like(slices[0])
-        dist.reduce_scatter_tensor(total, torch.cat(slices), group=self.group)
-        return total
+            total = functools.reduce(torch.add, self._swap(slices))
+        else:
+            total = torch.empty_like(slices[0])
+            dist.reduce_scatter_tensor(total, torch.cat(slices), group=self.group)
+        return total.movedim(-1, 1)
 
     def _swap(self, outgoing):
         """Send outgoing[r] to rank r; returns what each rank sent here."""

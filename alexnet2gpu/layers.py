@@ -18,7 +18,7 @@ from alexnet2gpu import kinds
 from alexnet2gpu.kinds import Layer
 from alexnet2gpu.levers import Levers
 from alexnet2gpu.network import Row
-from alexnet2gpu.norm import ResponseNorm, sum_over_maps, sum_over_pixels
+from alexnet2gpu.norm import ResponseNorm, rule_of
 
 
 def build(row: Row, before: Layer | None, levers: Levers) -> nn.Module:
@@ -43,13 +43,7 @@ def build(row: Row, before: Layer | None, levers: Levers) -> nn.Module:
         case kinds.AvgPool():
             return nn.AvgPool2d(layer.kernel, layer.stride, layer.pad)
         case kinds.ResponseNorm():
-            across = isinstance(layer, kinds.Lrn)
-            window_sum, places = (
-                (sum_over_maps, layer.size) if across else (sum_over_pixels, layer.size**2)
-            )
-            module = ResponseNorm(
-                window_sum, layer.size, layer.alpha / places, layer.beta, layer.k
-            )
+            module = ResponseNorm(rule_of(layer))
             module.keep_all = not levers.norm_input_only
             return module
         case kinds.Dropout():
@@ -84,7 +78,7 @@ class OverhangConv2d(nn.Conv2d):
 
     With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of
     2012 did it, and why the paper's first layer is 55x55. Keeps x as it came, and pads it again in
-    backward. What is convolved has its channels first in memory, also if those of x are last.
+    backward.
     """
 
     overhang = 0, 0  # pixels below and to the right
@@ -99,11 +93,8 @@ class OverhangConv2d(nn.Conv2d):
 
 def _padded(x, overhang):
     """(B, C, H, W) -> (B, C, H + below, W + right), with zeros there."""
-    count, channels, height, width = x.shape
     below, right = overhang
-    y = x.new_zeros(count, channels, height + below, width + right)
-    y[:, :, :height, :width] = x
-    return y
+    return F.pad(x, (0, right, 0, below))
 
 
 class _OverhangConv(torch.autograd.Function):
@@ -145,6 +136,7 @@ class _MaxPool(torch.autograd.Function):
             pixels = x.shape[2] * x.shape[3]
             ctx.save_for_backward(places.to(torch.int16 if pixels <= 2**15 else torch.int32))
             ctx.shape, ctx.window = x.shape, (kernel, stride, pad, ceil)
+            ctx.layout = _layout(x)
         return y
 
     @staticmethod
@@ -152,11 +144,18 @@ class _MaxPool(torch.autograd.Function):
     def backward(ctx, gradient):
         (places,) = ctx.saved_tensors
         kernel, stride, pad, ceil = ctx.window
-        like_x = gradient.new_empty(()).expand(ctx.shape)  # for its shape: takes no memory
-        gradient = torch.ops.aten.max_pool2d_with_indices_backward(
-            gradient, like_x, [kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], ceil, places.long()
-        )
-        return gradient, None, None, None, None
+        of_x = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device,
+                           memory_format=ctx.layout)  # fmt: skip
+        torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
+            gradient, of_x, [kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], ceil, places.long(),
+            grad_input=of_x,  # also in the place of x, of which only shape and layout are used
+        )  # fmt: skip
+        return of_x, None, None, None, None
+
+
+def _layout(x):
+    last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 class Dropout(nn.Module):

@@ -1,7 +1,7 @@
 """The network: towers side by side, stage after stage. Knows nothing of ranks. Start reading here.
 
 Shapes, throughout the project: B images in a batch, C channels (maps), H and W their height and
-width, F features. A tower's own channels are a *half* of all C, also where there are more than two
+width, F features. Maps lie in memory with their channels last. A tower's own channels are a *half* of all C, also where there are more than two
 towers.
 
     x               (B, 3, 224, 224)        the image goes to every tower
@@ -49,6 +49,7 @@ class Tower(nn.Module):
                 layers.draw(module, row.layer, torch.Generator().manual_seed(seed_of_layer))
             self.add_module(row.name, module)
             before = row.layer
+        self.to(memory_format=torch.channels_last)  # as gradients come
 
     def forward(self, stage: int, x: Tensor) -> Tensor:
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
@@ -99,6 +100,7 @@ class AlexNet(nn.Module):
         self.keeping = keeping
 
     def forward(self, x: Tensor) -> Tensor:
+        x = _channels_last(x)
         with self.keeping:
             for stage, join in enumerate(self.joins):
                 x = join(self._side_by_side(stage, x))
@@ -120,3 +122,11 @@ class AlexNet(nn.Module):
 
 def _all_here(x):
     return x
+
+
+def _channels_last(x):
+    """(B, C, H, W) -> same, its channels last in memory, as all layers then leave them. Of one
+    channel too: only its strides say what is to come."""
+    count, channels, height, width = x.shape
+    rows = x.permute(0, 2, 3, 1).reshape(count, height, width * channels)
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)

@@ -13,10 +13,11 @@ decay, no momentum. The second rate and the absence of decay are in the released
 2012, not in the paper.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from alexnet2gpu.config import Change
 
@@ -54,18 +55,28 @@ class SGD2012(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        alike = defaultdict(list)
         for group in self.param_groups:
             (w,) = group["params"]
-            rate = group["lr"]
-            if w.grad is None or rate == 0:
-                continue
-            v = self.state[w]["velocity"]
-            v.mul_(group["momentum"])
-            if group["weight_decay"]:
-                v.add_(w, alpha=-group["weight_decay"] * rate)
-            v.add_(w.grad, alpha=-rate)
-            w.add_(v)
+            if w.grad is not None and group["lr"] != 0:
+                rule = group["lr"], group["momentum"], group["weight_decay"]
+                alike[rule].append(map(local, (w, w.grad, self.state[w]["velocity"])))
+        for (rate, momentum, decay), tensors in alike.items():
+            weights, gradients, velocities = map(list, zip(*tensors))
+            # v <- momentum v + (1 - dampening) (g + decay w); w <- w - lr v, in one pass over them
+            lr, dampening = -1.0, 1 + rate
+            if momentum == 0:  # then the kernel has no v
+                velocities, lr, dampening = [], rate, 0.0
+            torch._fused_sgd_(
+                weights, gradients, velocities, weight_decay=decay, momentum=momentum, lr=lr,
+                dampening=dampening, nesterov=False, maximize=False, is_first_step=False,
+            )  # fmt: skip
         return loss
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that FSDP2 has shared out over ranks; else the tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def rate_of(schedule: Iterable[Change], epoch: int, layer: str, kind: str) -> float:

@@ -114,6 +114,7 @@ def _step(mode, config, ranks):
     set_rates(optimizer, config.optim.schedule, 1)
     count = config.train.batch // ranks.grid.replicas
     images = torch.randn(count, *config.model.input, dtype=weight_dtype(config.train.precision))
+    images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(count, dtype=torch.int64)
     batch = images.to(ranks.device), labels.to(ranks.device)
     step = partial(train_step, replicated, optimizer, *batch, config.train.precision)
@@ -131,6 +132,7 @@ def _shard_fully(model, ranks):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
     mesh = init_device_mesh(ranks.device.type, (ranks.grid.world,))
     for tower in model.towers.values():
         for layer in tower.children():

@@ -35,7 +35,7 @@ def steps(optimizer, named, rates):
 RATES = [0.1, 0.1, 0.1, 0.01, 0.01, 0.01]
 
 
-@pytest.mark.parametrize("momentum, weight_decay", [(0.9, 0.0005), (0.7, 0.01)])
+@pytest.mark.parametrize("momentum, weight_decay", [(0.9, 0.0005), (0.7, 0.01), (0, 0.01)])
 def test_the_rule_number_by_number(momentum, weight_decay):
     """v <- 0.9 v - 0.0005 e w - e g; w <- w + v: in plain Python, over a drop of the rate, no
     decay on the bias."""

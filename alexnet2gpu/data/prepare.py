@@ -20,8 +20,6 @@ from torch.nn import functional as F
 from alexnet2gpu.config import Config
 from alexnet2gpu.data.crops import Corners, each_cut
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.kinds import Conv
-from alexnet2gpu.network import trace
 from alexnet2gpu.precision import weight_dtype
 
 AT_ONCE = 2**18  # elements on the CPU, so that they stay in its cache from one pass to the next
@@ -42,10 +40,6 @@ class Preparation:
         self.centre = (height - self.crop) // 2, (width - self.crop) // 2
         self.divide, self.resize, self.law = data.divide, data.resize, data.colour_law
         self.threads = data.threads
-        first = trace(config.model)[0]
-        self.padded_later = isinstance(first.layer, Conv) and any(
-            first.layer.overhang(first.reads, first.gives)
-        )
         self.device, self.dtype = device, weight_dtype(config.train.precision)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.mean = None
@@ -66,9 +60,8 @@ class Preparation:
         self, pixels: Tensor, flip: np.ndarray | None = None, colour: np.ndarray | None = None,
         strength: float = 0,
     ) -> Tensor:  # fmt: skip
-        """(B, crop, crop, C) uint8 -> (B, C, H, W) float, both on the device; with its channels
-        last in memory, as pixels have them, if the first layer pads images, which turns them round
-        for nothing.
+        """(B, crop, crop, C) uint8 -> (B, C, H, W) float, both on the device, both with channels
+        last in memory.
 
         Args:
             flip: (B,) bool, which ones to mirror; None for none.
@@ -97,9 +90,7 @@ class Preparation:
         x = x.view(count, crop, crop, channels).permute(0, 3, 1, 2)
         if self.resize:
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear")
-        if self.padded_later:
-            return x
-        return x.contiguous().view(x.shape)  # of one channel, strides that say channels first
+        return x
 
     def _mirrored(self, pixels, flip, some):
         """(b, crop, crop, C) with those mirrored that `flip[some]` says."""

@@ -14,7 +14,7 @@ where these are all images its result is one of the s.
     dropout             mask, 1 byte each            mask + gives              reads
     relu                output, in place             0                         reads
     tanh, sigmoid       output                       gives                     reads
-    flatten             nothing: a view              0                         0
+    flatten             nothing                      gives: maps are copied    0: a view
 
 The figures follow from the operations in norm.py and layers.py and from the derivatives in torch's
 derivatives.yaml, one by one. Scratch memory inside an operation is not in them.
@@ -27,7 +27,7 @@ from alexnet2gpu import kinds
 from alexnet2gpu.kinds import Layer
 from alexnet2gpu.levers import Levers
 from alexnet2gpu.network import Row
-from alexnet2gpu.norm import images_at_once
+from alexnet2gpu.norm import images_at_once, rule_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ def costs(row: Row, before: Layer | None, width: int, sizes: Sizes, levers: Leve
             place = 2 if math.prod(row.reads[1:]) <= 2**15 else 4
             return [Cost(gives=gives, width=width, keeps=place * outputs,
                          forward=gives + (8 + place) * outputs,
-                         gradient=reads, backward=width + 8 * outputs + reads)]
+                         gradient=reads, backward=8 * outputs + reads)]
         case kinds.MaxPool():
             return [Cost(gives=gives, width=width, keeps_input=True, keeps=8 * outputs,
                          forward=gives + 8 * outputs, gradient=reads, backward=reads)]
@@ -101,7 +101,9 @@ def costs(row: Row, before: Layer | None, width: int, sizes: Sizes, levers: Leve
             return [Cost(gives=own, width=width, keeps_output=True,
                          forward=own, gradient=reads, backward=reads)]
         case kinds.Flatten():
-            return [Cost(width=width)]
+            channels, *sides = row.reads  # channels are last in memory, and then first
+            copied = gives if channels > 1 and math.prod(sides) > 1 else 0
+            return [Cost(gives=copied, width=width, forward=copied)]
     raise AssertionError(f"no cost for {layer}")
 
 
@@ -151,7 +153,8 @@ def _normalisation(row, width, sizes, levers):
     elements = sizes.images * each
     gives, wide = width * elements, max(width, 4) * elements
     if levers.norm_input_only:
-        at_once = min(sizes.images, images_at_once(each, sizes.on_gpu))
+        rule = rule_of(row.layer)
+        at_once = min(sizes.images, images_at_once(rule, each, width, sizes.on_gpu))
         some = max(width, 4) * each * at_once
         on_top = (some if width < 4 else 0) + (gives if at_once < sizes.images else 0)
         return Cost(gives=gives, width=width, keeps_input=True, forward=on_top + 2 * some,

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alexnet2gpu.memory.places import START
+from alexnet2gpu.optim import local
 
 
 class Ledger(TorchDispatchMode):
@@ -89,8 +90,3 @@ class Ledger(TorchDispatchMode):
 
 def _storages(tree):
     return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def local(tensor):
-    """Under FSDP, where it is a DTensor, this rank's part of it."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -27,9 +27,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet2gpu.memory.ledger import Ledger, local
+from alexnet2gpu.memory.ledger import Ledger
 from alexnet2gpu.memory.places import START, Place, Places
 from alexnet2gpu.model import AlexNet
+from alexnet2gpu.optim import local
 
 
 class StepMemory:

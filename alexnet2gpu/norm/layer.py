@@ -1,0 +1,93 @@
+"""The layer, and its backward pass, whoever computes it."""
+
+import importlib.util
+import os
+import shutil
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from alexnet2gpu.norm import native, operations
+from alexnet2gpu.norm.rule import Rule
+
+# which needs a C compiler, too
+HAS_TRITON = importlib.util.find_spec("triton") is not None and any(
+    map(shutil.which, [os.environ.get("CC") or "cc", "gcc", "clang"])
+)
+
+
+class ResponseNorm(nn.Module):
+    """(B, C, H, W) -> same: see Rule."""
+
+    def __init__(self, rule: Rule):
+        super().__init__()
+        self.rule = rule
+        self.keep_all = False  # what autograd would keep of the formula, operation by operation
+
+    def forward(self, x):
+        return written_out(x, self.rule) if self.keep_all else _ResponseNorm.apply(x, self.rule)
+
+    def extra_repr(self):
+        window, size, alpha, beta, k = self.rule
+        window = "across maps" if window else "within a map"
+        return f"{window}, size={size}, alpha={alpha:.3g}, beta={beta}, k={k}"
+
+
+def images_at_once(rule: Rule, elements: int, width: int, on_gpu: bool) -> int:
+    """How many images, of `elements` of `width` bytes each, have temporaries at a time; 0 where a
+    kernel does it, which has none."""
+    has_kernel = (
+        _suits_triton(rule, width) if on_gpu else native.compiled(torch.float32) is not None
+    )
+    return 0 if has_kernel else operations.images_at_once(elements, on_gpu)
+
+
+def _suits_triton(rule, width):
+    return HAS_TRITON and rule.across_maps and width <= 4
+
+
+def _implementation(x, rule):
+    """Kernels are for channels that lie last in memory, as everywhere in this network."""
+    if not x.is_contiguous(memory_format=torch.channels_last):
+        return operations
+    if x.is_cuda and _suits_triton(rule, x.element_size()):
+        from alexnet2gpu.norm import triton_kernels
+
+        return triton_kernels
+    return native if native.takes(x) else operations
+
+
+class _ResponseNorm(torch.autograd.Function):
+    """y = x d^-beta and dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)), d = k + alpha S(x^2).
+
+    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
+    The arithmetic is float32 or better.
+    """
+
+    @staticmethod
+    def forward(ctx, x, rule):
+        ctx.save_for_backward(x)
+        ctx.rule = rule
+        return _implementation(x, rule).normalise(x, rule)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_y):
+        (x,) = ctx.saved_tensors
+        return _implementation(x, ctx.rule).gradient(x, of_y, ctx.rule), None
+
+
+def written_out(x: Tensor, rule: Rule) -> Tensor:
+    """(B, C, H, W) -> same, as in F.local_response_norm, in float32 or better: autograd keeps
+    four tensors of this size."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    total, half = wide * wide, rule.size // 2
+    if rule.across_maps:
+        total = F.pad(total.unsqueeze(1), (0, 0, 0, 0, half, half))
+        total = F.avg_pool3d(total, (rule.size, 1, 1), 1, divisor_override=1).squeeze(1)
+    else:
+        total = F.avg_pool2d(total, rule.size, stride=1, padding=half, divisor_override=1)
+    total = total * rule.alpha + rule.k
+    return (wide / total**rule.beta).to(x.dtype)
