@@ -11,8 +11,10 @@
     mistakes.py     how a user's mistake ends a run
     seeds.py        which seed draws what
     precision.py    what float32, bfloat16 and float64 mean
-    norm.py         response normalisation
+    norm/           response normalisation
     layers.py       max-pooling, dropout, the overhanging convolution
+    link.py         how halves travel between ranks
+    overlap.py      exchange and compute at once
     regather.py     keep a half of what was exchanged, gather again in backward
     cpu.py          cores; memory on the CPU that is not given back
     ranks.py        which rank holds which towers of which replica: the modes
@@ -31,7 +33,7 @@
     figures/        every plot
 
 A file imports only from those that are above it here, model.py and exchange.py standing after
-layers.py.
+layers.py and link.py.
 """
 
 __version__ = "0.1.0"

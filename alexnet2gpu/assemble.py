@@ -16,7 +16,7 @@ def build(config: Config, ranks: Ranks) -> AlexNet:
 
     Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
     """
-    links = ranks.connect(len(config.model.stages), config.memory)
+    links = ranks.connect(len(config.model.stages), config.memory, config.exchange)
     model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
     return model.to(ranks.device, weight_dtype(config.train.precision))
 

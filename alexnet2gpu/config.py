@@ -5,6 +5,7 @@
     train    seed, batch, epochs, max_steps, precision, ... the loop
     optim    momentum, weight_decay, schedule               the update rule and its rates
     memory   norm_input_only, regather, recompute, ...      what is kept for backward: levers.py
+    exchange precision, overlap                             between ranks: an Exchange
 
 Keys without a default must be in the file. A file with `base: OTHER.yaml` has what the other has,
 but for the keys that it names, by their paths as after --set: `model.stages.1.conv3.init: 0.01`.
@@ -21,7 +22,7 @@ import yaml
 from alexnet2gpu import strict
 from alexnet2gpu.kinds import Linear, text
 from alexnet2gpu.levers import Levers
-from alexnet2gpu.network import Network, trace
+from alexnet2gpu.network import Exchange, Network, trace
 from alexnet2gpu.strict import Problem, bounded
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -72,6 +73,7 @@ class Train:
     log_every    steps to a line of metrics.jsonl
     keep         how many checkpoints stay, the newest ones
     threads      CPU threads of a rank; null: the machine's cores, shared evenly
+    keep_memory  on the CPU, freed memory stays with the process: cpu.py
     """
 
     seed: int = bounded(0, least=0)
@@ -82,6 +84,7 @@ class Train:
     log_every: int = bounded(20, least=1)
     keep: int = bounded(2, least=1)
     threads: int | None = bounded(None, least=1)
+    keep_memory: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,7 @@ class Config:
     train: Train
     optim: Optim
     memory: Levers = Levers()
+    exchange: Exchange = Exchange()
 
     def colour_in(self, epoch: int) -> float:
         """Strength of the colour noise in an epoch (from 1)."""
@@ -172,9 +176,8 @@ def _read(file, users=()):
 
 def save_config(config: Config, file: Path) -> None:
     """Write every key, defaults included, so that `load_config(file)` gives `config` again."""
-    file.write_text(
-        yaml.safe_dump(strict.plain(config), sort_keys=False, default_flow_style=None, width=110)
-    )
+    layout = {"sort_keys": False, "default_flow_style": None, "width": 110}
+    file.write_text(yaml.safe_dump(strict.plain(config), **layout))
 
 
 def _check(config):
@@ -191,17 +194,16 @@ def _check(config):
         raise Problem(key, "the last layer should be linear: the logits")
     side = config.data.resize or config.data.crop
     if side and config.model.input[1:] != (side, side):
-        key = "data.resize" if config.data.resize else "data.crop"
-        raise Problem(
-            key, f"gives {side}x{side} images, but model.input is {text(config.model.input)}"
-        )
+        key, reads = "resize" if config.data.resize else "crop", text(config.model.input)
+        raise Problem(f"data.{key}", f"gives {side}x{side} images, but model.input is {reads}")
     if config.data.divide == 0:
         raise Problem("data.divide", "should not be 0")
     if not config.data.colour and any(change.colour for change in config.optim.schedule):
         raise Problem("optim.schedule", "changes the colour noise, but data.colour is 0")
-    stages = len(config.model.stages)
-    if max(config.memory.recompute, default=0) > stages:
+    if max(config.memory.recompute, default=0) > (stages := len(config.model.stages)):
         raise Problem("memory.recompute", f"lists stages, and model.stages has {stages}")
+    if config.exchange.overlap and (config.memory.regather or config.memory.recompute):
+        raise Problem("exchange.overlap", "not together with memory.regather or memory.recompute")
     _check_schedule(config.optim.schedule, {row.name for row in rows if row.parameters})
 
 
@@ -209,12 +211,10 @@ def _check_schedule(schedule, layers):
     epochs = [change.epoch for change in schedule]
     first = schedule[0] if schedule else None
     complete = first and None not in (first.weights, first.biases)
+    rule = "starts with epoch 1, weights and biases given, and goes on in order"
     if epochs[:1] != [1] or epochs != sorted(set(epochs)) or not complete:
-        raise Problem(
-            "optim.schedule", "starts with epoch 1, weights and biases given, and goes on in order"
-        )
+        raise Problem("optim.schedule", rule)
     for change in schedule:
-        for name in change.layers:
-            if name not in layers:
-                message = f"epoch {change.epoch}: no layer with weights is called {name}"
-                raise Problem("optim.schedule", message)
+        for name in change.layers.keys() - layers:
+            unknown = f"no layer with weights is called {name}"
+            raise Problem("optim.schedule", f"epoch {change.epoch}: {unknown}")

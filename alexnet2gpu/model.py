@@ -1,8 +1,8 @@
 """The network: towers side by side, stage after stage. Knows nothing of ranks. Start reading here.
 
 Shapes, throughout the project: B images in a batch, C channels (maps), H and W their height and
-width, F features. Maps lie in memory with their channels last. A tower's own channels are a *half* of all C, also where there are more than two
-towers.
+width, F features; in memory, channels are last. A tower's own channels are a *half* of all C, also
+where there are more than two towers.
 
     x               (B, 3, 224, 224)        the image goes to every tower
     stage 1         (B, 48, 55, 55)         conv1, conv2 in each tower, from its own half
@@ -29,7 +29,8 @@ from alexnet2gpu.levers import Levers
 from alexnet2gpu.network import Network, trace
 from alexnet2gpu.seeds import seed_of
 
-Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's halves -> (B, C, ...), everybody's
+Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's half -> (B, C, ...), everybody's
+Entry = Callable[[nn.Module, Tensor], Tensor]  # the first layer of a stage, what it reads -> output
 
 
 class Tower(nn.Module):
@@ -51,20 +52,23 @@ class Tower(nn.Module):
             before = row.layer
         self.to(memory_format=torch.channels_last)  # as gradients come
 
-    def forward(self, stage: int, x: Tensor) -> Tensor:
+    def forward(self, stage: int, x: Tensor, entry: Entry) -> Tensor:
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
         if stage + 1 not in self.recompute or not torch.is_grad_enabled():
-            return self._run(stage, x)
+            return self._run(stage, x, entry)
         masks = self.generator and self.generator.get_state()
         return checkpoint(
-            self._run, stage, x, masks, use_reentrant=False, preserve_rng_state=not self.generator
-        )
+            self._run, stage, x, entry, masks,
+            use_reentrant=False, preserve_rng_state=not self.generator,
+        )  # fmt: skip
 
-    def _run(self, stage, x, masks=None):
+    def _run(self, stage, x, entry, masks=None):
         if masks is not None:  # computed again, a stage draws the same ones
             self.generator.set_state(masks)
-        for name in self.stages[stage]:
-            x = self.get_submodule(name)(x)
+        first, *others = (self.get_submodule(name) for name in self.stages[stage])
+        x = entry(first, x)
+        for layer in others:
+            x = layer(x)
         return x
 
 
@@ -77,6 +81,8 @@ class AlexNet(nn.Module):
         towers: indices of the towers to build, in order; all of them if not given.
         levers: what to keep for backward.
         joins: one callable per stage, see above; by default each passes on what it gets.
+        entries: one callable per stage, of its first layer and what was joined before it, which
+            gives the layer's output; by default the layer is just called.
         keeping: a context around the forward pass, which may change what autograd keeps.
 
     Images (B, C, H, W) -> logits (B, classes), the same in every mode.
@@ -89,6 +95,7 @@ class AlexNet(nn.Module):
         towers: Sequence[int] | None = None,
         levers: Levers = Levers(),
         joins: Sequence[Join] | None = None,
+        entries: Sequence[Entry] | None = None,
         keeping: contextlib.AbstractContextManager = contextlib.nullcontext(),
     ):
         super().__init__()
@@ -96,18 +103,19 @@ class AlexNet(nn.Module):
         self.towers = nn.ModuleDict(
             {str(index): Tower(network, index, seed, levers) for index in held}
         )
-        self.joins = list(joins) if joins is not None else [_all_here] * len(network.stages)
+        self.joins = joins or [all_here] * len(network.stages)
+        self.entries = entries or [enter] * len(network.stages)
         self.keeping = keeping
 
     def forward(self, x: Tensor) -> Tensor:
         x = _channels_last(x)
         with self.keeping:
-            for stage, join in enumerate(self.joins):
-                x = join(self._side_by_side(stage, x))
+            for stage, (entry, join) in enumerate(zip(self.entries, self.joins)):
+                x = join(self._side_by_side(stage, x, entry))
         return x
 
-    def _side_by_side(self, stage, x):
-        halves = [tower(stage, x) for tower in self.towers.values()]
+    def _side_by_side(self, stage, x, entry):
+        halves = [tower(stage, x, entry) for tower in self.towers.values()]
         return torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:
@@ -120,8 +128,14 @@ class AlexNet(nn.Module):
                     layer.generator = tower.generator
 
 
-def _all_here(x):
+def all_here(x: Tensor) -> Tensor:
+    """The join of towers that are all on this rank: nothing to do."""
     return x
+
+
+def enter(layer: nn.Module, x: Tensor) -> Tensor:
+    """The usual entry to a stage: its first layer is called."""
+    return layer(x)
 
 
 def _channels_last(x):

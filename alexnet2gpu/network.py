@@ -6,7 +6,7 @@ stage of each tower reads the channels of all of them. kinds.py says what a laye
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from alexnet2gpu.kinds import Layer, Shape
 from alexnet2gpu.strict import Problem, bounded
@@ -20,6 +20,19 @@ class Network:
     towers: int = bounded(least=1)
     input: tuple[int, int, int] = bounded(least=1)
     stages: tuple[dict[str, Layer], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """The `exchange` section of a config: how towers on different ranks exchange.
+
+    precision   in which activations and their gradients travel; null: as they were computed.
+                Logits are always exchanged so
+    overlap     a rank that holds one tower computes with its own half while the others' travel
+    """
+
+    precision: Literal["bfloat16"] | None = None
+    overlap: bool = False
 
 
 class Row(NamedTuple):

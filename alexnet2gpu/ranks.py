@@ -32,8 +32,12 @@ import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
 from alexnet2gpu.cpu import cores, keep_freed_memory
-from alexnet2gpu.exchange import Link, exchange, gather_logits
+from alexnet2gpu.exchange import exchange, gather_logits
 from alexnet2gpu.levers import Levers
+from alexnet2gpu.link import Link
+from alexnet2gpu.model import all_here, enter
+from alexnet2gpu.network import Exchange
+from alexnet2gpu.overlap import overlapped
 from alexnet2gpu.regather import Regather
 
 # For one message between ranks. The longest wait is for another rank to write its checkpoint.
@@ -111,7 +115,7 @@ class Ranks:
     With one rank everything below works without a process group.
     """
 
-    def __init__(self, grid: Grid, threads: int | None = None):
+    def __init__(self, grid: Grid, threads: int | None = None, keep_memory: bool = True):
         self.grid = grid
         gpus = torch.cuda.device_count()
         self.device, backend = choose_device(grid.local_rank, grid.local_world, gpus)
@@ -119,7 +123,7 @@ class Ranks:
             torch.set_num_threads(threads or max(1, cores() // grid.local_world))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        else:
+        elif keep_memory:
             keep_freed_memory()
         self.split_group = self.replica_group = None
         self.links = []
@@ -143,16 +147,23 @@ class Ranks:
         on_gpu = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
 
-    def connect(self, stages: int, levers: Levers) -> dict[str, Any]:
+    def connect(self, stages: int, levers: Levers, how: Exchange = Exchange()) -> dict[str, Any]:
         """What makes a model's towers meet those of other ranks, as arguments of AlexNet: the
-        joins of so many stages, exchanges and at last the gathering of logits; what is kept."""
+        joins of so many stages, exchanges and at last the gathering of logits; what is kept. With
+        overlap it is a stage's first layer that exchanges."""
         if self.split_group is None:
             return {}
-        self.links = [Link(self.split_group) for _ in range(stages)]
+        wire = getattr(torch, how.precision) if how.precision else None
+        *links, last = (Link(self.split_group, wire) for _ in range(stages))
+        last.wire, self.links = None, [*links, last]
+        logits = partial(gather_logits, link=last)
+        if how.overlap and len(self.grid.towers) == 1:
+            entries = [partial(overlapped, link=link) for link in links]
+            return {"joins": [all_here] * len(links) + [logits], "entries": [enter, *entries]}
         keeping = Regather() if levers.regather else nullcontext()
         between = keeping.exchange if levers.regather else exchange
-        pairs = zip([between] * (stages - 1) + [gather_logits], self.links)
-        return {"joins": [partial(join, link=link) for join, link in pairs], "keeping": keeping}
+        joins = [partial(between, link=link) for link in links]
+        return {"joins": [*joins, logits], "keeping": keeping}
 
     def replicate(self, model: nn.Module, levers: Levers) -> nn.Module:
         """`model` with gradients averaged over the replicas in every backward pass.

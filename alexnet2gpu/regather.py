@@ -10,7 +10,8 @@ import weakref
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from alexnet2gpu.exchange import Link, exchange
+from alexnet2gpu.exchange import exchange
+from alexnet2gpu.link import Link
 
 
 class Regather(saved_tensors_hooks):

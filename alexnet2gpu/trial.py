@@ -97,7 +97,7 @@ def _on_rank(mode, config, limit):
     split, replicated = mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp")
     grid = place(config.model.towers, split, replicated)
     try:
-        with Ranks(grid, config.train.threads) as ranks:
+        with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
             if limit is not None and ranks.device.type == "cuda":
                 whole = torch.cuda.get_device_properties(ranks.device).total_memory
                 torch.cuda.set_per_process_memory_fraction(min(1, limit / whole), ranks.device)

@@ -61,7 +61,7 @@ def main(argv=None):
             # ranks too: all ranks come to the same conclusion, and rank 0 prints it
 
     figures = []
-    with Ranks(grid, configs[0].train.threads) as ranks:
+    with Ranks(grid, configs[0].train.threads, configs[0].train.keep_memory) as ranks:
         networks = list(zip(configs, found))
         for alone, averaged in average(networks, images, test_images, ranks, args.views):
             path = found[len(figures)]

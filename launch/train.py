@@ -63,7 +63,7 @@ def main(argv=None):
             identity = checkpoint.identity(config, images)
             step, content = checkpoint.resume(out, identity, config.model, grid.towers)
 
-    with Ranks(grid, config.train.threads) as ranks:
+    with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
         out = ranks.gather(out or run.default_folder(f"{Path(file).stem}-{mode}"))[0]
         train(config, ranks, out, images, test_images, step, content)

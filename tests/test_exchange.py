@@ -5,13 +5,18 @@ import torch
 from torch.nn import functional as F
 
 from alexnet2gpu import exchange as exchange_module
+from alexnet2gpu import link as link_module
+from alexnet2gpu import overlap
 from alexnet2gpu.config import load_config
-from alexnet2gpu.exchange import Link, exchange, gather_logits
+from alexnet2gpu.exchange import exchange, gather_logits
+from alexnet2gpu.link import Link
 from alexnet2gpu.levers import Levers
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import traffic
 from alexnet2gpu.ranks import Ranks, place
 
+BFLOAT16 = "exchange.precision=bfloat16"
+OVERLAP = ["exchange.overlap=true"]
 QUICK_4 = ["model.towers=4", "model.stages.4.fc8.out=8"]
 
 
@@ -24,9 +29,9 @@ def batch(network, count=6):
     )
 
 
-def gradients(network, towers=None, joins=None):
+def gradients(network, towers=None, **links):
     """Loss, logits and all gradients of one training step in float64, dropout on."""
-    model = AlexNet(network, seed=0, towers=towers, joins=joins).double()
+    model = AlexNet(network, seed=0, towers=towers, **links).double()
     model.seed_dropout(0, 0, 0)
     images, labels = batch(network)
     logits = model(images)
@@ -42,7 +47,8 @@ def gradients(network, towers=None, joins=None):
 def split_gradients(overrides, exchange_backward=None, logits_backward=None):
     """On every rank: the same of its own towers, and what each link has sent. Backwards can be
     replaced by wrong ones."""
-    network = load_config("configs/quick.yaml", overrides).model
+    config = load_config("configs/quick.yaml", overrides)
+    network = config.model
     with (
         pytest.MonkeyPatch.context() as patch,
         Ranks(place(network.towers, split=True, ddp=False)) as ranks,
@@ -53,8 +59,8 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None):
         ):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
-        joins = ranks.connect(len(network.stages), Levers())["joins"]
-        results = gradients(network, ranks.grid.towers, joins)
+        links = ranks.connect(len(network.stages), Levers(), config.exchange)
+        results = gradients(network, ranks.grid.towers, **links)
         return results, [link.sent for link in ranks.links]
 
 
@@ -73,9 +79,11 @@ def worst(split, whole, names):
 
 @pytest.mark.parametrize(
     "overrides, ranks",
-    [([], 2), (QUICK_4, 4), (QUICK_4, 2)],
-    ids=["2 towers on 2", "4 towers on 4", "4 towers on 2"],
-)
+    [([], 2), (QUICK_4, 4), (QUICK_4, 2), (OVERLAP, 2), ([*QUICK_4, *OVERLAP], 4),
+     ([*QUICK_4, *OVERLAP], 2), ([*OVERLAP, "model.stages.3.fc7=relu"], 2)],
+    ids=["2 towers on 2", "4 towers on 4", "4 towers on 2", "overlap", "overlap, 4 towers on 4",
+         "overlap, 4 towers on 2", "overlap, a stage without a layer to do it"],
+)  # fmt: skip
 def test_a_split_has_the_logits_and_gradients_of_one_device(on_ranks, overrides, ranks):
     """Dropout on, float64. A difference here is a wrong exchange, not rounding."""
     whole = gradients(load_config("configs/quick.yaml", overrides).model)
@@ -110,7 +118,9 @@ def test_summing_in_gather_logits_is_caught(on_ranks):
             torch.testing.assert_close(result[name], 2 * whole[name], rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("overrides, ranks", [([], 2), (QUICK_4, 4)], ids=["2 towers", "4 towers"])
+@pytest.mark.parametrize(
+    "overrides, ranks", [([], 2), (QUICK_4, 4), (OVERLAP, 2)], ids=["2 towers", "4", "overlap"]
+)
 def test_bytes_sent_are_the_closed_form(on_ranks, overrides, ranks):
     network = load_config("configs/quick.yaml", overrides).model
     images = len(batch(network)[0])
@@ -121,13 +131,63 @@ def test_bytes_sent_are_the_closed_form(on_ranks, overrides, ranks):
         ]
 
 
+@pytest.mark.parametrize("overrides", [[], OVERLAP], ids=["", "overlap"])
+def test_in_bfloat16_a_quarter_of_float64s_bytes_travel(on_ranks, overrides):
+    """All but the logits', and the answers are those of activations so rounded: near, and the
+    same logits on both ranks."""
+    network, overrides = load_config("configs/quick.yaml").model, [*overrides, BFLOAT16]
+    whole, images = gradients(network), len(batch(network)[0])
+    results = on_ranks(split_gradients, 2, overrides)
+    assert torch.equal(*(result["logits"] for result, _ in results))
+    for result, sent in results:
+        own = [name for name in result if name.startswith("towers.")]
+        assert 1e-6 < worst(result, whole, own) < 0.2  # some ReLUs change over
+        for (*between, last), bytes_ in (traffic(network, 2), 2), (traffic(network, 8), 8):
+            found = sent[:-1] if bytes_ == 2 else sent[-1:]
+            ways = between if bytes_ == 2 else [last]
+            assert found == [
+                {"forward": images * way.forward, "backward": images * way.backward}
+                for way in ways
+            ]
+
+
+def in_flight(way):
+    """What a rank computes between the start of an exchange and waiting for it."""
+    done = []
+    with Ranks(place(2, split=True, ddp=False)) as ranks, pytest.MonkeyPatch.context() as patch:
+        link = Link(ranks.split_group)
+        start, plain = getattr(link, f"start_{way}"), overlap._apply
+        of_input = overlap._of_input
+
+        def started(*args):
+            done.append("start")
+            wait = start(*args)
+            return lambda: done.append("wait") or wait()
+
+        patch.setattr(link, f"start_{way}", started)
+        patch.setattr(overlap, "_apply", lambda *a: done.append("apply") or plain(*a))
+        patch.setattr(overlap, "_of_input", lambda *a: done.append("of input") or of_input(*a))
+        half = torch.ones(2, 3, requires_grad=True)
+        overlap.overlapped(torch.nn.Linear(6, 4), half, link).sum().backward()
+    return done
+
+
+def test_overlap_computes_while_halves_travel(on_ranks):
+    """Forward the own half is under way before waiting; backward the others' gradient goes first,
+    and the own one is computed meanwhile."""
+    for done in on_ranks(in_flight, 2, "gather"):
+        assert done[:4] == ["start", "apply", "wait", "apply"]
+    for done in on_ranks(in_flight, 2, "scatter"):
+        assert done[-4:] == ["of input", "start", "of input", "wait"]
+
+
 def both_transports(pointwise):
     """Gather and reduce-scatter of a known tensor, as the CPU does it or by the collectives that
     GPUs use."""
     with pytest.MonkeyPatch.context() as patch, Ranks(place(4, split=True, ddp=False)) as ranks:
         link = Link(ranks.split_group)
         if not pointwise:
-            patch.setattr(exchange_module, "_by_messages", lambda tensor: False)
+            patch.setattr(link_module, "_by_messages", lambda tensor: False)
         half = torch.arange(6.0).view(2, 3, 1) + 10 * link.rank
         gradient = torch.arange(2.0 * 3 * link.size).view(2, 3 * link.size, 1) * (link.rank + 1)
         return link.gather(half), link.reduce_scatter(gradient)

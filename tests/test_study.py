@@ -5,10 +5,12 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from conftest import REPOSITORY, program
 
 from alexnet2gpu import trial
 from alexnet2gpu.config import load_config
+from alexnet2gpu.norm import native
 
 
 @pytest.fixture
@@ -30,6 +32,8 @@ def test_the_tables_of_the_study_are_those_of_its_results(bench, results):
 
 def test_what_was_measured_at_full_size_is_predicted_today(bench, results):
     """Every peak within 0.1 %; weights, gradients, momentum and buckets to the byte."""
+    if native.compiled(torch.float32) is None:
+        pytest.skip("measured with a C compiler, without which normalisation takes more memory")
     for case, found in results.items():
         name, settings, _ = bench.CASES[case]
         config = load_config(REPOSITORY / "configs" / f"{name}.yaml", settings)

@@ -1,6 +1,7 @@
 """Autograd on a tape of sizes: nodes are recorded forward and played backward.
 
     y = graph.apply(cost, [x])      a node: what it gives and keeps goes on the tape
+    graph.loss(y)                   cross-entropy of it, and its gradient
     graph.backward({y: gradient})   back through all nodes, the latest first
 
 When a node has run, the gradient that it was given is gone, and so is what it kept. A second
@@ -79,6 +80,25 @@ class Graph:
         """Autocast forgets its copies of weights; some are kept for backward."""
         while self.cache:
             self.tape.drop(self.cache.pop())
+
+    def loss(self, logits):
+        """Cross-entropy, in float32 or better, forward and backward. Returns: the gradient of the
+        logits, and the 1 that backward starts from, which stays till its end."""
+        tape, width = self.tape, max(logits.width, 4)
+        size = logits.storage.bytes // logits.width * width
+        if logits.width < width:
+            tape.new(size, "activations")  # logits in float32, which stay
+            tape.drop(logits.storage)
+        log_softmax = tape.new(size, "activations")
+        tape.new(width, "activations")  # the loss
+        one = tape.new(width, "gradients of activations")
+        tape.surge(2 * size)
+        gradient = tape.new(size, "gradients of activations")
+        tape.drop(log_softmax)
+        if logits.width < width:
+            wide, gradient = gradient, tape.new(logits.storage.bytes, "gradients of activations")
+            tape.drop(wide)
+        return gradient, one
 
     def backward(self, gradients: dict[Value, Storage]) -> None:
         """Play all nodes. `gradients`, each held once: of the graph's outputs at first; in the

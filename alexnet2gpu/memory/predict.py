@@ -1,8 +1,8 @@
 """The memory of a training step, from its config alone: nothing is run, nothing allocated.
 
 The step of train.py is played on a tape of sizes (tape.py): forward through stages and joins, the
-loss, back through the same nodes (graph.py), the update. costs.py says what each layer needs. The
-rest is who else holds what:
+loss, back through the same nodes (graph.py), the update. costs.py says what each layer needs,
+joins.py what exchanges do. The rest is who else holds what:
 
 - A layer's input is held while the layer runs, a stage's input while all towers run the stage.
 - Gradients of the last step go when the next one starts, those of weights stay when they come.
@@ -15,9 +15,11 @@ far the largest, among the first: the worst moment lies there, or in the layers 
 import math
 from dataclasses import dataclass, replace
 
+from alexnet2gpu import kinds
 from alexnet2gpu.config import Config
 from alexnet2gpu.memory.costs import Cost, Sizes, costs
 from alexnet2gpu.memory.graph import Graph, Node, Value
+from alexnet2gpu.memory.joins import Travel, exchanged, gathered, overlapped
 from alexnet2gpu.memory.tape import Moment, Tape
 from alexnet2gpu.network import trace
 
@@ -63,6 +65,8 @@ class _Step:
         self.rows = trace(config.model)
         self.tape = Tape()
         self.half = None
+        self.wire = 2 if config.exchange.precision else 8  # at most, bytes of what travels
+        self.overlap = config.exchange.overlap and span > 1 and towers == 1
         in_buckets = replicas > 1 and config.memory.gradients_in_buckets
         self.graph = Graph(self.tape, self.tape.drop if in_buckets else lambda storage: None)
 
@@ -80,7 +84,7 @@ class _Step:
         logits = self.forward(Value(tape.hold(batch), self.weight, differentiable=False))
         saved = self.saved()
         self.graph.end_autocast()
-        gradient, one = self.loss(logits)
+        gradient, one = self.graph.loss(logits)
         self.graph.backward({logits: gradient})
         tape.drop(one)
         tape.at("update", None, "")
@@ -142,7 +146,11 @@ class _Step:
         for row in self.rows:
             if row.stage == stage:
                 self.tape.at(passing, tower, row.name)
-                for cost in costs(row, before, y.width, self.sizes, self.levers):
+                nodes = costs(row, before, y.width, self.sizes, self.levers)
+                if first and stage and self.overlaps(stage):
+                    travel = self.travel(stage - 1, x.storage.bytes, x.width)
+                    nodes = [overlapped(nodes[0], travel)]
+                for cost in nodes:
                     x, y = y, graph.apply(cost, [x if first else y])
                     self.tape.drop(x.storage)
                     first = False
@@ -158,15 +166,16 @@ class _Step:
             y = self.graph.apply(Cost(gives=half, width=width, forward=half), outputs)
             for output in outputs:
                 self.tape.drop(output.storage)
-        if self.span == 1:
-            return y
         last = stage == len(self.config.model.stages) - 1
-        joined = self.graph.apply(self.exchange(half, width, last), [y])
+        if self.span == 1 or not last and self.overlaps(stage + 1):
+            return y
+        travel = self.travel(stage, half, width, last)
+        joined = self.graph.apply(gathered(travel) if last else exchanged(travel), [y])
         if self.levers.regather:
             self.forget_half()
             if not last:
                 self.half = joined.half = self.tape.hold(y.storage)
-                joined.gathering = (self.span if self.on_gpu else self.span - 1) * half
+                joined.gathering = travel.gathering
         self.tape.drop(y.storage)
         return joined
 
@@ -176,18 +185,23 @@ class _Step:
             self.tape.drop(self.half)
         self.half = None
 
-    def exchange(self, half, width, last):
-        """exchange.py: messages on the CPU, collectives on GPUs; `last` gathers logits."""
-        n = self.span
-        sliced = n * half if self.images > 1 else 0  # slices of one image are views
-        if self.on_gpu:
-            forward, backward = 2 * n * half, sliced + n * half + half
-        else:
-            forward = (n - 1) * half + n * half
-            backward = sliced + (n - 1) * half + (half if n == 2 else 2 * half)
-        if last:
-            return Cost(gives=n * half, width=width, forward=forward)
-        return Cost(gives=n * half, width=width, forward=forward, gradient=half, backward=backward)
+    def travel(self, stage, half, width, last=False):
+        """Of the halves, so many bytes of `width` each, that a stage gives; `last`: logits."""
+        sent = half if last else half // width * min(width, self.wire)
+        pixels = math.prod(self.layer(stage, -1).gives[1:])
+        views = sent == half and self.images * pixels == 1
+        return Travel(self.span, self.on_gpu, half, width, sent, views)
+
+    def layer(self, stage, index):
+        """The first or the last row of a stage."""
+        return [row for row in self.rows if row.stage == stage][index]
+
+    def overlaps(self, stage):
+        """Whether the first layer of a stage exchanges: overlap.py."""
+        first = self.layer(stage, 0)
+        if isinstance(first.layer, kinds.Conv):
+            return self.overlap and not any(first.layer.overhang(first.reads, first.gives))
+        return self.overlap and isinstance(first.layer, kinds.Linear)
 
     def saved(self):
         """Bytes of what the forward pass has left for backward, by who made it."""
@@ -197,22 +211,3 @@ class _Step:
             if passing == "forward":
                 made[tower, layer] = made.get((tower, layer), 0) + storage.bytes
         return made
-
-    def loss(self, logits):
-        """Cross-entropy, in float32 or better, forward and backward. Returns: the gradient of the
-        logits, and the 1 that backward starts from, which stays till its end."""
-        tape, width = self.tape, max(logits.width, 4)
-        size = logits.storage.bytes // logits.width * width
-        if logits.width < width:
-            tape.new(size, "activations")  # logits in float32, which stay
-            tape.drop(logits.storage)
-        log_softmax = tape.new(size, "activations")
-        tape.new(width, "activations")  # the loss
-        one = tape.new(width, "gradients of activations")
-        tape.surge(2 * size)
-        gradient = tape.new(size, "gradients of activations")
-        tape.drop(log_softmax)
-        if logits.width < width:
-            wide, gradient = gradient, tape.new(logits.storage.bytes, "gradients of activations")
-            tape.drop(wide)
-        return gradient, one

@@ -1,4 +1,4 @@
-"""Response normalisation on the CPU in one pass over memory: native.c, compiled where it is needed.
+"""Response normalisation on the CPU in one pass over memory: native.c, compiled when needed.
 
 With torch's operations every step of the formula is a pass of its own, over a tensor that leaves
 the cache nearest to the core. Compiling them (torch.compile) gains nothing where channels lie last
@@ -23,7 +23,11 @@ from torch import Tensor
 from alexnet2gpu.norm.rule import Rule
 
 SOURCE = Path(__file__).with_name("native.c")
-TYPES = {torch.float32: "-DREAL=float", torch.float64: "-DREAL=double", torch.bfloat16: "-DBFLOAT16"}
+TYPES = {
+    torch.float32: "-DREAL=float",
+    torch.float64: "-DREAL=double",
+    torch.bfloat16: "-DBFLOAT16",
+}
 OPTIONS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 
 

@@ -1,0 +1,66 @@
+"""What it takes to exchange activations between ranks, as nodes of autograd (costs.py).
+
+In bytes: `half` of what a rank's tower gives, `sent` of the same as it travels. n ranks; on the
+CPU they send messages, on GPUs they use collectives (link.py).
+"""
+
+from dataclasses import dataclass, replace
+
+from alexnet2gpu.memory.costs import Cost
+
+
+@dataclass(frozen=True)
+class Travel:
+    """A half on its way to n - 1 other ranks: its bytes, and those of an element; whether slices
+    of its gradient need no copy to be sent."""
+
+    n: int
+    on_gpu: bool
+    half: int
+    width: int
+    sent: int
+    views: bool = False
+
+    @property
+    def gathering(self) -> int:
+        """What a gather takes besides its result."""
+        packed = self.sent if self.on_gpu and self.sent != self.half else 0
+        return packed + (self.n if self.on_gpu else self.n - 1) * self.sent
+
+
+def exchanged(t: Travel) -> Cost:
+    """exchange.exchange"""
+    others = (t.n - 1) * t.sent
+    packed = 0 if t.views else others
+    backward = packed + ((t.n + 2) * t.sent if t.on_gpu else others)
+    added = (t.sent if t.on_gpu else others) + t.half
+    return replace(gathered(t), gradient=t.half, backward=max(backward, added))
+
+
+def gathered(t: Travel) -> Cost:
+    """exchange.gather_logits"""
+    gives = t.n * t.half
+    return Cost(gives=gives, width=t.width, forward=t.gathering + gives)
+
+
+def overlapped(layer: Cost, t: Travel) -> Cost:
+    """overlap.overlapped, of a layer that costs `layer` by itself."""
+    others, changed = (t.n - 1) * t.sent, t.sent != t.half
+    copies = layer.copies[:1]  # of weights, in bfloat16
+    packed, widened = (t.sent, t.half) if changed else (0, 0)
+    forward = packed + others + sum(copies) // t.n + sum(layer.copies[1:]) + widened
+    inputs = (t.n - 1) * widened + sum(copies)
+    gradients = (t.n - 1) * (t.half + packed) + others + t.half
+    weights = sum(copies or layer.parameters[:1])
+    summed = max(2 * weights, sum(copies) + t.half + sum(layer.parameters))
+    return replace(
+        layer,
+        keeps_input=True,
+        keeps=t.n * t.sent if t.on_gpu else others,
+        cached=layer.cached[1:],
+        keeps_cached=False,
+        copies=(),
+        forward=forward + 2 * layer.gives,
+        gradient=t.half,
+        backward=inputs + gradients + summed,
+    )
