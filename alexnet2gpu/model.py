@@ -30,7 +30,17 @@ from alexnet2gpu.network import Network, trace
 from alexnet2gpu.seeds import seed_of
 
 Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's half -> (B, C, ...), everybody's
-Entry = Callable[[nn.Module, Tensor], Tensor]  # the first layer of a stage, what it reads -> output
+Entry = Callable[[nn.Module, Tensor], Tensor]  # a stage's first layer, what it reads -> output
+
+
+def all_here(x: Tensor) -> Tensor:
+    """The join of towers that are all on this rank: nothing to do."""
+    return x
+
+
+def enter(layer: nn.Module, x: Tensor) -> Tensor:
+    """The usual entry to a stage: its first layer is called."""
+    return layer(x)
 
 
 class Tower(nn.Module):
@@ -52,7 +62,7 @@ class Tower(nn.Module):
             before = row.layer
         self.to(memory_format=torch.channels_last)  # as gradients come
 
-    def forward(self, stage: int, x: Tensor, entry: Entry) -> Tensor:
+    def forward(self, stage: int, x: Tensor, entry: Entry = enter) -> Tensor:
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
         if stage + 1 not in self.recompute or not torch.is_grad_enabled():
             return self._run(stage, x, entry)
@@ -126,16 +136,6 @@ class AlexNet(nn.Module):
             for layer in tower.modules():
                 if isinstance(layer, layers.Dropout):
                     layer.generator = tower.generator
-
-
-def all_here(x: Tensor) -> Tensor:
-    """The join of towers that are all on this rank: nothing to do."""
-    return x
-
-
-def enter(layer: nn.Module, x: Tensor) -> Tensor:
-    """The usual entry to a stage: its first layer is called."""
-    return layer(x)
 
 
 def _channels_last(x):

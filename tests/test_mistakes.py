@@ -93,7 +93,7 @@ ANYWHERE = [
     (["--set", "train.batch=many"], "train.batch: should be a whole number"),
     (["--set", "train.batch=100000"], "is more than the 6000 training images"),
     (["--set", "model.towers=3"], "do not divide by 3 towers"),
-    (["--set", "exchange.precision=half"], "exchange.precision: should be bfloat16"),
+    (["--set", "exchange.precision=half"], "exchange.precision: should be one of bfloat16"),
     (["--set", "exchange.overlap=true", "--set", "memory.regather=true"], "not together with"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
     (["--config", "broken.yaml"], "broken.yaml: not readable as YAML"),

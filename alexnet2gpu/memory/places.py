@@ -44,7 +44,9 @@ class Places:
         self.hooks.append(towers[0].register_forward_pre_hook(self._begin_stage))
         self.hooks.append(towers[-1].register_forward_hook(self._end_stage))
         names = {
-            layer: (tower.index, name) for tower in towers for name, layer in tower.named_children()
+            layer: (tower.index, name)
+            for tower in towers
+            for name, layer in tower.named_children()
         }
         firsts = {tower.get_submodule(stage[0]) for tower in towers for stage in tower.stages}
         for layer in names.keys() - firsts:
@@ -88,7 +90,7 @@ class Places:
             self.last = node
 
     def _begin_stage(self, tower, inputs):
-        stage, x, _ = inputs
+        stage, x = inputs[:2]
         self._announce(x, ("backward", None, f"join {stage}"))
 
     def _end_stage(self, tower, inputs, output):
