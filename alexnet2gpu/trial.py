@@ -108,7 +108,7 @@ def _on_rank(mode, config, limit):
 
 def _step(mode, config, ranks):
     """The second of two steps, measured."""
-    shard = partial(_shard_fully, ranks=ranks) if mode == "fsdp" else None
+    shard = partial(shard_fully, ranks=ranks) if mode == "fsdp" else None
     model, optimizer = assemble(config, ranks, shard)
     replicated = model if mode == "fsdp" else ranks.replicate(model, config.memory)
     set_rates(optimizer, config.optim.schedule, 1)
@@ -127,7 +127,7 @@ def _step(mode, config, ranks):
     return entry | {"moments": memory.moments}
 
 
-def _shard_fully(model, ranks):
+def shard_fully(model, ranks):
     """FSDP2 as its tutorial has it, in place: every layer with weights, then the rest."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from alexnet2gpu.data.images import Images
 
+SMALL = 2**18  # bytes of a batch
 AHEAD = 2  # batches that are being cut while one is used
 
 
@@ -32,6 +33,9 @@ def cut(images: Images, corners: Corners, out: np.ndarray) -> None:
     """Copy crops into `out` (B, crop, crop, C) uint8, as rows of bytes: less to loop over. An
     image that follows itself, as another view, is read once."""
     count, crop, _, channels = out.shape
+    if isinstance(images.pixels, np.ndarray) and images.pixels.shape[1:] == out.shape[1:]:
+        np.take(np.asarray(images.pixels), corners.indices, 0, out, mode="clip")  # no copy first
+        return
     out = out.reshape(count, crop, crop * channels)  # a view
     before = None
     for number, (i, y, x) in enumerate(zip(*(array.tolist() for array in corners))):
@@ -71,8 +75,12 @@ class _Buffer:
         self.stream, self.copied = stream, torch.cuda.Event() if pinned else None
 
     def fill(self, images, corners, pool, threads):
-        """Start the threads, each on its part of the batch."""
-        self.count = len(corners.indices)
+        """Start the threads, each on its part of the batch; or fill a small one at once, which
+        takes less than handing it over."""
+        self.count, self.tasks = len(corners.indices), []
+        if self.whole[: self.count].nbytes <= SMALL:
+            self._fill(images, corners, slice(self.count))
+            return self
         share = -(-self.count // threads)
         parts = [slice(first, first + share) for first in range(0, self.count, share)]
         self.tasks = [pool.submit(self._fill, images, corners, part) for part in parts]

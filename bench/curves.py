@@ -1,0 +1,78 @@
+"""Do fast ways learn what the plain one learns? Losses side by side: see bench/run.py.
+
+quick.yaml on its photographs, 200 steps of 64, from the same weights, without dropout, whose masks
+ports draw otherwise. The plain way is the port of ports.py: groups, channels first, operations of
+torch, torch's SGD. In float64 two ways that are the same function stay together. In float32 no two
+do that differ in any rounding, which is why the port is there a second time.
+"""
+
+import torch
+from ports import Port, usual_sgd, usual_step
+
+from alexnet2gpu.config import load_config
+from alexnet2gpu.data.batches import TrainBatches
+from alexnet2gpu.data.prepare import Preparation
+from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.levers import Levers
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.norm import layer, operations
+from alexnet2gpu.optim import SGD2012, set_rates
+from alexnet2gpu.precision import weight_dtype
+from alexnet2gpu.train import train_step
+
+STEPS = 200
+NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
+WAYS = ["ours", "ours, no compiler", "ours, all kept", "the port, weights a rounding off"]
+KEPT = Levers(norm_input_only=False, pool_places_only=False, relu_in_place=False)
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def losses(precision, way, train, config):
+    """Of `STEPS` steps, one way."""
+    dtype = weight_dtype(precision)
+    levers = KEPT if way == "ours, all kept" else Levers()
+    model = AlexNet(config.model, 0, levers=levers).to(DEVICE, dtype)
+    if way == "the port, weights a rounding off":
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight *= 1 + torch.finfo(dtype).eps
+    if "port" in way:
+        model = Port(config.model).to(DEVICE, dtype).take(model)
+        optimizer, step = usual_sgd(model), usual_step
+    else:
+        optimizer = SGD2012(model.named_parameters(), 0.9, 0.0005)
+        set_rates(optimizer, config.optim.schedule, 1)
+
+        def step(*args):
+            return train_step(*args)[0]
+
+    batches = TrainBatches(train, config, Preparation(train, config, DEVICE), 0, 1)
+    kernel, found, epoch = layer._implementation, [], 1
+    if way == "ours, no compiler":
+        layer._implementation = lambda x, rule: operations
+    while len(found) < STEPS:
+        for x, labels in batches.epoch(epoch):
+            found.append(step(model, optimizer, x, labels, precision).item())
+            if len(found) == STEPS:
+                break
+        epoch += 1
+    layer._implementation = kernel
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def curves(rounds):
+    """Largest differences in loss from the port, up to 20, 100 and 200 steps."""
+    results = {}
+    print(f"\n| loss of {STEPS} steps, from the port's | 20 steps | 100 | 200 | last loss |")
+    print("|---|---|---|---|---|")
+    for precision in ("float64", "float32", "bfloat16"):
+        config = load_config("configs/quick.yaml", [f"train.precision={precision}", *NO_DROPOUT])
+        train, _ = load_images(config.data, config.model)
+        plain = losses("float32" if precision == "bfloat16" else precision, "port", train, config)
+        for way in WAYS:
+            found = losses(precision, way, train, config)
+            far = [(found - plain)[:n].abs().max().item() for n in (20, 100, STEPS)]
+            results[f"{precision}, {way}"] = far
+            cells = " | ".join(f"{each:.1e}" for each in far)
+            print(f"| {way}, {precision} | {cells} | {found[-1]:.4f} |")
+    return results

@@ -1,0 +1,148 @@
+"""Parts of a step by themselves, ours beside torch's, in turns: see bench/run.py."""
+
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from alexnet2gpu.config import load_config
+from alexnet2gpu.cpu import keep_freed_memory
+from alexnet2gpu.norm import ResponseNorm, Rule, layer, operations
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+LAYERS = {"norm1": (48, 55), "norm2": (128, 27)}  # maps and side, of one of two towers
+CONSTANTS = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
+RULE = Rule(True, 5, 1e-4 / 5, 0.75, 2.0)
+
+
+def turns(contenders, rounds):
+    """Name -> median seconds, each having done its work `rounds` times, in turns."""
+    seconds = {name: [] for name in contenders}
+    for _ in range(rounds + 1):  # the first to warm up
+        for name, work in contenders.items():
+            start = time.perf_counter()
+            work()
+            if DEVICE.type == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+
+
+def norms(rounds, batch=128):
+    """Both normalisations across maps, both towers, forward and backward, float32."""
+    keep_freed_memory()
+    norm, results = ResponseNorm(RULE), {}
+    for name, (maps, side) in LAYERS.items():
+        x = 60 * torch.randn(batch, maps, side, side, device=DEVICE)
+        g = torch.randn_like(x)
+        last, g_last = (t.contiguous(memory_format=torch.channels_last) for t in (x, g))
+        exact = both(lambda x: F.local_response_norm(x, **CONSTANTS), x[:4].double(), g[:4].double())
+        few = last[:4], g_last[:4]
+        error, plain = error_of(both(norm, *few), exact), error_of(without(norm, *few), exact)
+        torchs = lambda x: F.local_response_norm(x, **CONSTANTS)  # noqa: E731
+        found = turns(
+            {
+                "ours": lambda: [both(norm, last, g_last) for _ in "01"],
+                "ours, no compiler": lambda: [without(norm, last, g_last) for _ in "01"],
+                "F.local_response_norm": lambda: [both(torchs, x, g) for _ in "01"],
+            },
+            rounds,
+        )
+        results[name] = {"seconds": found, "error": error, "error, no compiler": plain}
+    totals = {
+        name: sum(each["seconds"][name] for each in results.values()) for name in found
+    }
+    print("\n| normalisation, both layers and towers, forward and backward | ms | times as fast |")
+    print("|---|---|---|")
+    for name, seconds in totals.items():
+        ratio = totals["F.local_response_norm"] / seconds
+        print(f"| {name} | {1000 * seconds:.0f} | {ratio:.1f} |")
+    worst = {key: max(each[key] for each in results.values()) for key in list(results["norm1"])[1:]}
+    print(f"error against float64, relative to the largest value: {worst}")
+    return {**results, "totals": totals}
+
+
+def both(norm, x, g):
+    """y and the gradient of x."""
+    x = x.detach().requires_grad_()
+    y = norm(x)
+    return y, torch.autograd.grad(y, x, g)[0]
+
+
+def without(norm, x, g):
+    """The same without a kernel."""
+    kernel, layer._implementation = layer._implementation, lambda x, rule: operations
+    try:
+        return both(norm, x, g)
+    finally:
+        layer._implementation = kernel
+
+
+def error_of(found, exact):
+    """Of y and the gradient, relative to the largest value."""
+    return max(
+        ((ours - theirs).abs().max() / theirs.abs().max()).item()
+        for ours, theirs in zip(found, exact)
+    )
+
+
+class Clothes(Dataset):
+    """As torchvision's FashionMNIST with ToTensor and Normalize: a PIL image at a time."""
+
+    def __init__(self, pixels, labels):
+        from torchvision import transforms
+
+        self.pixels, self.labels = pixels, labels
+        self.transform = transforms.Compose(
+            [transforms.RandomHorizontalFlip(), transforms.ToTensor(),
+             transforms.Normalize((0.2860,), (0.3530,))]
+        )  # fmt: skip
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        from PIL import Image
+
+        return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
+
+
+def images(rounds, count=60000, batch=64):
+    """An epoch of images of 28x28 that lie in memory: mirrored, less the mean, in batches."""
+    from alexnet2gpu.data.batches import TrainBatches
+    from alexnet2gpu.data.prepare import Preparation
+    from alexnet2gpu.data.sources import load_images
+
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+    labels = draw.integers(0, 10, count)
+    with TemporaryDirectory() as folder:
+        for part in ("train", "test"):
+            np.save(Path(folder, f"{part}_images.npy"), pixels[..., None])
+            np.save(Path(folder, f"{part}_labels.npy"), labels)
+        settings = ["data.name=arrays", f"data.dir={folder}", f"train.batch={batch}"]
+        config = load_config("configs/quick.yaml", settings)
+        train, _ = load_images(config.data, config.model)
+        batches = TrainBatches(train, config, Preparation(train, config, DEVICE), 0, 1)
+        loaders = {
+            f"DataLoader, {workers} workers": DataLoader(
+                Clothes(pixels, labels), batch, shuffle=True, num_workers=workers, drop_last=True
+            )
+            for workers in (0, 2)
+        }
+        found = turns(
+            {"ours": lambda: [None for _ in batches.epoch(1)]}
+            | {name: lambda loader=loader: [None for _ in loader]
+               for name, loader in loaders.items()},
+            min(rounds, 3),
+        )  # fmt: skip
+    print(f"\n| {count} images of 28x28, batches of {batch} | images/s | ours is so much faster |")
+    print("|---|---|---|")
+    for name, seconds in found.items():
+        print(f"| {name} | {count / seconds:.0f} | {seconds / found['ours']:.1f} |")
+    return found

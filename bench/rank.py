@@ -1,0 +1,192 @@
+"""One process of a contender in bench/run.py: builds it, then does steps whenever it is told to.
+
+    python bench/rank.py NAME CONFIG BATCH THREADS PRECISION ALLOCATOR
+
+A line on stdin, the number of steps, gives a line of JSON on stdout: seconds of each step and of
+its parts, in order of the step. Ranks of one contender get the same lines.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from modes import REPOSITORY  # noqa: F401, sets the path
+from ports import Columns, Port, torchvisions, usual_sgd, usual_step
+
+from alexnet2gpu.assemble import assemble
+from alexnet2gpu.config import load_config
+from alexnet2gpu.cpu import keep_freed_memory
+from alexnet2gpu.network import totals
+from alexnet2gpu.norm import native
+from alexnet2gpu.optim import set_rates
+from alexnet2gpu.ranks import Ranks, place
+from alexnet2gpu.train import train_step
+from alexnet2gpu.trial import shard_fully
+
+PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}
+OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True)}
+OURS |= {"fsdp": (False, True), "no compiler": (False, False)}
+
+
+class Watch:
+    """Reads the clock at the end of a model's forward pass and at the start of the update."""
+
+    def __init__(self, model, optimizer, device):
+        self.on_gpu, self.seconds, self.exchange = device.type == "cuda", [], 0.0
+        model.register_forward_hook(lambda *_: self.mark())
+        optimizer.register_step_pre_hook(lambda *_: self.mark())
+
+    def mark(self):
+        if self.on_gpu:
+            torch.cuda.synchronize()
+        self.marks.append(time.perf_counter())
+
+    def step(self, step):
+        """Do a step. Returns: seconds, of all, forward, loss and backward, update, exchange."""
+        self.marks, self.exchange = [], 0.0
+        self.mark()
+        step()
+        self.mark()
+        start, forward, backward, end = self.marks
+        parts = forward - start, backward - forward, end - backward
+        return [end - start, *parts, self.exchange]
+
+    def listen(self, link):
+        """Count the time that a link takes, or waits."""
+        for name in ("start_gather", "start_scatter"):
+            setattr(link, name, self._timed(getattr(link, name)))
+
+    def _timed(self, start):
+        def timed(*args):
+            before = time.perf_counter()
+            wait = start(*args)
+            self.exchange += time.perf_counter() - before
+
+            def waited():
+                before = time.perf_counter()
+                received = wait()
+                self.exchange += time.perf_counter() - before
+                return received
+
+            return waited
+
+        return timed
+
+
+def ours(name, config, ranks):
+    """A step of our training, the watch, and what is sent in it."""
+    if name == "no compiler":
+        native.compiled = lambda dtype: None
+    shard = (lambda model: shard_fully(model, ranks)) if name == "fsdp" else None
+    model, optimizer = assemble(config, ranks, shard)
+    replicated = model if name == "fsdp" else ranks.replicate(model, config.memory)
+    set_rates(optimizer, config.optim.schedule, 1)
+    images, labels = batch(config, ranks.device, config.train.batch // ranks.grid.replicas)
+    images = images.contiguous(memory_format=torch.channels_last)  # as our loader gives them
+    watch, done = Watch(model, optimizer, ranks.device), [0]
+    for link in ranks.links:
+        watch.listen(link)
+
+    def step():
+        model.seed_dropout(0, ranks.grid.replica, done[0])
+        done[0] += 1
+        return train_step(replicated, optimizer, images, labels, config.train.precision)
+
+    def sent():
+        links = sum(sum(link.sent.values()) for link in ranks.links) // max(1, done[0])
+        return links or (4 * totals(config.model)[0] if name == "ddp" else None)
+
+    return step, watch, sent
+
+
+def port(name, config, device):
+    """The same of a port."""
+    model = PORTS[name.removesuffix(", compiled")](config.model).to(device)
+    optimizer = usual_sgd(model)
+    images, labels = batch(config, device, config.train.batch)
+    watch = Watch(model, optimizer, device)
+    called = torch.compile(model) if name.endswith("compiled") else model
+    precision = config.train.precision
+    return lambda: usual_step(called, optimizer, images, labels, precision), watch, lambda: None
+
+
+def batch(config, device, count):
+    draw = torch.Generator().manual_seed(0)
+    images = 60 * torch.randn(count, *config.model.input, generator=draw)
+    return images.to(device), torch.randint(1000, (count,), generator=draw).to(device)
+
+
+def rates(precision, device):
+    """The best rates, in FLOP/s, of a matrix product and of convolutions 2 to 5, forward."""
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    a = torch.randn(2048, 2048, dtype=dtype, device=device)
+    found = {"matmul": 2 * 2048**3 / best(lambda: a @ a, device)}
+    for name, (reads, gives, kernel, side) in {
+        "conv2": (48, 128, 5, 27), "conv3": (256, 192, 3, 13),
+        "conv4": (192, 192, 3, 13), "conv5": (192, 128, 3, 13),
+    }.items():  # fmt: skip
+        conv = torch.nn.Conv2d(reads, gives, kernel, padding=kernel // 2).to(device, dtype)
+        x = torch.randn(128, reads, side, side, dtype=dtype, device=device)
+        x = x.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            seconds = best(lambda: conv(x), device)
+        found[name] = 2 * 128 * side**2 * gives * reads * kernel**2 / seconds
+    return found
+
+
+def best(function, device):
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        function()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def peak(device):
+    """Bytes: of the allocator on a GPU, resident on the CPU, libraries and all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    (line,) = [
+        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
+    ]
+    return 1024 * int(line.split()[1])
+
+
+def serve(name, config, allocator):
+    threads, kept = config.train.threads, allocator == "kept"
+    if name in OURS:
+        with Ranks(place(config.model.towers, *OURS[name]), threads, kept) as ranks:
+            answer(*ours(name, config, ranks), config, ranks.device, name)
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(threads)
+    if kept and device.type == "cpu":
+        keep_freed_memory()
+    answer(*port(name, config, device), config, device, name)
+
+
+def answer(step, watch, sent, config, device, name):
+    for _ in range(2):
+        watch.step(step)
+    say(ready=True)
+    for line in sys.stdin:
+        seconds = [watch.step(step) for _ in range(int(line))]
+        found = rates(config.train.precision, device) if name == "single" else None
+        say(seconds=seconds, sent=sent(), peak=peak(device), rates=found)
+
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+
+if __name__ == "__main__":
+    name, file, size, threads, precision, allocator = sys.argv[1:]
+    settings = [f"train.batch={size}", f"train.threads={threads}", f"train.precision={precision}"]
+    os.environ["OMP_NUM_THREADS"] = threads
+    serve(name, load_config(file, settings), allocator)
