@@ -7,6 +7,7 @@
     kinds.py        the kinds of layers as data: keys, shapes, weights
     levers.py       what is kept for the backward pass, and what is computed or sent again
     network.py      a network as data: stages of layers; parameters, multiply-adds, traffic
+    checks.py       what no single key of a config shows
     config.py       the keys of a config file
     mistakes.py     how a user's mistake ends a run
     seeds.py        which seed draws what

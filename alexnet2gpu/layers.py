@@ -4,7 +4,7 @@
     MaxPool2d        keeps only where its maxima were
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
-Response normalisation is in norm.py. No layer looks beyond the channels that it is given, so in a
+Response normalisation is in norm/. No layer looks beyond the channels that it is given, so in a
 tower none crosses into another tower.
 """
 
@@ -148,7 +148,7 @@ class _MaxPool(torch.autograd.Function):
                            memory_format=ctx.layout)  # fmt: skip
         torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
             gradient, of_x, [kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], ceil, places.long(),
-            grad_input=of_x,  # also in the place of x, of which only shape and layout are used
+            grad_input=of_x,  # in the place of x too, of which only shape and layout are read
         )  # fmt: skip
         return of_x, None, None, None, None
 

@@ -139,8 +139,8 @@ class AlexNet(nn.Module):
 
 
 def _channels_last(x):
-    """(B, C, H, W) -> same, its channels last in memory, as all layers then leave them. Of one
-    channel too: only its strides say what is to come."""
+    """(B, C, H, W) -> same, its channels last in memory, and so those of all maps made of it.
+    (With one channel both orders are the same memory; convolutions go by the strides.)"""
     count, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(count, height, width * channels)
     return rows.view(count, height, width, channels).permute(0, 3, 1, 2)

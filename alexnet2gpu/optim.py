@@ -60,18 +60,30 @@ class SGD2012(torch.optim.Optimizer):
             (w,) = group["params"]
             if w.grad is not None and group["lr"] != 0:
                 rule = group["lr"], group["momentum"], group["weight_decay"]
-                alike[rule].append(map(local, (w, w.grad, self.state[w]["velocity"])))
+                alike[rule].append(_in_memory(w, w.grad, self.state[w]["velocity"]))
         for (rate, momentum, decay), tensors in alike.items():
             weights, gradients, velocities = map(list, zip(*tensors))
-            # v <- momentum v + (1 - dampening) (g + decay w); w <- w - lr v, in one pass over them
+            # The kernel of torch.optim.SGD: v <- momentum v + (1 - dampening) (g + decay w), then
+            # w <- w - lr v. With these two it is the rule above, the rate inside v (and exact to
+            # 1e-16, absolute).
             lr, dampening = -1.0, 1 + rate
-            if momentum == 0:  # then the kernel has no v
+            if momentum == 0:  # then the kernel has no v, nor is there any need of one
                 velocities, lr, dampening = [], rate, 0.0
             torch._fused_sgd_(
                 weights, gradients, velocities, weight_decay=decay, momentum=momentum, lr=lr,
                 dampening=dampening, nesterov=False, maximize=False, is_first_step=False,
             )  # fmt: skip
         return loss
+
+
+def _in_memory(weight, gradient, velocity):
+    """Each as one row of numbers, in the order in which the weight lies in memory, since the
+    kernel relies on their all having the same."""
+    weight, gradient, velocity = map(local, (weight, gradient, velocity))
+    if gradient.stride() != weight.stride():
+        gradient = torch.empty_like(weight).copy_(gradient)
+    assert velocity.stride() == weight.stride(), "the weight has changed its layout"
+    return [t.as_strided((t.numel(),), (1,)) for t in (weight, gradient, velocity)]
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -3,8 +3,9 @@
 A convolution or a linear layer over the channels of all towers is a sum over towers. So it can be
 applied to the own half while the others' travel, and to each of them when it has come. Backward,
 the gradients that others wait for are computed first, and travel while the own one and those of
-the weights are computed. The same function up to the order in which floats are added, in two
-smaller steps instead of one, which takes a little longer where the exchange is fast.
+the weights are computed. The same function up to rounding, in two smaller steps instead of one,
+which take a little longer where the exchange is fast. (In bfloat16 each part is rounded before it
+is added.)
 
 It is an option of a config, `exchange.overlap`, off by default: docs/speed.md.
 """
@@ -15,15 +16,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from alexnet2gpu.exchange import exchange
 from alexnet2gpu.link import Link, add
 
 
-def overlapped(layer: nn.Module, half: Tensor, link: Link) -> Tensor:
+def overlapped(layer: nn.Conv2d | nn.Linear, half: Tensor, link: Link) -> Tensor:
     """layer(exchange(half, link)): this rank's half (B, C/n, ...) -> what the layer gives, of all
-    channels (B, C, ...). Any other layer waits for these."""
-    if type(layer) not in (nn.Conv2d, nn.Linear):
-        return layer(exchange(half, link))
+    channels (B, C, ...)."""
     window = (layer.stride, layer.padding) if isinstance(layer, nn.Conv2d) else None
     return _Overlapped.apply(half, layer.weight, layer.bias, link, window)
 

@@ -154,8 +154,9 @@ class Ranks:
         if self.split_group is None:
             return {}
         wire = getattr(torch, how.precision) if how.precision else None
-        *links, last = (Link(self.split_group, wire) for _ in range(stages))
-        last.wire, self.links = None, [*links, last]
+        links = [Link(self.split_group, wire) for _ in range(stages - 1)]
+        last = Link(self.split_group)
+        self.links = [*links, last]
         logits = partial(gather_logits, link=last)
         if how.overlap and len(self.grid.towers) == 1:
             entries = [partial(overlapped, link=link) for link in links]

@@ -66,6 +66,8 @@ def main():
     ] if sys.argv[1:] else []  # fmt: skip
     for command in (
         *photographs,
+        "bench/run.py",
+        "-m torch.distributed.run --standalone --nproc_per_node=2 bench/exchange.py",
         "bench/modes.py --steps 96",
         "bench/modes.py --steps 8 --config configs/alexnet.yaml",
         "bench/modes.py --steps 8 --config configs/alexnet.yaml"

@@ -5,8 +5,8 @@
     Columns     two columns of such layers on one device, joined by torch.cat
     torchvision torchvision.models.alexnet: another network, smaller, without normalisation
 
-Port and Columns are made of any config, and can take the weights of our model: then they compute
-the same function, towers not mixed by normalisation.
+Port and Columns are made of any config, towers not mixed by normalisation. With
+the weights of our model, Port computes the same function, but for dropout, which is torch's.
 """
 
 import torch
@@ -137,22 +137,24 @@ def torchvisions():
     return alexnet()
 
 
-def usual_sgd(model, rate=0.01):
-    """As ports have it: default SGD, biases at twice the rate and without decay."""
+def usual_sgd(model, rate=0.01, fused=None):
+    """As ports have it: default SGD unless `fused`, biases at twice the rate and without decay."""
     biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
     weights = [p for name, p in model.named_parameters() if not name.endswith("bias")]
     groups = [
         {"params": weights, "weight_decay": 5e-4},
         {"params": biases, "weight_decay": 0.0, "lr": 2 * rate},
     ]
-    return torch.optim.SGD(groups, lr=rate, momentum=0.9)
+    return torch.optim.SGD(groups, lr=rate, momentum=0.9, fused=fused)
 
 
-def usual_step(model, optimizer, images, labels, precision):
+def usual_step(model, optimizer, images, labels, precision, forward_ends=lambda: None):
     """As in every tutorial, but for the loss, which may stay on the device."""
     optimizer.zero_grad()
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        loss = F.cross_entropy(model(images), labels)
+        logits = model(images)
+        forward_ends()
+        loss = F.cross_entropy(logits, labels)
     loss.backward()
     optimizer.step()
     return loss.detach()

@@ -7,20 +7,19 @@ its parts, in order of the step. Ranks of one contender get the same lines.
 """
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 import torch
-from modes import REPOSITORY  # noqa: F401, sets the path
+import modes  # noqa: F401, sets the path
 from ports import Columns, Port, torchvisions, usual_sgd, usual_step
 
 from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import load_config
 from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.network import totals
-from alexnet2gpu.norm import native
+from alexnet2gpu.norm import layer, operations
 from alexnet2gpu.optim import set_rates
 from alexnet2gpu.ranks import Ranks, place
 from alexnet2gpu.train import train_step
@@ -32,11 +31,10 @@ OURS |= {"fsdp": (False, True), "no compiler": (False, False)}
 
 
 class Watch:
-    """Reads the clock at the end of a model's forward pass and at the start of the update."""
+    """Reads the clock at the start of the update, and where it is told that forward has ended."""
 
-    def __init__(self, model, optimizer, device):
+    def __init__(self, optimizer, device):
         self.on_gpu, self.seconds, self.exchange = device.type == "cuda", [], 0.0
-        model.register_forward_hook(lambda *_: self.mark())
         optimizer.register_step_pre_hook(lambda *_: self.mark())
 
     def mark(self):
@@ -52,7 +50,7 @@ class Watch:
         self.mark()
         start, forward, backward, end = self.marks
         parts = forward - start, backward - forward, end - backward
-        return [end - start, *parts, self.exchange]
+        return [end - start, *parts, 0 if self.on_gpu else self.exchange]
 
     def listen(self, link):
         """Count the time that a link takes, or waits."""
@@ -79,14 +77,15 @@ class Watch:
 def ours(name, config, ranks):
     """A step of our training, the watch, and what is sent in it."""
     if name == "no compiler":
-        native.compiled = lambda dtype: None
+        layer._implementation = lambda x, rule: operations
     shard = (lambda model: shard_fully(model, ranks)) if name == "fsdp" else None
     model, optimizer = assemble(config, ranks, shard)
     replicated = model if name == "fsdp" else ranks.replicate(model, config.memory)
     set_rates(optimizer, config.optim.schedule, 1)
     images, labels = batch(config, ranks.device, config.train.batch // ranks.grid.replicas)
     images = images.contiguous(memory_format=torch.channels_last)  # as our loader gives them
-    watch, done = Watch(model, optimizer, ranks.device), [0]
+    watch, done = Watch(optimizer, ranks.device), [0]
+    model.register_forward_hook(lambda *_: watch.mark())
     for link in ranks.links:
         watch.listen(link)
 
@@ -97,20 +96,29 @@ def ours(name, config, ranks):
 
     def sent():
         links = sum(sum(link.sent.values()) for link in ranks.links) // max(1, done[0])
-        return links or (4 * totals(config.model)[0] if name == "ddp" else None)
+        # on two ranks, on paper: an all-reduce; two gatherings of weights and a scattering
+        parameters = 4 * totals(config.model)[0]
+        return links or {"ddp": parameters, "fsdp": 3 * parameters // 2}.get(name)
 
     return step, watch, sent
 
 
 def port(name, config, device):
     """The same of a port."""
-    model = PORTS[name.removesuffix(", compiled")](config.model).to(device)
-    optimizer = usual_sgd(model)
+    kind, *changes = name.split(", ")
+    model = PORTS[kind](config.model).to(device)
+    optimizer = usual_sgd(model, fused="fused" in changes)
     images, labels = batch(config, device, config.train.batch)
-    watch = Watch(model, optimizer, device)
-    called = torch.compile(model) if name.endswith("compiled") else model
+    if "last" in changes:
+        model, images = (t.to(memory_format=torch.channels_last) for t in (model, images))
+    watch = Watch(optimizer, device)
+    called = torch.compile(model) if "compiled" in changes else model
     precision = config.train.precision
-    return lambda: usual_step(called, optimizer, images, labels, precision), watch, lambda: None
+
+    def step():
+        usual_step(called, optimizer, images, labels, precision, watch.mark)
+
+    return step, watch, lambda: None
 
 
 def batch(config, device, count):
@@ -177,8 +185,9 @@ def answer(step, watch, sent, config, device, name):
     say(ready=True)
     for line in sys.stdin:
         seconds = [watch.step(step) for _ in range(int(line))]
+        most = peak(device)
         found = rates(config.train.precision, device) if name == "single" else None
-        say(seconds=seconds, sent=sent(), peak=peak(device), rates=found)
+        say(seconds=seconds, sent=sent(), peak=most, rates=found)
 
 
 def say(**what):
@@ -188,5 +197,4 @@ def say(**what):
 if __name__ == "__main__":
     name, file, size, threads, precision, allocator = sys.argv[1:]
     settings = [f"train.batch={size}", f"train.threads={threads}", f"train.precision={precision}"]
-    os.environ["OMP_NUM_THREADS"] = threads
     serve(name, load_config(file, settings), allocator)

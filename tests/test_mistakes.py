@@ -95,6 +95,10 @@ ANYWHERE = [
     (["--set", "model.towers=3"], "do not divide by 3 towers"),
     (["--set", "exchange.precision=half"], "exchange.precision: should be one of bfloat16"),
     (["--set", "exchange.overlap=true", "--set", "memory.regather=true"], "not together with"),
+    (
+        ["--set", "exchange.overlap=true", "--set", "model.stages.3.fc7=relu"],
+        "stages that begin with a linear layer or a convolution",
+    ),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
     (["--config", "broken.yaml"], "broken.yaml: not readable as YAML"),
     (["--data", "nowhere", "--set", "data.name=fashion-mnist"], "there is no such directory"),

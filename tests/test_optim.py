@@ -51,6 +51,19 @@ def test_the_rule_number_by_number(momentum, weight_decay):
             assert seen[number][name].tolist() == pytest.approx([w for w, _ in values], rel=1e-13)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_may_lie_otherwise_than_weights(layout):
+    """In channels-last weights every gradient goes to its own weight."""
+    weight = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    gradient = torch.arange(48.0).view(4, 3, 2, 2)
+    w = torch.nn.Parameter(weight.contiguous(memory_format=torch.channels_last))
+    optimizer = SGD2012([("towers.0.conv1.bias", w)], 0.9, 0)
+    optimizer.param_groups[0]["lr"] = 0.5
+    w.grad = gradient.contiguous(memory_format=layout)
+    optimizer.step()
+    torch.testing.assert_close(w.detach(), weight - 0.5 * gradient)
+
+
 def test_torchs_sgd_differs_only_after_the_drop():
     named, others = parameters(), parameters()
     torchs = torch.optim.SGD(

@@ -33,8 +33,9 @@ def cut(images: Images, corners: Corners, out: np.ndarray) -> None:
     """Copy crops into `out` (B, crop, crop, C) uint8, as rows of bytes: less to loop over. An
     image that follows itself, as another view, is read once."""
     count, crop, _, channels = out.shape
-    if isinstance(images.pixels, np.ndarray) and images.pixels.shape[1:] == out.shape[1:]:
-        np.take(np.asarray(images.pixels), corners.indices, 0, out, mode="clip")  # no copy first
+    if _plain(images.pixels) and images.pixels.shape[1:] == out.shape[1:]:
+        # whole images; with another mode, numpy would fill a copy of `out` first
+        np.take(np.asarray(images.pixels), corners.indices, 0, out, mode="clip")
         return
     out = out.reshape(count, crop, crop * channels)  # a view
     before = None
@@ -43,6 +44,11 @@ def cut(images: Images, corners: Corners, out: np.ndarray) -> None:
             image, before = images.pixels[i, :], i
         rows = image[y : y + crop].reshape(crop, -1)
         out[number] = rows[:, x * channels : (x + crop) * channels]
+
+
+def _plain(pixels):
+    """An array that lies in memory in order: others would be copied as a whole."""
+    return isinstance(pixels, np.ndarray) and pixels.flags.c_contiguous
 
 
 def each_cut(
@@ -78,7 +84,7 @@ class _Buffer:
         """Start the threads, each on its part of the batch; or fill a small one at once, which
         takes less than handing it over."""
         self.count, self.tasks = len(corners.indices), []
-        if self.whole[: self.count].nbytes <= SMALL:
+        if _plain(images.pixels) and self.whole[: self.count].nbytes <= SMALL:
             self._fill(images, corners, slice(self.count))
             return self
         share = -(-self.count // threads)

@@ -2,8 +2,8 @@
 
 Bytes are those of all images that the rank computes on. `reads` and `gives` below are the bytes of
 a layer's input and output; p those of its parameters; c their bfloat16 copies, which exist under
-autocast only; s those of the images that normalisation works on at once, float32 or wider, and
-where these are all images its result is one of the s.
+autocast only; s those of the images that normalisation works on at once, float32 or wider, none if
+a kernel does it, and where these are all images its result is one of the s.
 
     layer               keeps for backward           at its worst, forward     backward
     conv, linear        input (c)                    gives + c                 reads + p or c
@@ -16,7 +16,7 @@ where these are all images its result is one of the s.
     tanh, sigmoid       output                       gives                     reads
     flatten             nothing                      gives: maps are copied    0: a view
 
-The figures follow from the operations in norm.py and layers.py and from the derivatives in torch's
+The figures follow from the operations in norm/ and layers.py and from the derivatives in torch's
 derivatives.yaml, one by one. Scratch memory inside an operation is not in them.
 """
 

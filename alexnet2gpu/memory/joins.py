@@ -46,17 +46,19 @@ def gathered(t: Travel) -> Cost:
 def overlapped(layer: Cost, t: Travel) -> Cost:
     """overlap.overlapped, of a layer that costs `layer` by itself."""
     others, changed = (t.n - 1) * t.sent, t.sent != t.half
+    incoming = t.n * t.sent if t.on_gpu else others
+    leaving = (t.n + 1) * t.sent if t.on_gpu else others  # besides what is packed
     copies = layer.copies[:1]  # of weights, in bfloat16
     packed, widened = (t.sent, t.half) if changed else (0, 0)
-    forward = packed + others + sum(copies) // t.n + sum(layer.copies[1:]) + widened
+    forward = packed + incoming + sum(copies) // t.n + sum(layer.copies[1:]) + widened
     inputs = (t.n - 1) * widened + sum(copies)
-    gradients = (t.n - 1) * (t.half + packed) + others + t.half
+    gradients = (t.n - 1) * (t.half + packed) + leaving + t.half
     weights = sum(copies or layer.parameters[:1])
     summed = max(2 * weights, sum(copies) + t.half + sum(layer.parameters))
     return replace(
         layer,
         keeps_input=True,
-        keeps=t.n * t.sent if t.on_gpu else others,
+        keeps=incoming,
         cached=layer.cached[1:],
         keeps_cached=False,
         copies=(),

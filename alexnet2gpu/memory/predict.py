@@ -15,7 +15,6 @@ far the largest, among the first: the worst moment lies there, or in the layers 
 import math
 from dataclasses import dataclass, replace
 
-from alexnet2gpu import kinds
 from alexnet2gpu.config import Config
 from alexnet2gpu.memory.costs import Cost, Sizes, costs
 from alexnet2gpu.memory.graph import Graph, Node, Value
@@ -147,7 +146,7 @@ class _Step:
             if row.stage == stage:
                 self.tape.at(passing, tower, row.name)
                 nodes = costs(row, before, y.width, self.sizes, self.levers)
-                if first and stage and self.overlaps(stage):
+                if first and stage and self.overlap:
                     travel = self.travel(stage - 1, x.storage.bytes, x.width)
                     nodes = [overlapped(nodes[0], travel)]
                 for cost in nodes:
@@ -167,7 +166,7 @@ class _Step:
             for output in outputs:
                 self.tape.drop(output.storage)
         last = stage == len(self.config.model.stages) - 1
-        if self.span == 1 or not last and self.overlaps(stage + 1):
+        if self.span == 1 or self.overlap and not last:
             return y
         travel = self.travel(stage, half, width, last)
         joined = self.graph.apply(gathered(travel) if last else exchanged(travel), [y])
@@ -188,20 +187,9 @@ class _Step:
     def travel(self, stage, half, width, last=False):
         """Of the halves, so many bytes of `width` each, that a stage gives; `last`: logits."""
         sent = half if last else half // width * min(width, self.wire)
-        pixels = math.prod(self.layer(stage, -1).gives[1:])
+        pixels = math.prod([row.gives for row in self.rows if row.stage == stage][-1][1:])
         views = sent == half and self.images * pixels == 1
         return Travel(self.span, self.on_gpu, half, width, sent, views)
-
-    def layer(self, stage, index):
-        """The first or the last row of a stage."""
-        return [row for row in self.rows if row.stage == stage][index]
-
-    def overlaps(self, stage):
-        """Whether the first layer of a stage exchanges: overlap.py."""
-        first = self.layer(stage, 0)
-        if isinstance(first.layer, kinds.Conv):
-            return self.overlap and not any(first.layer.overhang(first.reads, first.gives))
-        return self.overlap and isinstance(first.layer, kinds.Linear)
 
     def saved(self):
         """Bytes of what the forward pass has left for backward, by who made it."""

@@ -1,8 +1,7 @@
 """The layer, and its backward pass, whoever computes it."""
 
-import importlib.util
-import os
-import shutil
+import functools
+import warnings
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,6 @@ from torch.nn import functional as F
 from alexnet2gpu.norm import native, operations
 from alexnet2gpu.norm.rule import Rule
 
-# which needs a C compiler, too
-HAS_TRITON = importlib.util.find_spec("triton") is not None and any(
-    map(shutil.which, [os.environ.get("CC") or "cc", "gcc", "clang"])
-)
 
 
 class ResponseNorm(nn.Module):
@@ -44,8 +39,24 @@ def images_at_once(rule: Rule, elements: int, width: int, on_gpu: bool) -> int:
     return 0 if has_kernel else operations.images_at_once(elements, on_gpu)
 
 
+@functools.cache
+def _triton_kernels():
+    """The module, if a kernel of Triton's can be built here, for which it needs a C compiler and
+    Python's headers, or if there is no GPU to try; else None."""
+    try:
+        from alexnet2gpu.norm import triton_kernels
+
+        if torch.cuda.is_available():
+            triton_kernels.normalise(torch.ones(1, 1, 1, 1, device="cuda"), Rule(True, 1, 0, 1, 1))
+        return triton_kernels
+    except Exception as error:  # of many kinds, none of which should end a training
+        warnings.warn(f"normalisation without Triton, so slower: {error!r}", stacklevel=2)
+        return None
+
+
 def _suits_triton(rule, width):
-    return HAS_TRITON and rule.across_maps and width <= 4
+    """Its kernels compute in float32, so not where elements are wider."""
+    return rule.across_maps and width <= 4 and _triton_kernels() is not None
 
 
 def _implementation(x, rule):
@@ -53,9 +64,7 @@ def _implementation(x, rule):
     if not x.is_contiguous(memory_format=torch.channels_last):
         return operations
     if x.is_cuda and _suits_triton(rule, x.element_size()):
-        from alexnet2gpu.norm import triton_kernels
-
-        return triton_kernels
+        return _triton_kernels()
     return native if native.takes(x) else operations
 
 

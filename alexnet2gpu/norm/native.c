@@ -40,10 +40,12 @@ typedef struct {
 typedef struct {
     const Norm *norm;
     int64_t rows, n, step;              /* n values in each row; rows are `step` apart in tensors */
-    real *padded, *sums, *direct, *aside; /* `padded` has zeros around the rows */
+    real *padded, *sums; /* the block with zeros around it; sums over windows, one for each value */
+    real *direct, *aside; /* gradient that does not flow through sums; sums of windows' rows */
 } Block;
 
-/* Where row r is in `padded`, and in `sums` and `direct`. */
+/* Where row r is in `padded`, and in `sums` and `direct`. Lanes that a block does not fill keep what
+ * was there: lanes never mix. */
 static inline real *in_padded(const Block *b, int64_t r) {
     int64_t half = b->norm->size / 2, width = b->norm->width;
     if (b->norm->across) return b->padded + half;
@@ -51,10 +53,13 @@ static inline real *in_padded(const Block *b, int64_t r) {
 }
 static inline int64_t at(int64_t r) { return r * LANES; }
 
+/* Sums of `size` values each, `step` apart. Five at once is what this network needs. */
 static inline void add_up(const real *from, real *restrict to, int64_t n, int64_t step, int64_t size) {
     if (size == 5)
-        for (int64_t i = 0; i < n; i++)
-            to[i] = from[i] + from[i + step] + from[i + 2 * step] + from[i + 3 * step] + from[i + 4 * step];
+        for (int64_t i = 0; i < n; i++) {
+            const real *x = from + i;
+            to[i] = x[0] + x[step] + x[2 * step] + x[3 * step] + x[4 * step];
+        }
     else
         for (int64_t i = 0; i < n; i++) {
             to[i] = from[i];
@@ -74,10 +79,12 @@ static void sum_windows(const Block *b) {
     add_up(b->aside, b->sums, height * row, row, size);
 }
 
+static inline real square_root(real x) { return sizeof(real) == 8 ? sqrt(x) : sqrtf(x); }
+
 static inline real to_minus(double beta, real d) { /* d^-beta; 3/4 by two roots */
     if (beta != 0.75) return pow(d, -beta);
-    real root = 1 / (sizeof(real) == 8 ? sqrt(d) : sqrtf(d));
-    return root * (sizeof(real) == 8 ? sqrt(root) : sqrtf(root));
+    real root = 1 / square_root(d);
+    return root * square_root(root);
 }
 
 static void normalise_block(const Block *b, const stored *x, const stored *g, stored *y) {
@@ -117,7 +124,7 @@ int normalise(const Norm *o, int threads, const stored *x, const stored *g, stor
     int64_t blocks = o->across ? o->images * pixels : o->images * share;
     int64_t padded = o->across ? o->maps + halves : (o->height + halves) * (o->width + halves) * LANES;
     int failed = 0;
-#pragma omp parallel num_threads(threads)
+#pragma omp parallel num_threads(threads) reduction(| : failed)
     {
         real *memory = calloc(4 * padded, sizeof(real));
         Block b = {o, o->across ? 1 : pixels, 0, o->maps, memory, memory + padded,

@@ -15,6 +15,7 @@ import os
 import shlex
 import subprocess
 import tempfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -28,6 +29,7 @@ TYPES = {
     torch.float64: "-DREAL=double",
     torch.bfloat16: "-DBFLOAT16",
 }
+# roots without errno can be computed 16 at a time; everything else is as the standard has it
 OPTIONS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 
 
@@ -43,16 +45,19 @@ class _Norm(ctypes.Structure):
 
 @functools.cache
 def compiled(dtype: torch.dtype):
-    """The function `normalise` of native.c for tensors of `dtype`; None if it cannot be had."""
-    compiler = shlex.split(os.environ.get("CC") or "cc")
-    with tempfile.TemporaryDirectory() as folder:
-        library = Path(folder, "norm.so")
-        command = [*compiler, *OPTIONS, TYPES[dtype], SOURCE, "-o", library, "-lm"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, timeout=60)
+    """The function `normalise` of native.c for tensors of `dtype`; None, after a warning, if it
+    cannot be had."""
+    try:
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            library = Path(folder, "norm.so")
+            command = [*compiler, *OPTIONS, TYPES[dtype], SOURCE, "-o", library, "-lm"]
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
             return ctypes.CDLL(str(library)).normalise
-        except (OSError, subprocess.SubprocessError):
-            return None
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+        warnings.warn(f"normalisation without its C kernel, so slower: {said[-1]}", stacklevel=2)
+        return None
 
 
 def takes(x: Tensor) -> bool:
@@ -67,7 +72,7 @@ def normalise(x: Tensor, rule: Rule) -> Tensor:
 
 def gradient(x: Tensor, of_y: Tensor, rule: Rule) -> Tensor:
     """(B, C, H, W), and the gradient of y -> that of x, as x is."""
-    return _call(rule, x, of_y.contiguous(memory_format=torch.channels_last))
+    return _call(rule, x, of_y.to(x.dtype).contiguous(memory_format=torch.channels_last))
 
 
 def _call(rule, x, of_y):

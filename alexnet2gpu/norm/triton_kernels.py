@@ -30,8 +30,8 @@ def _denominator(x, i, c, inside, alpha, k, MAPS: tl.constexpr, HALF: tl.constex
 @triton.jit
 def _to_minus(d, beta, THREE_QUARTERS: tl.constexpr):
     if THREE_QUARTERS:
-        root = 1 / tl.sqrt(d)
-        return root * tl.sqrt(root)
+        root = tl.sqrt_rn(tl.div_rn(1.0, d))
+        return root * tl.sqrt_rn(root)
     return tl.exp(-beta * tl.log(d))
 
 
@@ -62,7 +62,8 @@ def _gradient(
         d = _denominator(x, i + j, c + j, there, alpha, k, MAPS, HALF)
         value = tl.load(of_y + i + j, mask=there, other=0.0).to(tl.float32)
         value *= _to_minus(d, beta, THREE_QUARTERS)
-        through += value * tl.load(x + i + j, mask=there, other=0.0).to(tl.float32) / d
+        beside = value * tl.load(x + i + j, mask=there, other=0.0).to(tl.float32)
+        through += tl.where(there, tl.div_rn(beside, d), 0.0)
         if j == 0:
             direct = value
     own = tl.load(x + i, mask=inside, other=0.0).to(tl.float32)
@@ -77,14 +78,16 @@ def normalise(x: Tensor, rule: Rule) -> Tensor:
 
 def gradient(x: Tensor, of_y: Tensor, rule: Rule) -> Tensor:
     """(B, C, H, W), channels last in memory, and the gradient of y -> that of x, as x is."""
-    return _launch(_gradient, rule, x, of_y.contiguous(memory_format=torch.channels_last))
+    of_y = of_y.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return _launch(_gradient, rule, x, of_y)
 
 
 def _launch(kernel, rule, x, *more):
     result = torch.empty_like(x)
-    constants = rule.alpha, rule.beta, rule.k
-    kernel[(triton.cdiv(x.numel(), BLOCK),)](
-        x, *more, result, x.numel(), *constants, MAPS=x.shape[1],
-        HALF=rule.size // 2, THREE_QUARTERS=rule.beta == 0.75, BLOCK=BLOCK,
-    )  # fmt: skip
+    constants = float(rule.alpha), float(rule.beta), float(rule.k)
+    with torch.cuda.device_of(x):
+        kernel[(triton.cdiv(x.numel(), BLOCK),)](
+            x, *more, result, x.numel(), *constants, MAPS=x.shape[1],
+            HALF=rule.size // 2, THREE_QUARTERS=rule.beta == 0.75, BLOCK=BLOCK,
+        )  # fmt: skip
     return result

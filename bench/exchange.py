@@ -1,0 +1,115 @@
+"""What an exchange costs, and what overlap and bfloat16 save of it when it is slow.
+
+    torchrun --standalone --nproc_per_node=2 bench/exchange.py [--batch 128] [--rounds 5]
+
+The split of alexnet.yaml in four ways that take turns: as it is, with exchange.overlap, with
+exchange.precision bfloat16, with both. Each over the link that there is, and over links that are
+made to take as long as their bandwidth says: what was sent is not to be had before that. Prints
+milliseconds of a step and writes bench/results/exchange-cpu.json or -gpu.json. 10 minutes on two
+cores, a thread for each rank.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+
+import torch
+from modes import write
+
+from alexnet2gpu.assemble import assemble
+from alexnet2gpu.config import load_config
+from alexnet2gpu.cpu import cores
+from alexnet2gpu.optim import set_rates
+from alexnet2gpu.ranks import Ranks, place
+from alexnet2gpu.train import train_step
+
+WAYS = {
+    "as it is": [],
+    "overlap": ["exchange.overlap=true"],
+    "bfloat16": ["exchange.precision=bfloat16"],
+    "both": ["exchange.overlap=true", "exchange.precision=bfloat16"],
+}
+LINKS = {"the link there is": None, "1 GB/s": 1e9, "125 MB/s": 1.25e8}
+
+
+class Slow:
+    """Makes links take as long as `bandwidth`, in bytes a second, says; None: as they are."""
+
+    bandwidth, on_gpu = None, torch.cuda.is_available()
+
+    def down(self, link):
+        for name in ("start_gather", "start_scatter"):
+            setattr(link, name, self._slow(link, getattr(link, name)))
+
+    def _slow(self, link, start):
+        def slow(*args):
+            if self.on_gpu:
+                torch.cuda.synchronize()
+            before = sum(link.sent.values())
+            wait = start(*args)
+            sent = sum(link.sent.values()) - before
+            due = time.perf_counter() + (sent / self.bandwidth if self.bandwidth else 0)
+
+            def waited():
+                received = wait()
+                if self.on_gpu:
+                    torch.cuda.synchronize()
+                time.sleep(max(0, due - time.perf_counter()))
+                return received
+
+            return waited
+
+        return slow
+
+
+def stepper(settings, ranks, batch, slow):
+    """A function that does a step and gives its seconds."""
+    config = load_config("configs/alexnet.yaml", [f"train.batch={batch}", *settings])
+    model, optimizer = assemble(config, ranks)
+    set_rates(optimizer, config.optim.schedule, 1)
+    for link in ranks.links:
+        slow.down(link)
+    draw = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, *config.model.input, generator=draw).to(ranks.device)
+    images = 60 * images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(1000, (batch,), generator=draw).to(ranks.device)
+
+    def step():
+        model.seed_dropout(0, 0, 0)
+        ranks.wait()
+        start = time.perf_counter()
+        loss, _ = train_step(model, optimizer, images, labels, config.train.precision)
+        loss.item()  # waits for a GPU
+        return time.perf_counter() - start
+
+    return step
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with Ranks(place(2, split=True, ddp=False), max(1, cores() // 2)) as ranks:
+        slow = Slow()
+        steps = {way: stepper(more, ranks, args.batch, slow) for way, more in WAYS.items()}
+        seconds = {case: [] for case in itertools.product(LINKS, WAYS)}
+        for number in range(args.rounds + 1):
+            for link, way in seconds:
+                slow.bandwidth = LINKS[link]
+                taken = max(ranks.gather(steps[way]()))
+                seconds[link, way] += [taken] if number else []  # the first warms up
+        if ranks.grid.rank == 0:
+            print("| | " + " | ".join(f"{way}, ms" for way in WAYS) + " |")
+            print("|---" * (len(WAYS) + 1) + "|")
+            for link in LINKS:
+                cells = [1000 * statistics.median(seconds[link, way]) for way in WAYS]
+                print(f"| {link} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |")
+            write("exchange", batch=args.batch,
+                  seconds={f"{link}, {way}": s for (link, way), s in seconds.items()})  # fmt: skip
+        del steps
+
+
+if __name__ == "__main__":
+    main()
