@@ -1,0 +1,49 @@
+"""If these fail, bench/run.py compares other networks than it says, or miscounts arithmetic."""
+
+import pytest
+import torch
+from conftest import REPOSITORY, program
+
+from alexnet2gpu.config import load_config
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.network import totals
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(REPOSITORY / "bench")
+    return lambda name: program(name, "bench")
+
+
+@pytest.mark.parametrize("name", ["quick", "caffe"])
+def test_a_port_is_the_same_function(bench, name):
+    """Logits and gradients in float64, dropout off."""
+    ports, network = bench("ports"), load_config(f"configs/{name}.yaml").model
+    model = AlexNet(network, seed=0).double().eval()
+    port = ports.Port(network).double().eval()
+    draw = torch.Generator().manual_seed(0)
+    x = 60 * torch.randn(2, *network.input, generator=draw, dtype=torch.float64)
+    scale = {"quick": 0.5}.get(name, 1.0)  # of 2012's dropout when it is off
+    port.take(model)
+    for layer in port:
+        if isinstance(layer, torch.nn.Dropout):
+            layer.forward = lambda x: scale * x
+    torch.testing.assert_close(port(x), model(x), rtol=1e-10, atol=1e-12)
+    loss = [net(x).square().sum() for net in (port, model)]
+    for each in loss:
+        each.backward()
+    ours = torch.cat([tower.conv1.weight.grad for tower in model.towers.values()])
+    torch.testing.assert_close(port.named["conv1"].weight.grad, ours, rtol=1e-8, atol=1e-12)
+
+
+def test_columns_have_the_shapes_and_weights_of_the_network(bench):
+    network = load_config("configs/quick.yaml").model
+    columns = bench("ports").Columns(network)
+    assert columns(torch.zeros(2, *network.input)).shape == (2, 10)
+    assert sum(p.numel() for p in columns.parameters()) == totals(network)[0]
+
+
+def test_training_an_image_takes_4136_million_operations(bench):
+    """1.449 forward and 2.687 backward, none for the gradient of the image."""
+    flops = bench("run").flops(load_config("configs/alexnet.yaml").model)
+    assert flops == pytest.approx(4.136e9, rel=1e-3)
