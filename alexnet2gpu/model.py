@@ -60,7 +60,7 @@ class Tower(nn.Module):
                 layers.draw(module, row.layer, torch.Generator().manual_seed(seed_of_layer))
             self.add_module(row.name, module)
             before = row.layer
-        self.to(memory_format=torch.channels_last)  # as gradients come
+        self.to(memory_format=torch.channels_last)  # after which maps and gradients have it too
 
     def forward(self, stage: int, x: Tensor, entry: Entry = enter) -> Tensor:
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
@@ -118,7 +118,6 @@ class AlexNet(nn.Module):
         self.keeping = keeping
 
     def forward(self, x: Tensor) -> Tensor:
-        x = _channels_last(x)
         with self.keeping:
             for stage, (entry, join) in enumerate(zip(self.entries, self.joins)):
                 x = join(self._side_by_side(stage, x, entry))
@@ -136,11 +135,3 @@ class AlexNet(nn.Module):
             for layer in tower.modules():
                 if isinstance(layer, layers.Dropout):
                     layer.generator = tower.generator
-
-
-def _channels_last(x):
-    """(B, C, H, W) -> same, its channels last in memory, and so those of all maps made of it.
-    (With one channel both orders are the same memory; convolutions go by the strides.)"""
-    count, channels, height, width = x.shape
-    rows = x.permute(0, 2, 3, 1).reshape(count, height, width * channels)
-    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)

@@ -114,7 +114,7 @@ def _half(rows):
     kinds = {
         "weights, momentum, gradients": [*KINDS[:3], "buckets"],
         "the batch: every rank sees every image": ["batch"],
-        "temporaries of a normalisation": ["temporary"],
+        "what the layer at work makes": ["temporary"],
         "gradients of activations": ["gradients of activations"],
         "activations still saved": ["activations"],
     }

@@ -161,3 +161,17 @@ def test_the_number_of_towers_is_free():
     )
     assert four(torch.randn(2, 1, 28, 28)).shape == (2, 8)
     assert four.get_submodule("towers.3.conv2").weight.shape == (16, 4, 5, 5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_maps_lie_with_channels_last_however_images_come(channels, layout):
+    """In other layouts pooling is several times slower, and normalisation has no kernel."""
+    network = load_config("configs/quick.yaml", [f"model.input=[{channels}, 28, 28]"]).model
+    model, maps = AlexNet(network), []
+    for layer in model.towers["0"].children():
+        layer.register_forward_hook(lambda layer, x, y: maps.append(y))
+    model(torch.randn(2, channels, 28, 28).contiguous(memory_format=layout))
+    maps = [y for y in maps if y.dim() == 4]
+    assert len(maps) > 10
+    assert all(y.is_contiguous(memory_format=torch.channels_last) for y in maps)

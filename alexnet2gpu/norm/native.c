@@ -18,10 +18,9 @@ static inline real load(stored x) {
     union { uint32_t bits; float value; } wide = {(uint32_t)x << 16};
     return wide.value;
 }
-static inline stored store(real x) { /* to the nearest, of two to the even one; NaN stays NaN */
+static inline stored store(real x) { /* to the nearest, of two to the even one */
     union { float value; uint32_t bits; } wide = {x};
-    uint32_t bits = wide.bits, is_nan = (bits & 0x7fffffff) > 0x7f800000;
-    return is_nan ? bits >> 16 | 64 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    return (wide.bits + 0x7fff + (wide.bits >> 16 & 1)) >> 16;
 }
 #else
 typedef REAL stored, real;
