@@ -108,15 +108,7 @@ def _on_rank(mode, config, limit):
 
 def _step(mode, config, ranks):
     """The second of two steps, measured."""
-    shard = partial(shard_fully, ranks=ranks) if mode == "fsdp" else None
-    model, optimizer = assemble(config, ranks, shard)
-    replicated = model if mode == "fsdp" else ranks.replicate(model, config.memory)
-    set_rates(optimizer, config.optim.schedule, 1)
-    count = config.train.batch // ranks.grid.replicas
-    images = torch.randn(count, *config.model.input, dtype=weight_dtype(config.train.precision))
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(count, dtype=torch.int64)
-    batch = images.to(ranks.device), labels.to(ranks.device)
+    model, replicated, optimizer, batch = parts(mode, config, ranks)
     step = partial(train_step, replicated, optimizer, *batch, config.train.precision)
     model.seed_dropout(config.train.seed, ranks.grid.replica, 0)
     step()
@@ -125,6 +117,23 @@ def _step(mode, config, ranks):
     expected = expect(mode, config, ranks.grid.replicas, ranks.device.type == "cuda")
     _, entry = report.measure(step, memory, ranks, config, expected)
     return entry | {"moments": memory.moments}
+
+
+def parts(mode: str, config: Config, ranks: Ranks) -> tuple:
+    """What a step of a mode takes: this rank's model, what the step calls, the optimizer at the
+    first epoch's rates, random images (B, C, H, W), channels last as from batches.py, and labels
+    (B,), the same on every rank."""
+    shard = partial(shard_fully, ranks=ranks) if mode == "fsdp" else None
+    model, optimizer = assemble(config, ranks, shard)
+    replicated = model if mode == "fsdp" else ranks.replicate(model, config.memory)
+    set_rates(optimizer, config.optim.schedule, 1)
+    count, draw = config.train.batch // ranks.grid.replicas, torch.Generator().manual_seed(0)
+    images = 60 * torch.randn(count, *config.model.input, generator=draw)
+    images = images.contiguous(memory_format=torch.channels_last)
+    images = images.to(ranks.device, weight_dtype(config.train.precision))
+    (*_, classifier) = config.model.stages[-1].values()
+    labels = torch.randint(classifier.out, (count,), generator=draw).to(ranks.device)
+    return model, replicated, optimizer, (images, labels)
 
 
 def shard_fully(model, ranks):

@@ -60,7 +60,7 @@ def losses(precision, way, train, config):
     return torch.tensor(found, dtype=torch.float64)
 
 
-def curves(rounds):
+def curves():
     """Largest differences in loss from the port, up to 20, 100 and 200 steps."""
     results = {}
     print(f"\n| loss of {STEPS} steps, from the port's | 20 steps | 100 | 200 | last loss |")

@@ -17,12 +17,11 @@ import time
 import torch
 from modes import write
 
-from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import load_config
 from alexnet2gpu.cpu import cores
-from alexnet2gpu.optim import set_rates
 from alexnet2gpu.ranks import Ranks, place
 from alexnet2gpu.train import train_step
+from alexnet2gpu.trial import parts
 
 WAYS = {
     "as it is": [],
@@ -66,14 +65,9 @@ class Slow:
 def stepper(settings, ranks, batch, slow):
     """A function that does a step and gives its seconds."""
     config = load_config("configs/alexnet.yaml", [f"train.batch={batch}", *settings])
-    model, optimizer = assemble(config, ranks)
-    set_rates(optimizer, config.optim.schedule, 1)
+    model, _, optimizer, (images, labels) = parts("split", config, ranks)
     for link in ranks.links:
         slow.down(link)
-    draw = torch.Generator().manual_seed(0)
-    images = torch.randn(batch, *config.model.input, generator=draw).to(ranks.device)
-    images = 60 * images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(1000, (batch,), generator=draw).to(ranks.device)
 
     def step():
         model.seed_dropout(0, 0, 0)

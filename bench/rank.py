@@ -11,19 +11,17 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 import modes  # noqa: F401, sets the path
+import torch
 from ports import Columns, Port, torchvisions, usual_sgd, usual_step
 
-from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import load_config
 from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.network import totals
 from alexnet2gpu.norm import layer, operations
-from alexnet2gpu.optim import set_rates
 from alexnet2gpu.ranks import Ranks, place
 from alexnet2gpu.train import train_step
-from alexnet2gpu.trial import shard_fully
+from alexnet2gpu.trial import parts
 
 PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}
 OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True)}
@@ -34,7 +32,7 @@ class Watch:
     """Reads the clock at the start of the update, and where it is told that forward has ended."""
 
     def __init__(self, optimizer, device):
-        self.on_gpu, self.seconds, self.exchange = device.type == "cuda", [], 0.0
+        self.on_gpu = device.type == "cuda"
         optimizer.register_step_pre_hook(lambda *_: self.mark())
 
     def mark(self):
@@ -49,8 +47,8 @@ class Watch:
         step()
         self.mark()
         start, forward, backward, end = self.marks
-        parts = forward - start, backward - forward, end - backward
-        return [end - start, *parts, 0 if self.on_gpu else self.exchange]
+        each = forward - start, backward - forward, end - backward
+        return [end - start, *each, 0 if self.on_gpu else self.exchange]
 
     def listen(self, link):
         """Count the time that a link takes, or waits."""
@@ -78,12 +76,7 @@ def ours(name, config, ranks):
     """A step of our training, the watch, and what is sent in it."""
     if name == "no compiler":
         layer._implementation = lambda x, rule: operations
-    shard = (lambda model: shard_fully(model, ranks)) if name == "fsdp" else None
-    model, optimizer = assemble(config, ranks, shard)
-    replicated = model if name == "fsdp" else ranks.replicate(model, config.memory)
-    set_rates(optimizer, config.optim.schedule, 1)
-    images, labels = batch(config, ranks.device, config.train.batch // ranks.grid.replicas)
-    images = images.contiguous(memory_format=torch.channels_last)  # as our loader gives them
+    model, replicated, optimizer, (images, labels) = parts(name, config, ranks)
     watch, done = Watch(optimizer, ranks.device), [0]
     model.register_forward_hook(lambda *_: watch.mark())
     for link in ranks.links:
@@ -108,7 +101,8 @@ def port(name, config, device):
     kind, *changes = name.split(", ")
     model = PORTS[kind](config.model).to(device)
     optimizer = usual_sgd(model, fused="fused" in changes)
-    images, labels = batch(config, device, config.train.batch)
+    images = 60 * torch.randn(config.train.batch, *config.model.input, device=device)
+    labels = torch.randint(1000, (config.train.batch,), device=device)
     if "last" in changes:
         model, images = (t.to(memory_format=torch.channels_last) for t in (model, images))
     watch = Watch(optimizer, device)
@@ -119,12 +113,6 @@ def port(name, config, device):
         usual_step(called, optimizer, images, labels, precision, watch.mark)
 
     return step, watch, lambda: None
-
-
-def batch(config, device, count):
-    draw = torch.Generator().manual_seed(0)
-    images = 60 * torch.randn(count, *config.model.input, generator=draw)
-    return images.to(device), torch.randint(1000, (count,), generator=draw).to(device)
 
 
 def rates(precision, device):

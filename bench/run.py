@@ -37,8 +37,6 @@ from alexnet2gpu.network import trace
 
 ON_GPU = torch.cuda.is_available()
 CAFFE, FULL = "configs/caffe.yaml", "configs/alexnet.yaml"
-PARTS = ["one device", "other ways", "one by one", "ranks", "batch 32"]
-PARTS += ["norms", "images", "curves"]
 # name: (what rank.py calls it, config, ranks, precision, allocator)
 OURS = ("single", FULL, 1, "float32", "kept")
 ONE = {
@@ -60,7 +58,7 @@ MORE = {
 MORE |= {
     f"{name}, compiled": (f"{what}, compiled", config, ranks, precision, "kept")
     for name, (what, config, ranks, precision, memory) in (ONE | MORE).items()
-    if what in ("port", "torchvision") and config != FULL and memory == "default"
+    if (what, config) in (("port", CAFFE), ("torchvision", FULL)) and memory == "default"
 }
 ONE_BY_ONE = {
     name: (what, FULL, 1, "float32", "kept")
@@ -78,6 +76,15 @@ RANKS = {
     "ours under DDP": ("ddp", FULL, 2, "float32", "kept"),
     "ours under FSDP2": ("fsdp", FULL, 2, "float32", "kept"),
 }
+RACES = {  # part: (contenders, the one that others are compared with)
+    "one device": (ONE, "ordinary port"),
+    "other ways": (MORE, "ours"),
+    "one by one": (ONE_BY_ONE, "port"),
+    "ranks": (RANKS, "ours under DDP"),
+    "batch 32": (RANKS, "ours under DDP"),
+}
+OTHERS = {"norms": norms, "images": images, "curves": lambda rounds: curves()}
+PARTS = [*RACES, *OTHERS]
 
 
 def figures_of(runners):
@@ -147,23 +154,13 @@ def main():
     print(f"{cores()} threads in all")
     short = [part for part in PARTS if part not in ("other ways", "one by one")]
     for part in args.only or (short if args.quick else PARTS):
-        if part == "one device":
-            found = figures_of(race(ONE, args.batch, rounds, steps))
-            table(found, "ordinary port")
-        elif part == "other ways":
-            found = figures_of(race(MORE, args.batch, rounds, steps))
-            table(found, "ours")
-        elif part == "ranks":
-            found = figures_of(race(RANKS, args.batch, rounds, steps))
-            table(found, "ours under DDP")
-        elif part == "batch 32":
-            found = figures_of(race(RANKS, 32, rounds, 2 * steps))
-            table(found, "ours under DDP")
-        elif part == "one by one":
-            found = figures_of(race(ONE_BY_ONE, args.batch, rounds, steps))
-            table(found, "port")
+        if part in RACES:
+            contenders, against = RACES[part]
+            batch, turn = (32, 2 * steps) if part == "batch 32" else (args.batch, steps)
+            found = figures_of(race(contenders, batch, rounds, turn))
+            table(found, against)
         else:
-            found = {"norms": norms, "images": images, "curves": curves}[part](rounds)
+            found = OTHERS[part](rounds)
         if not args.quick:
             results[part] = {**origin(), "threads": cores(), "found": found}
             file.write_text(json.dumps(results, indent=1) + "\n")

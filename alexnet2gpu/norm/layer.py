@@ -12,7 +12,6 @@ from alexnet2gpu.norm import native, operations
 from alexnet2gpu.norm.rule import Rule
 
 
-
 class ResponseNorm(nn.Module):
     """(B, C, H, W) -> same: see Rule."""
 
