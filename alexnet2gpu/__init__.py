@@ -13,6 +13,7 @@
     seeds.py        which seed draws what
     precision.py    what float32, bfloat16 and float64 mean
     norm/           response normalisation
+    linear.py       fully connected layers
     layers.py       max-pooling, dropout, the overhanging convolution
     link.py         how halves travel between ranks
     overlap.py      exchange and compute at once

@@ -4,8 +4,8 @@
     MaxPool2d        keeps only where its maxima were
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
-Response normalisation is in norm/. No layer looks beyond the channels that it is given, so in a
-tower none crosses into another tower.
+Response normalisation is in norm/, the fully connected layer in linear.py. No layer looks beyond
+the channels that it is given, so in a tower none crosses into another tower.
 """
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.utils import skip_init
 from alexnet2gpu import kinds
 from alexnet2gpu.kinds import Layer
 from alexnet2gpu.levers import Levers
+from alexnet2gpu.linear import Linear
 from alexnet2gpu.network import Row
 from alexnet2gpu.norm import ResponseNorm, rule_of
 
@@ -36,7 +37,7 @@ def build(row: Row, before: Layer | None, levers: Levers) -> nn.Module:
             module.overhang, module.keep_padded = overhang, not levers.image_unpadded
             return module
         case kinds.Linear():
-            return skip_init(nn.Linear, reads[0], gives[0])
+            return skip_init(Linear, reads[0], gives[0])
         case kinds.MaxPool():
             kind = MaxPool2d if levers.pool_places_only else nn.MaxPool2d
             return kind(layer.kernel, layer.stride, layer.pad, ceil_mode=layer.ceil)

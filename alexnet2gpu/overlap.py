@@ -16,6 +16,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from alexnet2gpu.linear import linear
 from alexnet2gpu.link import Link, add
 
 
@@ -62,18 +63,18 @@ class _Overlapped(Function):
 
 def _apply(x, weight, bias, window):
     """The layer, over some of its channels."""
-    return F.linear(x, weight, bias) if window is None else F.conv2d(x, weight, bias, *window)
+    return linear(x, weight, bias) if window is None else F.conv2d(x, weight, bias, *window)
 
 
 def _of_input(gradient, x, weight, window):
     if window is None:
-        return gradient @ weight
+        return linear(gradient, weight.t())
     return _backward(gradient, x, weight, window, (True, False, False))[0]
 
 
 def _of_weight(gradient, x, weight, window):
     if window is None:
-        return gradient.T @ x
+        return linear(gradient.t(), x.t())
     return _backward(gradient, x, weight, window, (False, True, False))[1]
 
 

@@ -107,15 +107,15 @@ def test_lenet_has_61706_parameters():
 @pytest.mark.parametrize("name", ["quick", "lenet", "textbook", "alexnet"])
 def test_counts_and_shapes_are_those_of_the_module(name):
     """trace() computes on paper; the module that is built from it must agree, layer by layer and
-    in all."""
-    config, model = network(name), alexnet2gpu.load(f"configs/{name}.yaml").eval()
+    in all. (In float64, whose operations torch's counter all knows.)"""
+    config, model = network(name), alexnet2gpu.load(f"configs/{name}.yaml").double().eval()
     seen = {}
     for layer, module in next(iter(model.towers.values())).named_children():
         module.register_forward_hook(
             lambda module, inputs, output, layer=layer: seen.update({layer: output.shape[1:]})
         )
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        logits = model(torch.zeros(1, *config.input))
+        logits = model(torch.zeros(1, *config.input, dtype=torch.float64))
     assert seen == {row.name: torch.Size(row.gives) for row in trace(config)}
     assert logits.shape == (1, config.towers * trace(config)[-1].gives[0])
     parameters, multiply_adds = totals(config)

@@ -1,0 +1,48 @@
+"""Fully connected layers, by the library that also does the convolutions: on the CPU oneDNN.
+
+In float32 torch gives products of matrices to MKL, which on AMD's processors reaches less than
+half the rate of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (B, F), weight (F', F), bias (F') -> x weight^T + bias, (B, F'), on any device; autograd
+    sees nothing of it on the CPU in float32."""
+    if _suits_onednn(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def _suits_onednn(x):
+    return (
+        x.device.type == "cpu" and x.dtype == torch.float32
+        and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+    )  # fmt: skip
+
+
+class Linear(nn.Linear):
+    """(B, F) -> (B, F')."""
+
+    def forward(self, x):
+        if _suits_onednn(x):
+            return _Linear.apply(x, self.weight, self.bias)
+        return super().forward(x)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        of_x = linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None
+        return of_x, linear(gradient.t(), x.t()), gradient.sum(0)
