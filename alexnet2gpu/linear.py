@@ -1,7 +1,8 @@
 """Fully connected layers, by the library that also does the convolutions: on the CPU oneDNN.
 
 In float32 torch gives products of matrices to MKL, which on AMD's processors reaches less than
-half the rate of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself.
+half the rate of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself; and torch.compile is left
+to choose for itself, since it cannot translate the operation that is called here.
 """
 
 import torch
@@ -13,15 +14,27 @@ from torch.nn import functional as F
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (B, F), weight (F', F), bias (F') -> x weight^T + bias, (B, F'), on any device; autograd
     sees nothing of it on the CPU in float32."""
-    if _suits_onednn(x):
+    if _suits_onednn(x) and _in_one_piece(x) and _in_one_piece(weight):
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
+
+
+def in_one_piece(weight: Tensor) -> Tensor:
+    """A part of a weight as `linear` can give it to oneDNN: a copy, if that is to multiply it."""
+    apart = _suits_onednn(weight) and not _in_one_piece(weight)
+    return weight.contiguous() if apart else weight
+
+
+def _in_one_piece(matrix):
+    """If not, oneDNN would take a thousand times as long."""
+    return matrix.is_contiguous() or matrix.t().is_contiguous()
 
 
 def _suits_onednn(x):
     return (
         x.device.type == "cpu" and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
     )  # fmt: skip
 
 

@@ -62,6 +62,17 @@ class Tower(nn.Module):
             before = row.layer
         self.to(memory_format=torch.channels_last)  # after which maps and gradients have it too
 
+    def own_generator(self) -> torch.Generator:
+        """The generator of dropout masks on the tower's device, the same one from the first time
+        on."""
+        device = next(self.parameters()).device
+        if self.generator is None or self.generator.device != device:
+            self.generator = torch.Generator(device)
+            for layer in self.modules():
+                if isinstance(layer, layers.Dropout):
+                    layer.generator = self.generator
+        return self.generator
+
     def forward(self, stage: int, x: Tensor, entry: Entry = enter) -> Tensor:
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
         if stage + 1 not in self.recompute or not torch.is_grad_enabled():
@@ -128,10 +139,8 @@ class AlexNet(nn.Module):
         return torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:
-        """Give each tower a generator of dropout masks, set by (seed, tower, replica, step)."""
+        """Set each tower's generator of dropout masks by (seed, tower, replica, step)."""
         for tower in self.towers.values():
-            tower.generator = torch.Generator(next(tower.parameters()).device)
-            tower.generator.manual_seed(seed_of(seed, "dropout", tower.index, replica, step))
-            for layer in tower.modules():
-                if isinstance(layer, layers.Dropout):
-                    layer.generator = tower.generator
+            tower.own_generator().manual_seed(
+                seed_of(seed, "dropout", tower.index, replica, step)
+            )

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from alexnet2gpu.linear import linear
+from alexnet2gpu.linear import in_one_piece, linear
 from alexnet2gpu.link import Link, add
 
 
@@ -63,12 +63,14 @@ class _Overlapped(Function):
 
 def _apply(x, weight, bias, window):
     """The layer, over some of its channels."""
-    return linear(x, weight, bias) if window is None else F.conv2d(x, weight, bias, *window)
+    if window is None:
+        return linear(x, in_one_piece(weight), bias)
+    return F.conv2d(x, weight, bias, *window)
 
 
 def _of_input(gradient, x, weight, window):
     if window is None:
-        return linear(gradient, weight.t())
+        return linear(gradient, in_one_piece(weight).t())
     return _backward(gradient, x, weight, window, (True, False, False))[0]
 
 

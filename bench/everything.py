@@ -59,14 +59,15 @@ def main():
     write("everything", tests=summary, differences=differences, trainings=trainings())
     failed = ["tests"] if tested.returncode else []
     on_gpu = torch.cuda.is_available()
+    folder = shlex.quote(sys.argv[1]) if sys.argv[1:] else ""
     photographs = [
-        f"bench/loader.py {shlex.quote(sys.argv[1])}",
-        f"bench/pack.py {shlex.quote(sys.argv[1])}",
-        f"bench/recipe.py {shlex.quote(sys.argv[1])}" + GPU_RECIPE * on_gpu,
-    ] if sys.argv[1:] else []  # fmt: skip
+        f"bench/loader.py {folder}",
+        f"bench/pack.py {folder}",
+        f"bench/recipe.py {folder}" + GPU_RECIPE * on_gpu,
+    ] if folder else []  # fmt: skip
     for command in (
         *photographs,
-        "bench/run.py",
+        "bench/run.py" + f" --data {folder}" * bool(folder),
         "-m torch.distributed.run --standalone --nproc_per_node=2 bench/exchange.py",
         "bench/modes.py --steps 96",
         "bench/modes.py --steps 8 --config configs/alexnet.yaml",

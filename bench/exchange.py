@@ -5,17 +5,18 @@
 The split of alexnet.yaml in four ways that take turns: as it is, with exchange.overlap, with
 exchange.precision bfloat16, with both. Each over the link that there is, and over links that are
 made to take as long as their bandwidth says: what was sent is not to be had before that. Prints
-milliseconds of a step and writes bench/results/exchange-cpu.json or -gpu.json. 10 minutes on two
-cores, a thread for each rank.
+milliseconds of a step and writes bench/results/exchange-cpu.json or -gpu.json; on the CPU, the
+table of docs/speed.md is rewritten, too. Some minutes on two cores, a thread for each rank.
 """
 
 import argparse
 import itertools
-import statistics
 import time
 
 import torch
 from modes import write
+from pages import rewrite
+from speed import STUDY, slow_links
 
 from alexnet2gpu.config import load_config
 from alexnet2gpu.cpu import cores
@@ -95,13 +96,12 @@ def main():
                 taken = max(ranks.gather(steps[way]()))
                 seconds[link, way] += [taken] if number else []  # the first warms up
         if ranks.grid.rank == 0:
-            print("| | " + " | ".join(f"{way}, ms" for way in WAYS) + " |")
-            print("|---" * (len(WAYS) + 1) + "|")
-            for link in LINKS:
-                cells = [1000 * statistics.median(seconds[link, way]) for way in WAYS]
-                print(f"| {link} | " + " | ".join(f"{cell:.0f}" for cell in cells) + " |")
-            write("exchange", batch=args.batch,
-                  seconds={f"{link}, {way}": s for (link, way), s in seconds.items()})  # fmt: skip
+            seconds = {f"{link}, {way}": s for (link, way), s in seconds.items()}
+            drawn = slow_links({"seconds": seconds})
+            print(drawn)
+            write("exchange", batch=args.batch, seconds=seconds)
+            if not slow.on_gpu:
+                STUDY.write_text(rewrite(STUDY.read_text(), {"exchange": drawn}))
         del steps
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 from modes import REPOSITORY, RESULTS, origin
-from study import CASES, STUDY, rewrite, tables
+from pages import rewrite
+from study import CASES, STUDY, tables
 
 FIGURES = REPOSITORY / "docs" / "results" / "memory"
 

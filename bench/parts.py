@@ -55,15 +55,6 @@ def norms(rounds, batch=128):
     totals = {
         name: sum(each["seconds"][name] for each in results.values()) for name in found
     }
-    print("\n| normalisation, both layers and towers, forward and backward | ms | times as fast |")
-    print("|---|---|---|")
-    for name, seconds in totals.items():
-        ratio = totals["F.local_response_norm"] / seconds
-        print(f"| {name} | {1000 * seconds:.0f} | {ratio:.1f} |")
-    kinds = "error", "error, no compiler"
-    errors = [max(each[key] for each in results.values()) for key in kinds]
-    print("error against float64, relative to the largest value: "
-          f"{errors[0]:.1e}, without a compiler {errors[1]:.1e}")  # fmt: skip
     return {**results, "totals": totals}
 
 
@@ -145,8 +136,4 @@ def images(rounds, count=60000, batch=64):
                for name, loader in loaders.items()},
             min(rounds, 3),
         )  # fmt: skip
-    print(f"\n| {count} images of 28x28, batches of {batch} | images/s | ours is so much faster |")
-    print("|---|---|---|")
-    for name, seconds in found.items():
-        print(f"| {name} | {count / seconds:.0f} | {seconds / found['ours']:.1f} |")
     return found

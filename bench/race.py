@@ -25,7 +25,7 @@ class Contender:
         self.name, self.batch, self.network = name, batch, load_config(config).model
         command = [sys.executable, str(REPOSITORY / "bench" / "rank.py"), what, config, str(batch)]
         command += [str(max(1, threads // ranks)), precision, allocator]
-        several = what in ("split", "ddp", "fsdp")
+        several = ranks > 1
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         self.store = store  # as long as the ranks live
         self.ranks = [
@@ -36,6 +36,16 @@ class Contender:
             for rank in range(ranks)
         ]  # fmt: skip
         self.rounds = []
+
+    def starts(self):
+        """Whether it does; waits for it."""
+        try:
+            self.hear()
+        except EOFError as error:
+            print(f"{error}: it is left out")
+            self.close()
+            return False
+        return True
 
     def turn(self, steps):
         """So many steps, by all ranks. Returns: what the first says."""
@@ -52,7 +62,7 @@ class Contender:
             while line and not line.startswith("{"):
                 line = rank.stdout.readline()
             if not line:
-                sys.exit(f"{self.name}: a rank has ended")
+                raise EOFError(f"{self.name}: a rank has ended")
             answers.append(json.loads(line))
         return answers[0]
 
@@ -91,14 +101,13 @@ class Calm:
 
 def race(contenders, batch, rounds, steps):
     """Rounds in which all take turns, each time another one first. Returns: the contenders, with
-    what they said in each round."""
+    what they said in each round; without those that cannot start."""
     threads, calm = cores(), Calm()
     runners, busy = [], 0
     try:
         for name, spec in contenders.items():
             runners.append(Contender(name, *spec, batch, threads))
-        for runner in runners:
-            runner.hear()
+        runners = [runner for runner in runners if runner.starts()]
         while min(len(runner.rounds) for runner in runners) < rounds:
             runners = runners[1:] + runners[:1]
             said = [runner.turn(steps) for runner in runners]

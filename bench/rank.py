@@ -2,6 +2,12 @@
 
     python bench/rank.py NAME CONFIG BATCH THREADS PRECISION ALLOCATOR
 
+NAME is a mode of ours or a port, and what is otherwise about it: "port, last, fused".
+
+    no compiler   normalisation by torch's operations         last       channels last
+    MKL           fully connected layers by torch's choice    fused      SGD in one kernel
+    compiled      torch.compile: of a port, of our stages     graph      a step as one CUDA graph
+
 A line on stdin, the number of steps, gives a line of JSON on stdout: seconds of each step and of
 its parts, in order of the step. Ranks of one contender get the same lines.
 """
@@ -14,7 +20,9 @@ from pathlib import Path
 import modes  # noqa: F401, sets the path
 import torch
 from ports import Columns, Port, torchvisions, usual_sgd, usual_step
+from rates import rates
 
+from alexnet2gpu import linear
 from alexnet2gpu.config import load_config
 from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.network import totals
@@ -25,18 +33,21 @@ from alexnet2gpu.trial import parts
 
 PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}
 OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True)}
-OURS |= {"fsdp": (False, True), "no compiler": (False, False)}
+OURS |= {"fsdp": (False, True)}
 
 
 class Watch:
-    """Reads the clock at the start of the update, and where it is told that forward has ended."""
+    """Reads the clock at the start of the update, and where it is told that forward has ended; of
+    a step that is one graph, before and after."""
 
     def __init__(self, optimizer, device):
-        self.on_gpu = device.type == "cuda"
+        self.on_gpu, self.marks = device.type == "cuda", []
         optimizer.register_step_pre_hook(lambda *_: self.mark())
 
     def mark(self):
         if self.on_gpu:
+            if torch.cuda.is_current_stream_capturing():
+                return
             torch.cuda.synchronize()
         self.marks.append(time.perf_counter())
 
@@ -46,8 +57,11 @@ class Watch:
         self.mark()
         step()
         self.mark()
-        start, forward, backward, end = self.marks
-        each = forward - start, backward - forward, end - backward
+        start, *between, end = self.marks
+        each = 0, 0, 0
+        if between:
+            forward, backward = between
+            each = forward - start, backward - forward, end - backward
         return [end - start, *each, 0 if self.on_gpu else self.exchange]
 
     def listen(self, link):
@@ -74,24 +88,37 @@ class Watch:
 
 def ours(name, config, ranks):
     """A step of our training, the watch, and what is sent in it."""
-    if name == "no compiler":
+    mode, *changes = name.split(", ")
+    if "no compiler" in changes:
         layer._implementation = lambda x, rule: operations
-    model, replicated, optimizer, (images, labels) = parts(name, config, ranks)
+    if "MKL" in changes:
+        linear._suits_onednn = lambda x: False
+    model, replicated, optimizer, (images, labels) = parts(mode, config, ranks)
+    if "compiled" in changes:
+        for tower in model.towers.values():
+            tower.forward = torch.compile(tower.forward)
     watch, done = Watch(optimizer, ranks.device), [0]
     model.register_forward_hook(lambda *_: watch.mark())
     for link in ranks.links:
         watch.listen(link)
 
+    def update():
+        train_step(replicated, optimizer, images, labels, config.train.precision)
+
+    model.seed_dropout(0, ranks.grid.replica, 0)
+    if "graph" in changes:
+        update = graphed(update, [tower.generator for tower in model.towers.values()])
+
     def step():
         model.seed_dropout(0, ranks.grid.replica, done[0])
         done[0] += 1
-        return train_step(replicated, optimizer, images, labels, config.train.precision)
+        update()
 
     def sent():
         links = sum(sum(link.sent.values()) for link in ranks.links) // max(1, done[0])
         # on two ranks, on paper: an all-reduce; two gatherings of weights and a scattering
         parameters = 4 * totals(config.model)[0]
-        return links or {"ddp": parameters, "fsdp": 3 * parameters // 2}.get(name)
+        return links or {"ddp": parameters, "fsdp": 3 * parameters // 2}.get(mode)
 
     return step, watch, sent
 
@@ -112,36 +139,23 @@ def port(name, config, device):
     def step():
         usual_step(called, optimizer, images, labels, precision, watch.mark)
 
-    return step, watch, lambda: None
+    return graphed(step) if "graph" in changes else step, watch, lambda: None
 
 
-def rates(precision, device):
-    """The best rates, in FLOP/s, of a matrix product and of convolutions 2 to 5, forward."""
-    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-    a = torch.randn(2048, 2048, dtype=dtype, device=device)
-    found = {"matmul": 2 * 2048**3 / best(lambda: a @ a, device)}
-    for name, (reads, gives, kernel, side) in {
-        "conv2": (48, 128, 5, 27), "conv3": (256, 192, 3, 13),
-        "conv4": (192, 192, 3, 13), "conv5": (192, 128, 3, 13),
-    }.items():  # fmt: skip
-        conv = torch.nn.Conv2d(reads, gives, kernel, padding=kernel // 2).to(device, dtype)
-        x = torch.randn(128, reads, side, side, dtype=dtype, device=device)
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.no_grad():
-            seconds = best(lambda: conv(x), device)
-        found[name] = 2 * 128 * side**2 * gives * reads * kernel**2 / seconds
-    return found
-
-
-def best(function, device):
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        function()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+def graphed(step, generators=()):
+    """A function that replays `step`, all of it one CUDA graph, which draws from `generators`."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):  # as torch's notes on graphs have it, before capture
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    for generator in generators:
+        graph.register_generator_state(generator)
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def peak(device):
@@ -156,8 +170,9 @@ def peak(device):
 
 def serve(name, config, allocator):
     threads, kept = config.train.threads, allocator == "kept"
-    if name in OURS:
-        with Ranks(place(config.model.towers, *OURS[name]), threads, kept) as ranks:
+    mode = name.split(", ")[0]
+    if mode in OURS:
+        with Ranks(place(config.model.towers, *OURS[mode]), threads, kept) as ranks:
             answer(*ours(name, config, ranks), config, ranks.device, name)
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 from modes import REPOSITORY, device_name, origin  # first: it finds the package
+from pages import rewrite
 
 from alexnet2gpu import figures, look
 
@@ -179,9 +180,8 @@ def main():
         if args.only in (None, name):
             found = table()
             text = STUDY.read_text()
-            mark = rf"(<!-- {name} -->\n).*?(<!-- end -->)"
-            text = re.sub(mark, lambda m: f"{m[1]}{found}\n{m[2]}", text, flags=re.DOTALL)
-            STUDY.write_text(text)
+            if f"<!-- {name} -->" in text:
+                STUDY.write_text(rewrite(text, {name: found}))
             print(f"{found}\n")
 
 

@@ -1,20 +1,27 @@
 """How fast is it? Ours in every mode beside what one could take instead, in one command.
 
-    python bench/run.py [--quick] [--rounds 5] [--only PART ...]
+    python bench/run.py [--quick] [--rounds 5] [--data DIR] [--only PART ...]
 
-Prints a table for each part and writes it into bench/results/speed-cpu.json, or -gpu.json, where
-other parts stay. Half an hour on two cores; --quick is two rounds of fewer contenders, and writes
-nothing.
+Prints a table for each part and writes its figures into bench/results/speed-cpu.json, or
+-gpu.json, where other parts stay. On the CPU, the tables of docs/speed.md are rewritten, too. An
+hour on two cores; --quick is two rounds of fewer contenders, and writes nothing.
 
     one device    a training step, batch 128, of alexnet.yaml; the ordinary port is of caffe.yaml,
                   which lacks a normalisation and so is quicker; torchvision has another network
     other ways    more of these
+    compiled      torch.compile of ours, a stage at a time, and of whole ports
     one by one    from the port to ours, a step at a time, all with kept memory
     ranks         split, DDP, FSDP2 on two ranks, beside one process with as many cores
     batch 32      the same at a batch of 32, where DDP sends as much and computes less
     norms         normalisation of both layers, forward and backward, and its error
     images        Fashion-MNIST's size of images in memory, beside a DataLoader of torch
-    curves        the loss over 200 steps of real photographs, fast ways beside the plain one
+    curves        the loss over 200 steps of photographs of clothes, fast ways beside the plain one
+    photographs   the same over those of DIR, which has train/ and val/, in colour, of 224x224
+
+On a GPU there are also
+
+    graphs        whole steps as CUDA graphs, float32 and bfloat16
+    batch 1024    one device at a batch that keeps a GPU busy
 
 Contenders of a part are processes that are all there at once and take turns, round by round, each
 with the same number of threads in all; a round after which the machine is busy, as told by a
@@ -29,8 +36,10 @@ import statistics
 import torch
 from curves import curves
 from modes import RESULTS, origin
+from pages import rewrite
 from parts import images, norms
 from race import race
+from speed import STUDY, tables
 
 from alexnet2gpu.cpu import cores
 from alexnet2gpu.network import trace
@@ -49,47 +58,71 @@ ONE = {
 MORE = {
     "ours": OURS,
     "ours, default memory": ("single", FULL, 1, "float32", "default"),
-    "ours, no compiler": ("no compiler", FULL, 1, "float32", "kept"),
     "the same network as a port": ("port", FULL, 1, "float32", "default"),
     "two columns on a device": ("columns", FULL, 1, "float32", "default"),
     "torchvision, kept memory": ("torchvision", FULL, 1, "float32", "kept"),
     "ordinary port, bfloat16": ("port", CAFFE, 1, "bfloat16", "default"),
 }
-MORE |= {
-    f"{name}, compiled": (f"{what}, compiled", config, ranks, precision, "kept")
-    for name, (what, config, ranks, precision, memory) in (ONE | MORE).items()
-    if (what, config) in (("port", CAFFE), ("torchvision", FULL)) and memory == "default"
+COMPILED = {
+    "ours": OURS,
+    "ours, compiled": ("single, compiled", FULL, 1, "float32", "kept"),
+    "ordinary port, compiled": ("port, compiled", CAFFE, 1, "float32", "kept"),
+    "torchvision, compiled": ("torchvision, compiled", FULL, 1, "float32", "kept"),
 }
 ONE_BY_ONE = {
     name: (what, FULL, 1, "float32", "kept")
     for name, what in {
         "port": "port",
-        "port, channels last": "port, last",
+        "channels last": "port, last",
         "and fused SGD": "port, last, fused",
-        "ours, no compiler": "no compiler",
+        "ours, no compiler, MKL": "single, no compiler, MKL",
+        "ours, no compiler": "single, no compiler",
         "ours": "single",
     }.items()
 }
 RANKS = {
-    "one process": ("single", FULL, 1, "float32", "kept"),
+    "one process": OURS,
     "split": ("split", FULL, 2, "float32", "kept"),
     "ours under DDP": ("ddp", FULL, 2, "float32", "kept"),
     "ours under FSDP2": ("fsdp", FULL, 2, "float32", "kept"),
 }
-RACES = {  # part: (contenders, the one that others are compared with)
-    "one device": (ONE, "ordinary port"),
-    "other ways": (MORE, "ours"),
-    "one by one": (ONE_BY_ONE, "port"),
-    "ranks": (RANKS, "ours under DDP"),
-    "batch 32": (RANKS, "ours under DDP"),
+GRAPHS = {
+    f"{name}, {precision}": (f"{what}, graph", config, 1, precision, "default")
+    for precision in ("float32", "bfloat16")
+    for name, what, config in (
+        ("ours", "single", FULL), ("ordinary port", "port", CAFFE),
+        ("torchvision", "torchvision", FULL),
+    )
+}  # fmt: skip
+RACES = {  # part: (contenders, the one that others are compared with, batch)
+    "one device": (ONE, "ordinary port", 128),
+    "other ways": (MORE, "ours", 128),
+    "compiled": (COMPILED, "ours", 128),
+    "one by one": (ONE_BY_ONE, "port", 128),
+    "ranks": (RANKS, "ours under DDP", 128),
+    "batch 32": (RANKS, "ours under DDP", 32),
 }
-OTHERS = {"norms": norms, "images": images, "curves": lambda rounds: curves()}
-PARTS = [*RACES, *OTHERS]
+if ON_GPU:
+    RACES["graphs"] = (GRAPHS, "ordinary port, float32", 128)
+    RACES["batch 1024"] = (ONE, "ordinary port", 1024)
+OTHERS = {  # part: its figures, from the number of rounds and the directory of photographs
+    "norms": lambda rounds, data: norms(rounds),
+    "images": lambda rounds, data: images(rounds),
+    "curves": lambda rounds, data: curves(),
+    "photographs": lambda rounds, data: curves(data),
+}
+LONG = {"other ways", "compiled", "one by one"}  # left out by --quick
 
 
-def figures_of(runners):
-    """Name -> figures."""
-    return {runner.name: figures(runner) for runner in runners}
+def measured(part, rounds, batch, data):
+    """What is to be known of a part, as it goes into the file of results."""
+    if part not in RACES:
+        return {**origin(), "threads": cores(), "found": OTHERS[part](rounds, data)}
+    contenders, against, usual = RACES[part]
+    batch = batch or usual
+    steps = 20 if ON_GPU else max(2, 128 // batch)
+    found = {each.name: figures(each) for each in race(contenders, batch, rounds, steps)}
+    return {**origin(), "threads": cores(), "batch": batch, "against": against, "found": found}
 
 
 def figures(runner):
@@ -120,50 +153,32 @@ def flops(network):
     return 2 * (3 * sum(each) - each[0])
 
 
-def table(found, against):
-    """Of one race; ratios to the speed of `against`."""
-    base = found[against]["images_per_second"]
-    print(f"\n| | images/s | spread | / {against} | forward, ms | backward | update | exchange | "
-          "MB sent | most in memory, MiB |")  # fmt: skip
-    print("|---" * 10 + "|")
-    for name, f in found.items():
-        parts = [f"{1000 * f[part]:.0f}" for part in ("forward", "backward", "update")]
-        parts += [f"{1000 * f['exchange']:.0f}" if f["exchange"] else "-"]
-        parts += [f"{f['sent'] / 1e6:.0f}" if f["sent"] else "-", f"{f['peak'] / 2**20:.0f}"]
-        speed, spread = f["images_per_second"], f"{min(f['rounds']):.1f}-{max(f['rounds']):.1f}"
-        print(f"| {name} | {speed:.1f} | {spread} | {speed / base:.2f} | "
-              f"{' | '.join(parts)} |")  # fmt: skip
-    for name, f in found.items():
-        if "best_rate" in f:
-            share, rate = f["model_rate"] / f["best_rate"], f["model_rate"] / 1e9
-            print(f"{name}: {rate:.0f} GFLOP/s of the model, {share:.2f} of the best rate, "
-                  f"{f['best_rate'] / 1e9:.0f}")  # fmt: skip
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--only", nargs="+", choices=PARTS)
+    parser.add_argument("--batch", type=int, help="another than the part's; writes nothing")
+    parser.add_argument("--data", metavar="DIR", help="photographs in train/ and val/")
+    parser.add_argument("--only", nargs="+", choices=[*RACES, *OTHERS], metavar="PART")
+    parser.add_argument("--redraw", action="store_true", help="only the tables of docs/speed.md")
     args = parser.parse_args()
-    rounds = 2 if args.quick else args.rounds
-    steps = 20 if ON_GPU else 2
-    file = RESULTS / f"speed-{'gpu' if ON_GPU else 'cpu'}.json"
+    parts = [part for part in [*RACES, *OTHERS] if not (args.quick and part in LONG)]
+    parts = args.only or [part for part in parts if args.data or part != "photographs"]
+    if "photographs" in parts and not args.data:
+        parser.error("--only photographs: needs --data DIR")
+    writes, on_gpu = not (args.quick or args.batch), ON_GPU and not args.redraw
+    file = RESULTS / f"speed-{'gpu' if on_gpu else 'cpu'}.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     print(f"{cores()} threads in all")
-    short = [part for part in PARTS if part not in ("other ways", "one by one")]
-    for part in args.only or (short if args.quick else PARTS):
-        if part in RACES:
-            contenders, against = RACES[part]
-            batch, turn = (32, 2 * steps) if part == "batch 32" else (args.batch, steps)
-            found = figures_of(race(contenders, batch, rounds, turn))
-            table(found, against)
-        else:
-            found = OTHERS[part](rounds)
-        if not args.quick:
-            results[part] = {**origin(), "threads": cores(), "found": found}
+    for part in [] if args.redraw else parts:
+        found = measured(part, 2 if args.quick else args.rounds, args.batch, args.data)
+        print(f"\n{tables({part: found})[part]}", flush=True)
+        if writes:
+            results[part] = found
             file.write_text(json.dumps(results, indent=1) + "\n")
+    if writes and not on_gpu:
+        exchange = json.loads((RESULTS / "exchange-cpu.json").read_text())
+        STUDY.write_text(rewrite(STUDY.read_text(), tables(results, exchange)))
 
 
 if __name__ == "__main__":

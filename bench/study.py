@@ -1,13 +1,11 @@
 """The study of docs/memory.md: the cases that bench/memory.py measures, the tables drawn of them.
 
     CASES      name -> (config, settings, further options) of launch/memory.py
-    tables     from the rows of the cases, by the names of their marks
-    rewrite    docs/memory.md with these tables
+    tables     from the rows of the cases, by the names of their marks in that page
 """
 
-import re
-
 from modes import REPOSITORY
+from pages import table
 
 from alexnet2gpu.memory.report import MIB, fullest  # found, as modes.py has set the path
 
@@ -61,20 +59,6 @@ def tables(cases):
     return texts
 
 
-def rewrite(text, texts):
-    """The study with each table between `<!-- NAME -->` and `<!-- end -->` drawn anew."""
-    for name, table in texts.items():
-        pattern = rf"(?s)(<!-- {name} -->\n).*?(<!-- end -->)"
-        text, found = re.subn(pattern, lambda marks: f"{marks[1]}{table}\n{marks[2]}", text)
-        assert found == 1, f"{STUDY}: {found} places for the table {name}"
-    return text
-
-
-def _table(head, lines):
-    lines = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
 def _mib(size):
     return f"{size / MIB:.1f}"
 
@@ -107,7 +91,7 @@ def _modes(rows):
         measured = f"**{_mib(_peak(row))}**"
         lines.append([NAMES[row["mode"]], *parts, predicted, measured, _place(row)])
     head = ["", *KINDS[:4], "saved for backward", "peak, predicted", "measured", "where"]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _half(rows):
@@ -125,7 +109,7 @@ def _half(rows):
         lines.append([name, _mib(one), _mib(two), _mib(two - one / 2)])
     one, two = sum(whole.values()), sum(half.values())
     lines.append([f"**{cell}**" for cell in ("all", _mib(one), _mib(two), _mib(two - one / 2))])
-    return _table(["at the peak", "one device", "split", "more than half"], lines)
+    return table(["at the peak", "one device", "split", "more than half"], lines)
 
 
 def _budget(rows):
@@ -135,7 +119,7 @@ def _budget(rows):
         lines.append([NAMES[mode], f"**{fits['batch']}**", _both(fits), beyond["batch"],
                       _both(beyond), _place(beyond)])  # fmt: skip
     head = ["", "largest batch", "peak", "the next", "peak", "where"]
-    return _table(head, lines)
+    return table(head, lines)
 
 
 def _batches(rows):
@@ -147,7 +131,7 @@ def _batches(rows):
                 row = _find(rows, mode=mode, batch=batch, precision=precision)
                 cells.append(_both(row))
             lines.append([precision, batch, *cells])
-    return _table(["", "batch", *(NAMES[mode] for mode in FOUR)], lines)
+    return table(["", "batch", *(NAMES[mode] for mode in FOUR)], lines)
 
 
 def _levers(cases):
@@ -161,7 +145,7 @@ def _levers(cases):
             shown = name if name in ("as it is", "all five") else f"`{name}`"
             saved = _mib(rows[0]["predicted"]["saved_activations"])
             lines.append([shown, saved, *map(_both, rows)])
-    return _table(["", "saved, one device", *(NAMES[mode] for mode in FOUR)], lines)
+    return table(["", "saved, one device", *(NAMES[mode] for mode in FOUR)], lines)
 
 
 def _errors(cases):
@@ -177,4 +161,4 @@ def _errors(cases):
     for name, errors in groups.items():
         worst = f"{max(errors, key=abs):+.4%}" if any(errors) else "0"
         lines.append([name, len(errors), errors.count(0), worst])
-    return _table(["", "peaks measured", "predicted to the byte", "worst error"], lines)
+    return table(["", "peaks measured", "predicted to the byte", "worst error"], lines)

@@ -1,4 +1,8 @@
-"""If these fail, bench/run.py compares other networks than it says, or miscounts arithmetic."""
+"""If these fail, bench/run.py compares other networks than it says, or miscounts arithmetic,
+or docs/speed.md has other figures than bench/results."""
+
+import json
+import re
 
 import pytest
 import torch
@@ -7,6 +11,8 @@ from conftest import REPOSITORY, program
 from alexnet2gpu.config import load_config
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import totals
+
+RESULTS = REPOSITORY / "bench" / "results"
 
 
 @pytest.fixture
@@ -47,3 +53,25 @@ def test_training_an_image_takes_4136_million_operations(bench):
     """1.449 forward and 2.687 backward, none for the gradient of the image."""
     flops = bench("run").flops(load_config("configs/alexnet.yaml").model)
     assert flops == pytest.approx(4.136e9, rel=1e-3)
+
+
+def test_the_tables_of_docs_speed_are_those_of_the_results(bench):
+    """To draw them anew: python bench/run.py --redraw"""
+    speed, pages = bench("speed"), bench("pages")
+    files = (RESULTS / f"{name}-cpu.json" for name in ("speed", "exchange"))
+    found = [json.loads(file.read_text()) for file in files]
+    text, drawn = speed.STUDY.read_text(), speed.tables(*found)
+    assert pages.rewrite(text, drawn) == text
+    assert set(drawn) == set(re.findall("<!-- (?!end)(.+) -->", text))
+
+
+def test_a_contender_that_cannot_start_is_left_out(bench, capfd):
+    """As one that needs a GPU, or more memory than there is: the others are measured."""
+    tiny = "configs/quick.yaml"
+    contenders = {
+        "ours": ("single", tiny, 1, "float32", "kept"),
+        "none": ("no such port", tiny, 1, "float32", "kept"),
+    }
+    (found,) = bench("race").race(contenders, batch=4, rounds=1, steps=1)
+    assert found.name == "ours" and len(found.rounds) == 1
+    assert "none: a rank has ended: it is left out" in capfd.readouterr().out

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alexnet2gpu.linear import Linear, linear
+from alexnet2gpu.linear import Linear, in_one_piece, linear
 
 
 def both_ways(layer, x, g):
@@ -19,15 +19,16 @@ def layer_and_tensors(features=300, outputs=70):
     return Linear(features, outputs), torch.randn(32, features), torch.randn(32, outputs)
 
 
-class Names(TorchDispatchMode):
-    """Of the operations that torch carries out."""
+class Calls(TorchDispatchMode):
+    """Of the operations that torch carries out: names, and the strides of tensors."""
 
     def __enter__(self):
-        self.names = []
+        self.calls = []
         return super().__enter__()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.append(str(function))
+        tensors = [arg for arg in args if isinstance(arg, torch.Tensor)]
+        self.calls.append((str(function), [tensor.stride() for tensor in tensors]))
         return function(*args, **(kwargs or {}))
 
 
@@ -50,14 +51,37 @@ def test_part_of_a_weight_will_do():
     torch.testing.assert_close(total, layer(x))
 
 
+def test_onednn_never_reads_rows_that_lie_apart():
+    """It would take a thousand times as long: a part of a weight or of images, or a gradient that
+    one number stands for, as of a sum. A part of a weight can be copied for it."""
+    layer, x, _ = layer_and_tensors()
+    some, part = x.chunk(2, dim=1)[0], layer.weight.detach().chunk(2, dim=1)[0]
+    with Calls() as done:
+        layer(x).sum().backward()
+        linear(some, part)
+        linear(some.contiguous(), part)
+        linear(some.contiguous(), in_one_piece(part))
+    products = [strides for name, strides in done.calls if "_linear_pointwise" in name]
+    assert products == [[(300, 1), (300, 1), (1,)], [(150, 1), (150, 1)]]
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 def test_all_three_products_are_onednns():
     """On AMD's processors torch's own way takes more than twice as long."""
     layer, x, g = layer_and_tensors()
-    with Names() as done:
+    with Calls() as done:
         both_ways(layer, x, g)
-    assert sum("_linear_pointwise" in name for name in done.names) == 3
-    assert not any("mm" in name for name in done.names)
+    names = [name for name, _ in done.calls]
+    assert sum("_linear_pointwise" in name for name in names) == 3
+    assert not any("mm" in name for name in names)
+
+
+def test_a_compiler_sees_torchs_own():
+    """torch.compile ends with an error on weights that an operation of oneDNN reads."""
+    layer, x, _ = layer_and_tensors()
+    graphs = []
+    torch.compile(layer, backend=lambda graph, _: graphs.append(graph.code) or graph.forward)(x)
+    assert len(graphs) == 1 and "linear(" in graphs[0] and "pointwise" not in graphs[0]
 
 
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])

@@ -16,7 +16,7 @@ from alexnet2gpu.norm import native
 @pytest.fixture
 def bench(monkeypatch):
     monkeypatch.syspath_prepend(REPOSITORY / "bench")
-    return program("study", "bench")
+    return lambda name: program(name, "bench")
 
 
 @pytest.fixture
@@ -25,17 +25,19 @@ def results():
 
 
 def test_the_tables_of_the_study_are_those_of_its_results(bench, results):
-    assert set(results) == set(bench.CASES)
-    text = bench.STUDY.read_text()
-    assert bench.rewrite(text, bench.tables(results)) == text
+    study = bench("study")
+    assert set(results) == set(study.CASES)
+    text = study.STUDY.read_text()
+    assert bench("pages").rewrite(text, study.tables(results)) == text
 
 
 def test_what_was_measured_at_full_size_is_predicted_today(bench, results):
     """Every peak within 0.1 %; weights, gradients, momentum and buckets to the byte."""
     if native.compiled(torch.float32) is None:
         pytest.skip("measured with a C compiler, without which normalisation takes more memory")
+    cases = bench("study").CASES
     for case, found in results.items():
-        name, settings, _ = bench.CASES[case]
+        name, settings, _ = cases[case]
         config = load_config(REPOSITORY / "configs" / f"{name}.yaml", settings)
         for row in found["rows"]:
             precision, batch = row["precision"], row["batch"]

@@ -43,14 +43,16 @@ def gathered(t: Travel) -> Cost:
     return Cost(gives=gives, width=t.width, forward=t.gathering + gives)
 
 
-def overlapped(layer: Cost, t: Travel) -> Cost:
-    """overlap.overlapped, of a layer that costs `layer` by itself."""
+def overlapped(layer: Cost, t: Travel, dense: bool) -> Cost:
+    """overlap.overlapped, of a layer that costs `layer` by itself; whether it copies each part of
+    its weight (linear.in_one_piece)."""
     others, changed = (t.n - 1) * t.sent, t.sent != t.half
     incoming = t.n * t.sent if t.on_gpu else others
     leaving = (t.n + 1) * t.sent if t.on_gpu else others  # besides what is packed
     copies = layer.copies[:1]  # of weights, in bfloat16
     packed, widened = (t.sent, t.half) if changed else (0, 0)
-    forward = packed + incoming + sum(copies) // t.n + sum(layer.copies[1:]) + widened
+    part = (sum(copies) + dense * layer.parameters[0]) // t.n
+    forward = packed + incoming + part + sum(layer.copies[1:]) + widened
     inputs = (t.n - 1) * widened + sum(copies)
     gradients = (t.n - 1) * (t.half + packed) + leaving + t.half
     weights = sum(copies or layer.parameters[:1])

@@ -15,6 +15,7 @@ far the largest, among the first: the worst moment lies there, or in the layers 
 import math
 from dataclasses import dataclass, replace
 
+from alexnet2gpu import kinds
 from alexnet2gpu.config import Config
 from alexnet2gpu.memory.costs import Cost, Sizes, costs
 from alexnet2gpu.memory.graph import Graph, Node, Value
@@ -137,6 +138,12 @@ class _Step:
         graph.nodes.append(Node(self.tape.place, Cost(width=y.width), [x], y, kept, again))
         return y
 
+    def dense(self, row):
+        """Whether linear.py copies parts of the layer's weight, for oneDNN."""
+        sizes = self.sizes
+        float32 = sizes.weight == sizes.compute == 4
+        return isinstance(row.layer, kinds.Linear) and float32 and not sizes.on_gpu
+
     def layers(self, graph, passing, stage, tower, x):
         """The layers of a stage, one after another."""
         self.tape.hold(x.storage)
@@ -148,7 +155,7 @@ class _Step:
                 nodes = costs(row, before, y.width, self.sizes, self.levers)
                 if first and stage and self.overlap:
                     travel = self.travel(stage - 1, x.storage.bytes, x.width)
-                    nodes = [overlapped(nodes[0], travel)]
+                    nodes = [overlapped(nodes[0], travel, self.dense(row))]
                 for cost in nodes:
                     x, y = y, graph.apply(cost, [x if first else y])
                     self.tape.drop(x.storage)

@@ -1,0 +1,88 @@
+"""The tables of docs/speed.md, from what bench/run.py and bench/exchange.py have measured.
+
+    tables     of those parts that are there, by the names of their marks in that page
+"""
+
+import itertools
+import statistics
+
+from modes import REPOSITORY
+from pages import table
+
+STUDY = REPOSITORY / "docs" / "speed.md"
+STEPS = "20 steps", "100", "200"
+
+
+def tables(parts, exchange=None):
+    """Of the parts of speed-cpu.json, and of exchange-cpu.json."""
+    kinds = {"norms": norms, "images": images, "curves": curves, "photographs": curves}
+    drawn = {name: kinds.get(name, race)(part) for name, part in parts.items()}
+    return drawn | ({"exchange": slow_links(exchange)} if exchange else {})
+
+
+def race(part):
+    """Of contenders that took turns; what the model does of what the processor can."""
+    found, against = part["found"], part["against"]
+    base = found[against]["images_per_second"]
+    several = any(f["exchange"] or f["sent"] for f in found.values())
+    head = ["", "images/s", "of the rounds", f"to {against}", "forward, ms", "backward", "update"]
+    head += ["exchange", "MB sent"] * several + ["most in memory, MiB"]
+    lines = []
+    for name, f in found.items():
+        speed, rounds = f["images_per_second"], f["rounds"]
+        cells = [_of(speed), f"{_of(min(rounds))}-{_of(max(rounds))}", f"{speed / base:.2f}"]
+        parts = ("forward", "backward", "update", *["exchange"] * several)
+        cells += [f"{1000 * f[part]:.0f}" if f[part] else "-" for part in parts]
+        cells += [f"{f['sent'] / 1e6:.0f}" if f["sent"] else "-"] * several
+        lines.append([name, *cells, f"{f['peak'] / 2**20:.0f}"])
+    rates = [
+        f"- {name}: {f['model_rate'] / 1e9:.0f} GFLOP/s, {f['model_rate'] / f['best_rate']:.0%} "
+        f"of the best rate of a convolution or a product of matrices, {f['best_rate'] / 1e9:.0f}"
+        for name, f in found.items() if "best_rate" in f
+    ]  # fmt: skip
+    return "\n".join([table(head, lines), *([""] * bool(rates)), *rates])
+
+
+def _of(speed):
+    """Images a second."""
+    return f"{speed:.1f}" if speed < 1000 else f"{speed:,.0f}"
+
+
+def norms(part):
+    totals = part["found"]["totals"]
+    slowest = totals["F.local_response_norm"]
+    lines = [[name, f"{1000 * s:.0f}", f"{slowest / s:.1f}"] for name, s in totals.items()]
+    layers = [layer for name, layer in part["found"].items() if name != "totals"]
+    errors = [max(f[kind] for f in layers) for kind in ("error", "error, no compiler")]
+    head = ["both layers and towers, batch 128, forward and backward", "ms", "times as fast"]
+    return table(head, lines) + (
+        f"\n\nLargest error, relative to the largest value, from float64: {errors[0]:.1e}, without "
+        f"a compiler {errors[1]:.1e}."
+    )
+
+
+def images(part):
+    found = part["found"]
+    ours = found["ours"]
+    lines = [[name, f"{60000 / s:,.0f}", f"{s / ours:.1f}"] for name, s in found.items()]
+    return table(["", "images/s", "ours is so many times as fast"], lines)
+
+
+def curves(part):
+    lines = []
+    for name, far in part["found"].items():
+        precision, way = name.split(", ", 1)
+        lines.append([f"{way}, {precision}", *(f"{each:.1e}" for each in far)])
+    return table(["largest difference of a loss from the port's, up to", *STEPS], lines)
+
+
+def slow_links(exchange):
+    """Milliseconds of a step over several links, each way of the exchange in a column."""
+    cases = [name.split(", ", 1) for name in exchange["seconds"]]
+    links, ways = (list(dict.fromkeys(kind)) for kind in zip(*cases))
+    medians = {
+        (link, way): statistics.median(exchange["seconds"][f"{link}, {way}"])
+        for link, way in itertools.product(links, ways)
+    }
+    lines = [[link, *(f"{1000 * medians[link, way]:.0f}" for way in ways)] for link in links]
+    return table(["", *(f"{way}, ms" for way in ways)], lines)
