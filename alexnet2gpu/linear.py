@@ -1,8 +1,8 @@
 """Fully connected layers, by the library that also does the convolutions: on the CPU oneDNN.
 
 In float32 torch gives products of matrices to MKL, which on AMD's processors reaches less than
-half the rate of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself; and torch.compile is left
-to choose for itself, since it cannot translate the operation that is called here.
+half the rate of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself; and torch.compile
+is left to choose for itself, since it cannot translate the operation that is called here.
 """
 
 import torch

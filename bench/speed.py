@@ -56,8 +56,8 @@ def norms(part):
     errors = [max(f[kind] for f in layers) for kind in ("error", "error, no compiler")]
     head = ["both layers and towers, batch 128, forward and backward", "ms", "times as fast"]
     return table(head, lines) + (
-        f"\n\nLargest error, relative to the largest value, from float64: {errors[0]:.1e}, without "
-        f"a compiler {errors[1]:.1e}."
+        "\n\nLargest error, relative to the largest value, from float64: "
+        f"{errors[0]:.1e}, without a compiler {errors[1]:.1e}."
     )
 
 
