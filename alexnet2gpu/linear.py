@@ -33,8 +33,8 @@ def _in_one_piece(matrix):
 def _suits_onednn(x):
     return (
         x.device.type == "cpu" and x.dtype == torch.float32
-        and torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class Linear(nn.Linear):
     """(B, F) -> (B, F')."""
 
     def forward(self, x):
-        if _suits_onednn(x):
+        if _suits_onednn(x) and x.dim() == 2:
             return _Linear.apply(x, self.weight, self.bias)
         return super().forward(x)
 
@@ -57,5 +57,9 @@ class _Linear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
-        of_x = linear(gradient, weight.t()) if ctx.needs_input_grad[0] else None
-        return of_x, linear(gradient.t(), x.t()), gradient.sum(0)
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        return (
+            linear(gradient, weight.t()) if need_x else None,
+            linear(gradient.t(), x.t()) if need_weight else None,
+            gradient.sum(0) if need_bias else None,
+        )

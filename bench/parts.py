@@ -2,6 +2,7 @@
 
 import statistics
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -71,9 +72,16 @@ def both(norm, x, g):
 
 def without(norm, x, g):
     """The same without a kernel."""
+    with no_kernel():
+        return both(norm, x, g)
+
+
+@contextmanager
+def no_kernel():
+    """Normalisation by torch's operations, as where there is no compiler."""
     kernel, layer._implementation = layer._implementation, lambda x, rule: operations
     try:
-        return both(norm, x, g)
+        yield
     finally:
         layer._implementation = kernel
 

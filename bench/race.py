@@ -108,6 +108,8 @@ def race(contenders, batch, rounds, steps):
         for name, spec in contenders.items():
             runners.append(Contender(name, *spec, batch, threads))
         runners = [runner for runner in runners if runner.starts()]
+        if not runners:
+            sys.exit("no contender has started")
         while min(len(runner.rounds) for runner in runners) < rounds:
             runners = runners[1:] + runners[:1]
             said = [runner.turn(steps) for runner in runners]

@@ -95,6 +95,7 @@ def ours(name, config, ranks):
         linear._suits_onednn = lambda x: False
     model, replicated, optimizer, (images, labels) = parts(mode, config, ranks)
     if "compiled" in changes:
+        torch._dynamo.config.recompile_limit = 64  # more than towers times stages
         for tower in model.towers.values():
             tower.forward = torch.compile(tower.forward)
     watch, done = Watch(optimizer, ranks.device), [0]
@@ -155,7 +156,11 @@ def graphed(step, generators=()):
         graph.register_generator_state(generator)
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(step=step):  # which keeps alive what the graph reads and writes
+        graph.replay()
+
+    return replay
 
 
 def peak(device):

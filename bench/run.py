@@ -1,10 +1,11 @@
 """How fast is it? Ours in every mode beside what one could take instead, in one command.
 
-    python bench/run.py [--quick] [--rounds 5] [--data DIR] [--only PART ...]
+    python bench/run.py [--quick] [--rounds 5] [--batch N] [--data DIR] [--only PART ...]
 
 Prints a table for each part and writes its figures into bench/results/speed-cpu.json, or
--gpu.json, where other parts stay. On the CPU, the tables of docs/speed.md are rewritten, too. An
-hour on two cores; --quick is two rounds of fewer contenders, and writes nothing.
+-gpu.json, where other parts stay. On the CPU, the tables of docs/speed.md are rewritten, too. Half
+an hour on two cores. --quick is two rounds of fewer parts; it writes nothing, as do other numbers
+of rounds and images than the usual ones.
 
     one device    a training step, batch 128, of alexnet.yaml; the ordinary port is of caffe.yaml,
                   which lacks a normalisation and so is quicker; torchvision has another network
@@ -44,7 +45,7 @@ from speed import STUDY, tables
 from alexnet2gpu.cpu import cores
 from alexnet2gpu.network import trace
 
-ON_GPU = torch.cuda.is_available()
+ON_GPU, ROUNDS = torch.cuda.is_available(), 5
 CAFFE, FULL = "configs/caffe.yaml", "configs/alexnet.yaml"
 # name: (what rank.py calls it, config, ranks, precision, allocator)
 OURS = ("single", FULL, 1, "float32", "kept")
@@ -65,6 +66,7 @@ MORE = {
 }
 COMPILED = {
     "ours": OURS,
+    "ours, MKL": ("single, MKL", FULL, 1, "float32", "kept"),  # as it is compiled
     "ours, compiled": ("single, compiled", FULL, 1, "float32", "kept"),
     "ordinary port, compiled": ("port, compiled", CAFFE, 1, "float32", "kept"),
     "torchvision, compiled": ("torchvision, compiled", FULL, 1, "float32", "kept"),
@@ -155,8 +157,8 @@ def flops(network):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batch", type=int, help="another than the part's; writes nothing")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--batch", type=int, help="another than the part's")
     parser.add_argument("--data", metavar="DIR", help="photographs in train/ and val/")
     parser.add_argument("--only", nargs="+", choices=[*RACES, *OTHERS], metavar="PART")
     parser.add_argument("--redraw", action="store_true", help="only the tables of docs/speed.md")
@@ -165,16 +167,17 @@ def main():
     parts = args.only or [part for part in parts if args.data or part != "photographs"]
     if "photographs" in parts and not args.data:
         parser.error("--only photographs: needs --data DIR")
-    writes, on_gpu = not (args.quick or args.batch), ON_GPU and not args.redraw
+    writes = args.rounds == ROUNDS and not (args.quick or args.batch)
+    on_gpu = ON_GPU and not args.redraw
     file = RESULTS / f"speed-{'gpu' if on_gpu else 'cpu'}.json"
     results = json.loads(file.read_text()) if file.exists() else {}
     print(f"{cores()} threads in all")
     for part in [] if args.redraw else parts:
         found = measured(part, 2 if args.quick else args.rounds, args.batch, args.data)
-        print(f"\n{tables({part: found})[part]}", flush=True)
         if writes:
             results[part] = found
             file.write_text(json.dumps(results, indent=1) + "\n")
+        print(f"\n{tables({part: found})[part]}", flush=True)
     if writes and not on_gpu:
         exchange = json.loads((RESULTS / "exchange-cpu.json").read_text())
         STUDY.write_text(rewrite(STUDY.read_text(), tables(results, exchange)))

@@ -23,6 +23,7 @@ def tables(parts, exchange=None):
 def race(part):
     """Of contenders that took turns; what the model does of what the processor can."""
     found, against = part["found"], part["against"]
+    against = against if against in found else next(iter(found))  # if it could not start
     base = found[against]["images_per_second"]
     several = any(f["exchange"] or f["sent"] for f in found.values())
     head = ["", "images/s", "of the rounds", f"to {against}", "forward, ms", "backward", "update"]
@@ -54,7 +55,7 @@ def norms(part):
     lines = [[name, f"{1000 * s:.0f}", f"{slowest / s:.1f}"] for name, s in totals.items()]
     layers = [layer for name, layer in part["found"].items() if name != "totals"]
     errors = [max(f[kind] for f in layers) for kind in ("error", "error, no compiler")]
-    head = ["both layers and towers, batch 128, forward and backward", "ms", "times as fast"]
+    head = ["both across maps, of both towers, batch 128", "ms", "times as fast"]
     return table(head, lines) + (
         "\n\nLargest error, relative to the largest value, from float64: "
         f"{errors[0]:.1e}, without a compiler {errors[1]:.1e}."

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from alexnet2gpu import overlap
 from alexnet2gpu.linear import Linear, in_one_piece, linear
+
+
+by_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
+)
 
 
 def both_ways(layer, x, g):
@@ -44,13 +50,24 @@ def test_float32_agrees_with_float64():
 
 
 def test_part_of_a_weight_will_do():
-    """As overlap.py has it: some of the features, whose rows lie apart in memory."""
+    """Some of the features, whose rows lie apart in memory."""
     layer, x, _ = layer_and_tensors()
     halves = zip(x.chunk(2, dim=1), layer.weight.detach().chunk(2, dim=1))
     total = sum(linear(some, weight) for some, weight in halves) + layer.bias
     torch.testing.assert_close(total, layer(x))
 
 
+def test_a_layer_may_lack_a_bias_or_be_frozen():
+    _, x, _ = layer_and_tensors()
+    layer = Linear(300, 70, bias=False)
+    layer(x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, x.sum(0).expand(70, 300))
+    layer.requires_grad_(False).weight.grad = None
+    layer(x.requires_grad_()).sum().backward()
+    assert layer.weight.grad is None and x.grad is not None
+
+
+@by_onednn
 def test_onednn_never_reads_rows_that_lie_apart():
     """It would take a thousand times as long: a part of a weight or of images, or a gradient that
     one number stands for, as of a sum. A part of a weight can be copied for it."""
@@ -65,7 +82,19 @@ def test_onednn_never_reads_rows_that_lie_apart():
     assert products == [[(300, 1), (300, 1), (1,)], [(150, 1), (150, 1)]]
 
 
-@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
+@by_onednn
+def test_overlap_gives_every_product_to_onednn():
+    """It applies a layer to parts of its weight."""
+    layer, x, g = layer_and_tensors()
+    part = layer.weight.detach().chunk(2, dim=1)[1]
+    with Calls() as done:
+        overlap._apply(x[:, 150:].contiguous(), part, None, None)
+        overlap._of_input(g, None, part, None)
+        overlap._of_weight(g, x, part, None)
+    assert sum("_linear_pointwise" in name for name, _ in done.calls) == 3
+
+
+@by_onednn
 def test_all_three_products_are_onednns():
     """On AMD's processors torch's own way takes more than twice as long."""
     layer, x, g = layer_and_tensors()

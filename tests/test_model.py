@@ -141,6 +141,17 @@ def test_dropout_masks_follow_seed_tower_replica_and_step():
     assert torch.equal(first, logits(0, 0, 5))
 
 
+def test_a_tower_keeps_its_generator():
+    """A CUDA graph draws from the one that was there when it was made, whatever its seed."""
+    model = alexnet2gpu.load("configs/quick.yaml")
+    model.seed_dropout(0, 0, 0)
+    before = [tower.generator for tower in model.towers.values()]
+    model.seed_dropout(0, 0, 1)
+    for tower, generator in zip(model.towers.values(), before):
+        assert tower.generator is generator
+        assert tower.drop6.generator is generator and tower.drop7.generator is generator
+
+
 def test_it_is_an_ordinary_module():
     """copy.deepcopy, a state dict round trip and torch's global seed work as for any other."""
     model, x = alexnet2gpu.load("configs/quick.yaml"), torch.randn(4, 1, 28, 28)
