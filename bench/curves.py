@@ -12,6 +12,7 @@ import json
 from contextlib import nullcontext
 
 import torch
+from modes import NO_DROPOUT
 from parts import no_kernel
 from ports import Port, usual_sgd, usual_step
 
@@ -26,7 +27,6 @@ from alexnet2gpu.precision import weight_dtype
 from alexnet2gpu.train import train_step
 
 STEPS = 200
-NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 WAYS = ["ours", "ours, no compiler", "ours, all kept", "the port, weights a rounding off"]
 KEPT = Levers(norm_input_only=False, pool_places_only=False, relu_in_place=False)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,11 +14,10 @@ import sys
 import time
 
 import torch
-from modes import MODES, REPOSITORY, run, write
+from modes import MODES, NO_DROPOUT, REPOSITORY, run, write
 
 FLOAT64 = ["train.precision=float64", "train.log_every=1", "train.max_steps=50"]
 GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000"
-NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 
 
 def losses(mode, settings):

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from modes import REPOSITORY, RESULTS, origin
+from modes import REPOSITORY, origin, results_file
 from pages import rewrite
 from study import CASES, STUDY, tables
 
@@ -48,7 +48,7 @@ def main():
     if unknown := set(names) - set(CASES):
         parser.error(f"{', '.join(unknown)}: the cases are {'; '.join(CASES)}")
     on_gpu = torch.cuda.is_available() and not args.redraw
-    file = RESULTS / f"memory-{'gpu' if on_gpu else 'cpu'}.json"
+    file = results_file("memory", on_gpu)
     cases = json.loads(file.read_text()) if file.exists() else {}
     for name in names:
         cases[name] = measure(name)

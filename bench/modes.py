@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from pages import table
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
@@ -25,6 +26,7 @@ sys.path.insert(0, str(REPOSITORY))
 from alexnet2gpu.memory.report import MIB  # noqa: E402
 
 RESULTS = REPOSITORY / "bench" / "results"
+NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 MODES = {
     "one device": (1, []),
     "split, 2 ranks": (2, ["--split-model"]),
@@ -72,8 +74,13 @@ def _word(argument):
 
 def write(name, **results):
     """Write bench/results/NAME-cpu.json or -gpu.json, with where the results come from."""
-    file = RESULTS / f"{name}-{'gpu' if torch.cuda.is_available() else 'cpu'}.json"
+    file = results_file(name, torch.cuda.is_available())
     file.write_text(json.dumps({**origin(), **results}, indent=1) + "\n")
+
+
+def results_file(name, on_gpu):
+    """bench/results/NAME-cpu.json or -gpu.json."""
+    return RESULTS / f"{name}-{'gpu' if on_gpu else 'cpu'}.json"
 
 
 def device_name():
@@ -122,18 +129,16 @@ def main():
             logged = [line["images_per_second"] for line in lines if "loss" in line]
             speeds[mode].append(statistics.median(logged[1:]))
 
-    print("| mode | images/s | spread | weights, MiB a rank | saved activations | peak |")
-    print("|---|---|---|---|---|---|")
+    head = ["mode", "images/s", "spread", "weights, MiB a rank", "saved activations", "peak"]
+    lines = []
     for mode, ranks in memory.items():
-        mib = {
-            key: "/".join(sorted({f"{rank['measured'][key] / MIB:.1f}" for rank in ranks}))
+        mib = [
+            "/".join(sorted({f"{rank['measured'][key] / MIB:.1f}" for rank in ranks}))
             for key in ("weights", "saved_activations", "peak")
-        }
-        print(
-            f"| {mode} | {statistics.median(speeds[mode]):.0f} "
-            f"| {min(speeds[mode]):.0f}-{max(speeds[mode]):.0f} | "
-            f"{mib['weights']} | {mib['saved_activations']} | {mib['peak']} |"
-        )
+        ]
+        spread = f"{min(speeds[mode]):.0f}-{max(speeds[mode]):.0f}"
+        lines.append([mode, f"{statistics.median(speeds[mode]):.0f}", spread, *mib])
+    print(table(head, lines))
     write(args.name or Path(args.config).stem, images_per_second=speeds, memory=memory)
 
 

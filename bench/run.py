@@ -36,7 +36,7 @@ import statistics
 
 import torch
 from curves import curves
-from modes import RESULTS, origin
+from modes import origin, results_file
 from pages import rewrite
 from parts import images, norms
 from race import race
@@ -169,7 +169,7 @@ def main():
         parser.error("--only photographs: needs --data DIR")
     writes = args.rounds == ROUNDS and not (args.quick or args.batch)
     on_gpu = ON_GPU and not args.redraw
-    file = RESULTS / f"speed-{'gpu' if on_gpu else 'cpu'}.json"
+    file = results_file("speed", on_gpu)
     results = json.loads(file.read_text()) if file.exists() else {}
     print(f"{cores()} threads in all")
     for part in [] if args.redraw else parts:
@@ -179,7 +179,7 @@ def main():
             file.write_text(json.dumps(results, indent=1) + "\n")
         print(f"\n{tables({part: found})[part]}", flush=True)
     if writes and not on_gpu:
-        exchange = json.loads((RESULTS / "exchange-cpu.json").read_text())
+        exchange = json.loads(results_file("exchange", on_gpu).read_text())
         STUDY.write_text(rewrite(STUDY.read_text(), tables(results, exchange)))
 
 
