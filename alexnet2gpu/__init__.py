@@ -3,6 +3,7 @@
     model.py        Tower, AlexNet: stages of towers side by side. Start here.
     exchange.py     how towers on different ranks exchange activations and gradients. Then here.
 
+    files.py        files that are whole, and that tell if they were changed
     strict.py       YAML -> dataclasses, with every mistake named
     kinds.py        the kinds of layers as data: keys, shapes, weights
     levers.py       what is kept for the backward pass, and what is computed or sent again
@@ -19,16 +20,23 @@
     overlap.py      exchange and compute at once
     regather.py     keep a half of what was exchanged, gather again in backward
     cpu.py          cores; memory on the CPU that is not given back
-    ranks.py        which rank holds which towers of which replica: the modes
+    grid.py         which rank holds which towers of which replica: the modes
+    signs.py        what one rank can find out about another
+    ranks.py        a rank's device, process groups, and what joins it to others
+    watch.py        ranks watch each other: whoever dies or hangs ends all
     data/           images, where they come from, packing them, the batches made of them
     optim.py        the update rule of 2012 and its schedule
     assemble.py     a rank's part of the network, and its optimizer
     diagnose.py     will it learn? What becomes of images, layer by layer, before training
     evaluate.py     top-1 and top-5 error, in every mode; ten views
     memory/         bytes per rank, predicted and measured
-    checkpoint.py   save and resume, in any mode from any mode
+    checkpoint.py   a directory with one file per tower, for any mode from any mode
+    nonfinite.py    where numbers stop being finite
     ensemble.py     several trained networks that vote
     run.py          the directory that a run leaves
+    saver.py        writing checkpoints in the background, keeping some of them
+    resume.py       which checkpoint a run goes on from
+    step.py         a training step
     train.py        the loop
     trial.py        one step of any mode, measured, in processes started for it
     look.py         what a trained network looks for, answers, finds alike

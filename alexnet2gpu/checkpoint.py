@@ -3,109 +3,74 @@
     checkpoints/step-00000093/
         tower-0.pt      {"weights": {name: tensor}, "velocity": {name: tensor}}
         tower-1.pt
-        state.json      step, and what the run was: batch, seed, network, versions
+        state.json      how far the run had come, its config, versions, checksums of the towers;
+                        sealed (files.py)
+    checkpoints/best    a link to the one with the smallest top-1 error
 
 The union of the tower files is the network; nothing is sliced, gathered or renamed. The ranks of
-replica 0 write their own towers; every rank reads those that it holds. No random state is kept,
-since none is needed (seeds.py).
+replica 0 write their own towers; every rank reads those that it holds. No random state is kept:
+what is drawn next depends on the seed and the step alone (seeds.py).
 
-A checkpoint is written beside its place, flushed to the disk and then renamed: it is there whole
-or not at all. The directory must be one that all ranks see.
+saver.py writes checkpoints, resume.py chooses one to go on from.
 """
 
-import json
-import os
+import io
 import pickle
-import shutil
-import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from alexnet2gpu import strict
-from alexnet2gpu.config import Config
-from alexnet2gpu.data.images import Images
+from alexnet2gpu import files, strict
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import Network, trace
 from alexnet2gpu.optim import SGD2012
-from alexnet2gpu.ranks import Ranks
 
-# What torch.load and a look at its result raise, if a file is not the one that `save` wrote.
+FORMAT = 2  # of state.json and of the tower files; changes when an older program cannot read them
+
+# What torch.load and a look at its result raise, if a file is not one that this program wrote.
 UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
-              pickle.UnpicklingError)
-WAY_OUT = "delete this checkpoint's directory to go on from the one before"
+              pickle.UnpicklingError)  # fmt: skip
 
 
-def save(folder: Path, state: dict, model: AlexNet, optimizer: SGD2012, ranks: Ranks) -> None:
-    """Write `folder`/step-N, with N and the run's `identity` in `state`. Every rank calls it."""
-    final = folder / f"step-{state['step']:08d}"
-    partial = folder / f".{final.name}.partial"
-    partial.mkdir(parents=True, exist_ok=True)
-    if ranks.grid.replica == 0:
-        names = {parameter: name for name, parameter in model.named_parameters()}
-        for index, tower in model.towers.items():
-            parameters = list(tower.parameters())
-            content = {
-                "weights": {names[p]: p.detach().cpu() for p in parameters},
-                "velocity": {names[p]: optimizer.state[p]["velocity"].cpu() for p in parameters},
-            }
-            with open(partial / f"tower-{index}.pt", "wb") as file:
-                torch.save(content, file)
-                _flush(file)
-    ranks.wait()  # for all towers to be written
-    if ranks.grid.rank == 0:
-        for index in range(state["model"]["towers"]):
-            if not (partial / f"tower-{index}.pt").exists():
-                raise OSError(f"{partial}: no tower-{index}.pt: do all ranks see this directory?")
-        with open(partial / "state.json", "w") as file:
-            json.dump({**state, "torch": torch.__version__}, file, indent=1)
-            _flush(file)
-        if final.exists():  # left over by a prune that did not end, or by a run that was here
-            shutil.rmtree(final)
-        os.rename(partial, final)
-    ranks.wait()
+class Damaged(ValueError):
+    """A checkpoint that is not whole, or is not as it was written."""
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` newest checkpoints."""
-    for state in sorted(folder.glob("step-*/state.json"))[:-keep]:
-        state.unlink()  # first: from now on it is no checkpoint
-        shutil.rmtree(state.parent)
+@dataclass
+class Progress:
+    """How far a run has come, beside the tensors.
 
-
-def identity(config: Config, images: Images) -> dict:
-    """What must stay the same for a run to go on: the network, how its steps are counted, and the
-    images, as far as their number and their labels tell."""
-    labels = np.ascontiguousarray(images.labels, np.int64)
-    return {
-        "model": strict.plain(config.model),
-        "train.batch": config.train.batch,
-        "train.seed": config.train.seed,
-        "data.name": config.data.name,
-        "training images": len(images),
-        "training labels": f"crc32 {zlib.crc32(labels):08x}",
-    }
-
-
-def resume(run: Path, identity: dict, network: Network, towers: Iterable[int]) -> tuple[int, dict]:
-    """The step of a run's newest checkpoint, and what `read` gives of it.
-
-    Raises: ValueError if there is none, if it is unreadable, or of a run of another identity.
+    Attributes:
+        step: steps done. The place in the epoch follows from it.
+        recent: mean loss and error of each step since the last line of metrics.jsonl.
+        evaluation: epoch and figures of the evaluation at this step, None if there was none yet.
+        best: step and top-1 error of the best evaluation so far, if there was one.
     """
-    checkpoint = newest(run)
-    try:
-        state = json.loads((checkpoint / "state.json").read_text())
-        step, found = state["step"], {key: state[key] for key in identity}
-    except UNREADABLE as error:
-        raise ValueError(f"{checkpoint}: unreadable checkpoint: {error!r}: {WAY_OUT}") from None
-    for key, value in identity.items():
-        if found[key] != value:
-            raise ValueError(
-                f"{checkpoint} was made with another {key}: start a new run, or undo the change"
-            )
-    return step, read(checkpoint, network, towers)
+
+    step: int = strict.bounded(0, least=0)
+    recent: tuple[tuple[float, float], ...] = ()
+    evaluation: dict[str, int | float] | None = None
+    best: dict[str, int | float] | None = None
+
+
+def snapshot(model: AlexNet, optimizer: SGD2012) -> dict[str, memoryview]:
+    """The tower files of this rank, name -> content, as its towers are now."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    contents = {}
+    for index, tower in model.towers.items():
+        own = list(tower.parameters())
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "weights": {names[p]: p.detach().cpu() for p in own},
+                "velocity": {names[p]: optimizer.state[p]["velocity"].cpu() for p in own},
+            },
+            buffer,
+        )
+        contents[f"tower-{index}.pt"] = buffer.getbuffer()
+    return contents
 
 
 def newest(folder: Path) -> Path:
@@ -130,23 +95,53 @@ def config_of(checkpoint: Path) -> Path:
     return file
 
 
+def read_state(checkpoint: Path) -> dict:
+    """What state.json says.
+
+    Raises: Damaged if it was changed; ValueError if another version of the program wrote it.
+    """
+    try:
+        state = files.read_sealed(checkpoint / "state.json")
+    except ValueError as error:
+        raise Damaged(str(error)) from None
+    if state.get("format") != FORMAT:
+        raise ValueError(f"{checkpoint / 'state.json'}: is of format {state.get('format')}, this "
+                         f"program reads {FORMAT}: take the version that wrote it")  # fmt: skip
+    return state
+
+
+def check(checkpoint: Path, state: Mapping, towers: Iterable[int]) -> None:
+    """Compare the files of some towers with their checksums. Raises: Damaged."""
+    for index in towers:
+        try:
+            files.check(checkpoint / f"tower-{index}.pt", state["towers"][f"tower-{index}.pt"])
+        except (ValueError, LookupError, TypeError) as error:
+            raise Damaged(str(error)) from None
+
+
 def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
     """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names.
 
-    Raises: ValueError if a file is missing, unreadable or of another network.
+    Raises: ValueError if a file is missing, was changed, or is of another network.
     """
+    try:
+        check(checkpoint, read_state(checkpoint), towers)
+    except Damaged as error:
+        raise ValueError(f"{checkpoint}: unreadable checkpoint: {error}: name another") from None
     both = {"weights": {}, "velocity": {}}
     for index in towers:
         file, expected = checkpoint / f"tower-{index}.pt", _shapes(network, index)
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             for kind, tensors in both.items():
+                plain = all(t.layout is torch.strided and t.is_floating_point()
+                            for t in content[kind].values())  # fmt: skip
                 shapes = {name: tuple(tensor.shape) for name, tensor in content[kind].items()}
-                if shapes != expected:
+                if not plain or shapes != expected:
                     raise ValueError("it holds another network")
                 tensors.update(content[kind])
         except UNREADABLE as error:
-            raise ValueError(f"{file}: unreadable checkpoint: {error}: {WAY_OUT}") from None
+            raise ValueError(f"{file}: unreadable checkpoint: {error}") from None
     return both
 
 
@@ -168,8 +163,3 @@ def restore(content: dict[str, dict], model: AlexNet, optimizer: SGD2012 | None 
         parameter.copy_(content["weights"][name])
         if optimizer is not None:
             optimizer.state[parameter]["velocity"].copy_(content["velocity"][name])
-
-
-def _flush(file):
-    file.flush()
-    os.fsync(file.fileno())

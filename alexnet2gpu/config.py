@@ -19,7 +19,7 @@ from typing import Literal
 
 import yaml
 
-from alexnet2gpu import strict
+from alexnet2gpu import files, strict
 from alexnet2gpu.checks import check
 from alexnet2gpu.levers import Levers
 from alexnet2gpu.network import Exchange, Network
@@ -71,7 +71,8 @@ class Train:
     max_steps    end earlier, counted from the start of the run
     precision    precision.py
     log_every    steps to a line of metrics.jsonl
-    keep         how many checkpoints stay, the newest ones
+    save_minutes a checkpoint at least this often, besides those after epochs; null: only these
+    keep         how many checkpoints stay, the newest ones, besides the best
     threads      CPU threads of a rank; null: the machine's cores, shared evenly
     keep_memory  on the CPU, freed memory stays with the process: cpu.py
     """
@@ -82,6 +83,7 @@ class Train:
     max_steps: int | None = bounded(None, least=1)
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     log_every: int = bounded(20, least=1)
+    save_minutes: float | None = bounded(10.0, least=0)
     keep: int = bounded(2, least=1)
     threads: int | None = bounded(None, least=1)
     keep_memory: bool = True
@@ -177,4 +179,4 @@ def _read(file, users=()):
 def save_config(config: Config, file: Path) -> None:
     """Write every key, defaults included, so that `load_config(file)` gives `config` again."""
     layout = {"sort_keys": False, "default_flow_style": None, "width": 110}
-    file.write_text(yaml.safe_dump(strict.plain(config), **layout))
+    files.write_whole(file, yaml.safe_dump(strict.plain(config), **layout).encode())

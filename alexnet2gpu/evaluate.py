@@ -6,7 +6,7 @@ What is averaged over views, and over networks, are probabilities; so it was in 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -29,16 +29,25 @@ def check_images(images: Images, replicas: int) -> None:
 
 
 def evaluate(
-    model: AlexNet, batches: EvaluationBatches, ranks: Ranks, precision: str
-) -> dict[str, float]:
+    model: AlexNet, batches: EvaluationBatches, ranks: Ranks, precision: str,
+    told_to_stop: Callable[[], int] = lambda: 0,
+) -> dict[str, float] | None:  # fmt: skip
     """Mean loss and errors over all images, the same figures on every rank; each replica sees a
     share of them.
 
-    Returns: test_loss, top1_error and top5_error; errors are fractions of 1.
+    Args:
+        told_to_stop: called equally often on all ranks, gives the same on all.
+
+    Returns: test_loss, top1_error and top5_error; errors are fractions of 1. None if told to stop.
     """
-    sums = sum(
-        errors(log_p, labels) for log_p, labels in log_probabilities(model, batches, precision)
-    )
+    sums, done = 0, 0
+    for log_p, labels in log_probabilities(model, batches, precision):
+        sums, done = sums + errors(log_p, labels), done + 1
+        if told_to_stop():
+            return None
+    for _ in range(done, batches.most):  # other replicas may have one more
+        if told_to_stop():
+            return None
     return mean_errors(sums, ranks)
 
 

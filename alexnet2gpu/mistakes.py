@@ -20,6 +20,7 @@ import signal
 import sys
 from pathlib import Path
 
+LAUNCHER = os.getppid()  # torchrun, if a rank is not an orphan from the first
 
 @contextlib.contextmanager
 def one_line_mistakes():
@@ -34,9 +35,9 @@ def one_line_mistakes():
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _report(error)
+        _report(one_line(error))
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         raise SystemExit(128 + signal.SIGINT) from None
@@ -45,11 +46,43 @@ def one_line_mistakes():
         raise SystemExit(128 + signal.SIGTERM)
 
 
-def _report(error):
+def one_line(error: BaseException) -> str:
+    """What an error says, with its kind if it is not one of those that name the way out."""
+    text = " ".join(str(error).split())
+    if isinstance(error, ValueError | OSError | ArithmeticError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _report(text):
     rank = os.environ.get("RANK", "0")
     if rank == "0" or os.environ.get("LOCAL_RANK") == "0":
         who = "" if rank == "0" else f" (rank {rank})"
-        print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"error{who}: {text}", file=sys.stderr, flush=True)
+    if os.environ.get("LOCAL_WORLD_SIZE") not in (None, os.environ.get("WORLD_SIZE")):
+        from alexnet2gpu import watch  # here, since it imports torch
+
+        watch.tell(text, 2)
+
+
+class Stop:
+    """Notes SIGTERM and Ctrl-C, as a context manager, for the loop to end at its next step: what
+    schedulers send before a time limit. A second one of them takes effect at once."""
+
+    def __init__(self):
+        self.signal = 0  # the number of what has come
+
+    def __enter__(self):
+        self.previous = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *error):
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number, frame):
+        self.__exit__()
+        self.signal = number
 
 
 class ArgumentParser(argparse.ArgumentParser):

@@ -47,10 +47,23 @@ class SGD2012(torch.optim.Optimizer):
         for group in self.param_groups:
             (w,) = group["params"]
             self.state[w]["velocity"] = torch.zeros_like(w)
+        self.halted = torch.zeros((), device=local(w).device)  # 1: no more updates
+
+    @torch.no_grad()
+    def halt_unless_finite(self, loss: Tensor) -> None:
+        """From the first loss on that is not finite, `step` changes nothing: weights stay what
+        they were when it appeared. Asks no GPU for an answer. The last bias's gradient is looked
+        at too, since that of any replica's bad loss is in everybody's mean."""
+        sign = loss.detach()
+        last = self.param_groups[-1]["params"][0].grad
+        if last is not None:
+            sign = sign + local(last).sum()
+        self.halted.logical_or_(sign.isfinite().logical_not_())
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update from the gradients that backward left; returns what `closure` returns."""
+        """One update from the gradients that backward left, unless halted; returns what `closure`
+        returns."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -72,6 +85,7 @@ class SGD2012(torch.optim.Optimizer):
             torch._fused_sgd_(
                 weights, gradients, velocities, weight_decay=decay, momentum=momentum, lr=lr,
                 dampening=dampening, nesterov=False, maximize=False, is_first_step=False,
+                found_inf=self.halted,
             )  # fmt: skip
         return loss
 

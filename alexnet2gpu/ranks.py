@@ -1,13 +1,4 @@
-"""Which rank holds which towers of which replica; process group and device. The modes live here.
-
-A *replica* is a whole network's worth of ranks, `span` of them; replicas see different images,
-ranks of one replica the same. Ranks are numbered replica by replica:
-
-    flags                 ranks  towers on a rank  span        joins     averages gradients
-    (none)                1      all               1           -         -
-    --split-model         n      towers / n        n           exchange  -
-    --ddp                 D      all               1           -         DDP, all ranks
-    --split-model --ddp   n * D  1                 n = towers  exchange  DDP, ranks of one tower
+"""What a rank has besides its place (grid.py): a device, process groups, ways to join others.
 
 Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs,
 since NCCL refuses that; gloo on the CPU where there is no GPU. Each rank decides by the GPUs that
@@ -15,10 +6,8 @@ it sees: all of its machine's, and as many on every machine.
 """
 
 import gc
-import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -31,8 +20,10 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
+from alexnet2gpu import signs
 from alexnet2gpu.cpu import cores, keep_freed_memory
 from alexnet2gpu.exchange import exchange, gather_logits
+from alexnet2gpu.grid import Grid
 from alexnet2gpu.levers import Levers
 from alexnet2gpu.link import Link
 from alexnet2gpu.model import all_here, enter
@@ -40,66 +31,8 @@ from alexnet2gpu.network import Exchange
 from alexnet2gpu.overlap import overlapped
 from alexnet2gpu.regather import Regather
 
-# For one message between ranks. The longest wait is for another rank to write its checkpoint.
+# For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
 TIMEOUT = timedelta(minutes=5)
-
-
-@dataclass(frozen=True)
-class Grid:
-    """This rank's place among all."""
-
-    rank: int = 0
-    world: int = 1
-    local_rank: int = 0  # among the ranks of this machine
-    local_world: int = 1
-    span: int = 1  # ranks that a replica is split over
-    towers: range = range(1)  # held by this rank
-
-    @property
-    def replica(self) -> int:
-        """Which replica this rank belongs to."""
-        return self.rank // self.span
-
-    @property
-    def replicas(self) -> int:
-        """How many there are."""
-        return self.world // self.span
-
-
-def place(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ) -> Grid:
-    """Find this rank's place from the flags and from what torchrun says in the environment.
-
-    Raises: ValueError if the number of processes does not suit the flags and the towers.
-    """
-    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    rank, world, local_rank, local_world = (int(environment.get(n, alone[n])) for n in alone)
-    if mistake := _mistake(towers, split, ddp, world, "WORLD_SIZE" in environment):
-        raise ValueError(mistake)
-    span = (towers if ddp else world) if split else 1
-    share = towers // span
-    first = rank % span * share
-    return Grid(rank, world, local_rank, local_world, span, range(first, first + share))
-
-
-def _mistake(towers, split, ddp, world, by_torchrun):
-    """What is wrong with the number of processes, and a command that would do; None if nothing."""
-    on = f"on {world} process{'es' * (world > 1)}"
-    start = "torchrun --standalone --nproc_per_node={} launch/train.py "
-    if split and towers == 1:
-        return "--split-model cannot split a network of 1 tower: leave it out, or set model.towers"
-    if split and ddp and world % towers:
-        way_out = start.format(2 * towers) + "--split-model --ddp"
-        return f"--split-model --ddp {on}: {towers} towers need {towers} a replica: {way_out}"
-    if split and not ddp and (world == 1 or towers % world):
-        numbers = " or ".join(str(n) for n in range(2, towers + 1) if towers % n == 0)
-        more = "; for replicas add --ddp" if world % towers == 0 and world > 1 else ""
-        way_out = start.format(towers) + "--split-model" + more
-        return f"--split-model {on}: {towers} towers divide over {numbers}: {way_out}"
-    if ddp and not by_torchrun:
-        return f"--ddp needs several processes: {start.format(2)}--ddp"
-    if world > 1 and not (split or ddp):
-        return f"{world} processes but no mode: add --split-model, --ddp or both"
-    return None
 
 
 def choose_device(local_rank: int, local_world: int, gpus: int) -> tuple[torch.device, str]:
@@ -125,8 +58,8 @@ class Ranks:
             torch.cuda.set_device(self.device)
         elif keep_memory:
             keep_freed_memory()
-        self.split_group = self.replica_group = None
-        self.links = []
+        self.split_group = self.replica_group = self.control_group = None
+        self.links, self.asked = [], None
         if grid.world == 1:
             return
         if backend == "gloo" and gpus and grid.rank == 0:
@@ -134,7 +67,9 @@ class Ranks:
                 f"{grid.local_world} ranks share {gpus} GPU{'s' * (gpus > 1)}: "
                 "gloo instead of NCCL, so slower"
             )
-        dist.init_process_group(backend, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=signs.store(TIMEOUT), rank=grid.rank,
+                                world_size=grid.world, timeout=TIMEOUT)  # fmt: skip
+        self.control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)  # of all, on the CPU
         everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
         if grid.span > 1:
             self.split_group = _own_group(everyone)
@@ -196,6 +131,21 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
+    def agree(self, values: Sequence[int]) -> list[int]:
+        """The largest of each value over all ranks, as they gave them one call earlier, 0 at
+        first: so nobody waits for an answer. All ranks call this equally often and get the
+        same."""
+        if self.grid.world == 1:
+            return list(values)
+        earlier, now = self.asked, torch.tensor(values)
+        work = dist.all_reduce(now, dist.ReduceOp.MAX, self.control_group, async_op=True)
+        self.asked = now, work
+        if earlier is None:
+            return [0] * len(values)
+        largest, work = earlier
+        work.wait()
+        return largest.tolist()
+
     def wait(self) -> None:
         """Return when all ranks have come here."""
         self.gather(None)
@@ -208,7 +158,9 @@ class Ranks:
         this context is gone by now: a thread that is left may abort the process at its exit.
         After an error the others may be waiting for this rank, so it does not wait."""
         if self.grid.world > 1 and error is None:
-            self.split_group = self.replica_group = None
+            if self.asked is not None:
+                self.asked[1].wait()
+            self.split_group = self.replica_group = self.control_group = self.asked = None
             self.links = []
             gc.collect()  # DDP refers to itself, and to a group
             dist.destroy_process_group()

@@ -1,21 +1,30 @@
 """What a run leaves: a directory `runs/NAME/`, written by rank 0.
 
-config.yaml     every key as resolved, loadable again
+config.yaml     every key as resolved, loadable again; a run is there once this file is
 metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second;
                 every evaluation: step, epoch, test_loss, top1_error, top5_error. Losses are means
                 over the global batch and the steps since the last line, errors fractions of 1,
                 lr is the rate of the weights
 memory.json     bytes per rank, by category: memory/report.py
-checkpoints/    the newest of them: checkpoint.py
+checkpoints/    the newest of them, and the best: checkpoint.py
+lock            held by the process that writes the run; it says which start by torchrun that is
 """
 
+import fcntl
 import json
 import os
+import shutil
+import socket
+import time
 from pathlib import Path
 
+from alexnet2gpu import files
+from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config import Config, save_config
+from alexnet2gpu.mistakes import LAUNCHER
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
+PATIENCE = 10  # seconds, with a process that is about to end, or files that are about to be seen
 
 
 def default_folder(name: str) -> Path:
@@ -52,31 +61,125 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     return folder if out else None
 
 
+def begun_before(out: str | None, name: str) -> Path | None:
+    """The run that this start by torchrun has begun already, if torchrun has restarted the ranks
+    (--max-restarts): `out`, or the one of this name in RUNS. Else None."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return None
+    for folder in [Path(out)] if out else sorted(RUNS.glob(f"{name}*")):
+        lock = folder / "lock"
+        if (folder / "config.yaml").is_file() and lock.is_file() and _is_ours(lock.read_text()):
+            return folder
+    return None
+
+
+def _this_start():
+    """Which start by torchrun this is, the same after a restart."""
+    return [os.environ.get("TORCHELASTIC_RUN_ID", ""), socket.gethostname(), str(LAUNCHER)]
+
+
+def _is_ours(text):
+    """On another machine than the writer's, torchrun's name for the run must do."""
+    ours, found = _this_start(), text.split()
+    return found == ours or len(found) == 3 and found[0] == ours[0] and found[1] != ours[1]
+
+
+def evaluated(folder: Path) -> bool:
+    """Whether a run has come to its first evaluation, and so to its first checkpoint."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.exists() and '"top1_error"' in metrics.read_text(errors="replace")
+
+
 class Run:
-    """The files of a run. Only the rank with `writes` changes any."""
+    """The files of a run. Only the rank with `writes` changes any.
+
+    Raises: OSError if they cannot be written.
+    """
 
     def __init__(self, folder: Path, writes: bool):
         self.folder, self.writes = folder, writes
         self.checkpoints = folder / "checkpoints"
+        self.metrics = folder / "metrics.jsonl"
 
-    def start(self, config: Config, step: int) -> None:
-        """Make the directory; forget metrics of steps after `step`, which will be done again."""
+    def start(self, config: Config, progress: Progress, damaged: list[Path]) -> None:
+        """Make the directory; set `damaged` checkpoints aside; forget what earlier starts have
+        done beyond `progress`: it will be done again.
+
+        Raises: ValueError if another process writes this run.
+        """
         if not self.writes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        for place in damaged:
+            place.rename(place.with_name(f"damaged-{place.name}-{time.time_ns():x}"))
+        for partial in self.checkpoints.glob(".step-*.partial"):  # of an earlier start
+            shutil.rmtree(partial, ignore_errors=True)
+        kept = [line for line in self._lines() if line["step"] <= progress.step]
+        lines = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write_whole(self.metrics, lines.encode())
+        evaluated = [line["step"] for line in kept if "top1_error" in line]
+        if progress.evaluation and progress.step not in evaluated:
+            self.log_evaluation(progress)
         save_config(config, self.folder / "config.yaml")
-        metrics = self.folder / "metrics.jsonl"
-        lines = metrics.read_text().splitlines() if metrics.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        metrics.write_text("".join(line + "\n" for line in kept))
+
+    def _lines(self):
+        """The lines of metrics.jsonl that are whole."""
+        text = self.metrics.read_text(errors="replace") if self.metrics.exists() else ""
+        for line in text.splitlines():
+            try:
+                parsed = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(parsed, dict) and isinstance(parsed.get("step"), int):
+                yield parsed
+
+    def _lock(self):
+        self.lock = open(self.folder / "lock", "a+")  # until the process ends
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise ValueError(f"--out {self.folder}: another process is training there: "
+                                     "wait for its end, or give another") from None  # fmt: skip
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                break
+        self.lock.truncate(0)
+        self.lock.write(" ".join(_this_start()))
+        self.lock.flush()
+
+    def check_seen(self) -> None:
+        """Called by all ranks once it has started. Raises: ValueError if this one does not see
+        its files."""
+        until = time.monotonic() + PATIENCE
+        while not (self.folder / "config.yaml").exists():
+            if time.monotonic() > until:
+                raise ValueError(f"--out {self.folder.absolute()}: is not the directory that rank "
+                                 "0 sees: give one on a disk that all share")  # fmt: skip
+            time.sleep(0.1)
 
     def log(self, **figures: float) -> None:
         """Add a line to metrics.jsonl."""
         if self.writes:
-            with open(self.folder / "metrics.jsonl", "a") as file:
+            with open(self.metrics, "a") as file:
                 file.write(json.dumps(figures) + "\n")
+
+    def log_evaluation(self, progress: Progress) -> None:
+        """Add the line of an evaluation."""
+        self.log(step=progress.step, **progress.evaluation)
+
+    def flush(self) -> None:
+        """Return when the disk has the metrics."""
+        if self.writes:
+            with open(self.metrics, "a") as file:
+                files.flush(file)
 
     def write_memory(self, report: dict) -> None:
         """Write memory.json."""
         if self.writes:
-            (self.folder / "memory.json").write_text(json.dumps(report, indent=1) + "\n")
+            content = json.dumps(report, indent=1) + "\n"
+            files.write_whole(self.folder / "memory.json", content.encode())

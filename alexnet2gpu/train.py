@@ -1,35 +1,38 @@
 """The loop, the same in every mode: only the model's joins and what `ranks` sums over differ.
 
-    assemble     the model of this rank and its optimizer, wired
     fit          epochs of training, each followed by an evaluation and a checkpoint
-    train_epoch  the steps of one epoch, logged
-    train_step   forward, loss, backward, update
+    train_epoch  the steps (step.py) of one epoch, logged
+    ask          after each step: has anybody been told to stop, is it time for a checkpoint?
 """
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from alexnet2gpu import checkpoint
+from alexnet2gpu import nonfinite
+from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config import Config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.evaluate import evaluate
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
+from alexnet2gpu.mistakes import Stop
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012, rate_of, set_rates
-from alexnet2gpu.precision import computing_in
 from alexnet2gpu.ranks import Ranks
 from alexnet2gpu.run import Run
+from alexnet2gpu.saver import Saver
+from alexnet2gpu.step import train_step
+from alexnet2gpu.watch import Watch
 
 
 @dataclass
@@ -38,14 +41,22 @@ class Training:
 
     config: Config
     ranks: Ranks
+    watch: Watch
+    stop: Stop
     run: Run
+    saver: Saver
     model: AlexNet
     replicated: nn.Module  # the model, with DDP around it where there are replicas
     optimizer: SGD2012
     batches: TrainBatches
     test: EvaluationBatches
-    step: int = 0  # steps done, before a resume too
+    progress: Progress
     memory: list[dict] = field(default_factory=list)  # of all ranks, measured in one step
+    figures: list[Tensor] = field(default_factory=list)  # (2,) of steps not yet in `progress`
+    stopped: int = 0  # the signal that ended the run, agreed upon by all ranks
+
+    def __post_init__(self):
+        self.saved, self.saved_at = replace(self.progress), time.monotonic()
 
     @property
     def last(self) -> int:
@@ -53,95 +64,146 @@ class Training:
         train = self.config.train
         return min(train.epochs * self.batches.steps, train.max_steps or sys.maxsize)
 
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        return self.progress.step >= self.last and self.progress.evaluation is not None
 
-def check_batch(batch: int, replicas: int, images: int) -> None:
-    """Raises: ValueError if the global batch does not suit the replicas or the images."""
-    if batch % replicas:
-        raise ValueError(
-            f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple"
-        )
-    if batch > images:
-        raise ValueError(
-            f"train.batch {batch} is more than the {images} training images: make it smaller"
-        )
+    @property
+    def to_evaluate(self) -> bool:
+        """Whether an epoch, or the run, has ended without its evaluation."""
+        p = self.progress
+        ended = p.step >= self.last or (p.step > 0 and p.step % self.batches.steps == 0)
+        return ended and p.evaluation is None
 
 
-def fit(t: Training) -> dict[str, float]:
-    """Train from `t.step` to `t.last`; evaluate and save after every epoch.
+def fit(t: Training) -> None:
+    """Train to step `t.last`, or until told to stop; evaluate after every epoch, and save.
 
-    Returns: the last evaluation's figures.
+    Raises: FloatingPointError if a loss is not finite; OSError if something cannot be written.
     """
-    errors = {}
-    while t.step < t.last:
-        epoch = t.step // t.batches.steps + 1
-        train_epoch(t, epoch)
-        errors = evaluate(t.model, t.test, t.ranks, t.config.train.precision)
-        t.run.log(step=t.step, epoch=epoch, **errors)
-        state = {"step": t.step, **checkpoint.identity(t.config, t.batches.images)}
-        checkpoint.save(t.run.checkpoints, state, t.model, t.optimizer, t.ranks)
-        if t.run.writes:
-            checkpoint.prune(t.run.checkpoints, t.config.train.keep)
-        if t.run.writes:
-            tqdm.write(
-                f"epoch {epoch}/{t.config.train.epochs}: test loss {errors['test_loss']:.4f}, "
-                f"top-1 error {errors['top1_error']:.2%}, top-5 error {errors['top5_error']:.2%}"
-            )
-    return errors or evaluate(t.model, t.test, t.ranks, t.config.train.precision)
+    while not t.stopped:
+        if t.to_evaluate:
+            evaluate_epoch(t)
+        elif t.progress.step < t.last:
+            train_epoch(t)
+        else:
+            break
+    save(t)
+    t.saver.wait()
 
 
-def train_epoch(t: Training, epoch: int) -> None:
-    """Do the steps of `epoch` (from 1) that are still to do, log them, and measure memory once."""
-    train = t.config.train
+def evaluate_epoch(t: Training) -> None:
+    """Evaluate, save and log, unless told to stop."""
+    p, train = t.progress, t.config.train
+    figures = evaluate(t.model, t.test, t.ranks, train.precision, lambda: ask(t)[0])
+    if figures is None:
+        return
+    p.evaluation = {"epoch": -(-p.step // t.batches.steps), **figures}
+    if p.best is None or figures["top1_error"] < p.best["top1_error"]:
+        p.best = {"step": p.step, "top1_error": figures["top1_error"]}
+    save(t)
+    t.run.log_evaluation(p)
+    if t.run.writes:
+        tqdm.write(
+            f"epoch {p.evaluation['epoch']}/{train.epochs}: test loss {figures['test_loss']:.4f}, "
+            f"top-1 error {figures['top1_error']:.2%}, top-5 error {figures['top5_error']:.2%}"
+        )
+
+
+def train_epoch(t: Training) -> None:
+    """Do the steps of an epoch that are still to do, until told to stop; log them, and measure
+    memory once."""
+    train, p = t.config.train, t.progress
+    epoch, first = p.step // t.batches.steps + 1, p.step % t.batches.steps
     set_rates(t.optimizer, t.config.optim.schedule, epoch)
-    first = t.step % t.batches.steps
-    end = min(t.step - first + t.batches.steps, t.last)
+    end = min(p.step - first + t.batches.steps, t.last)
     bar = tqdm(total=t.batches.steps, initial=first, desc=f"epoch {epoch}/{train.epochs}",
                disable=not t.run.writes, leave=False, dynamic_ncols=True,
-               mininterval=0.5 if sys.stderr.isatty() else 10)
-    sums, steps, since = 0, 0, time.perf_counter()
-    batches = itertools.islice(t.batches.epoch(epoch, first), end - t.step)
+               mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
+    steps, since = 0, time.perf_counter()
+    batches = itertools.islice(t.batches.epoch(epoch, first), end - p.step)
     for number, (images, labels) in enumerate(batches):
-        t.model.seed_dropout(train.seed, t.ranks.grid.replica, t.step)
+        t.model.seed_dropout(train.seed, t.ranks.grid.replica, p.step)
         step = partial(train_step, t.replicated, t.optimizer, images, labels, train.precision)
-        if not t.memory and (number == 1 or t.step + 1 == t.last):  # DDP settles after step 0
+        if not t.memory and (number == 1 or p.step + 1 == t.last):  # DDP settles after step 0
             step = partial(measured, t, step, images, labels)
-        sums, steps = sums + step(), steps + 1
-        t.step += 1
+        t.figures.append(step())
+        p.step, p.evaluation, steps = p.step + 1, None, steps + 1
         bar.update()
-        if t.step % train.log_every == 0 or t.step == end:
-            bar.set_postfix_str(_log(t, epoch, sums, steps, since))
-            sums, steps, since = 0, 0, time.perf_counter()
+        if p.step % train.log_every == 0 or p.step == end:
+            bar.set_postfix_str(_log(t, epoch, steps, since))
+            steps, since = 0, time.perf_counter()
+        stop, due = ask(t)
+        if stop:
+            break
+        if due:
+            save(t)
     bar.close()
 
 
-def _log(t, epoch, sums, steps, since):
-    """Log the means over `steps` of loss and error from their sums (2,); returns them as text."""
-    mean = t.ranks.sum_over_replicas(sums) / (steps * t.ranks.grid.replicas)
-    loss, error = mean.tolist()  # waits for the GPU: the clock is read after it
-    speed = steps * t.config.train.batch / (time.perf_counter() - since)
+def ask(t: Training) -> tuple[int, int]:
+    """Of all ranks, after each step: the signal to stop at, if one has come, and whether it is
+    time for a checkpoint."""
+    t.watch.tick()
+    t.saver.look()
+    minutes, now = t.config.train.save_minutes, time.monotonic()
+    due = t.run.writes and minutes is not None and now - t.saved_at > 60 * minutes
+    if due:
+        t.saved_at = now  # so that it is said once
+    t.stopped, due = t.ranks.agree([t.stop.signal, int(due)])
+    return t.stopped, due
+
+
+def save(t: Training) -> None:
+    """Begin to save where the run is, if that is not done yet."""
+    collect(t)
+    if t.saved != t.progress:
+        t.saver.save(t.progress, t.model, t.optimizer)
+        t.saved, t.saved_at = replace(t.progress), time.monotonic()
+
+
+def collect(t: Training) -> None:
+    """Put the figures of the last steps into `t.progress`, means over the global batch.
+
+    Raises: FloatingPointError if a loss is not finite.
+    """
+    if not t.figures:
+        return
+    sums = t.ranks.sum_over_replicas(torch.stack(t.figures))  # (steps, 2)
+    recent = (sums / t.ranks.grid.replicas).tolist()  # waits for the GPU
+    for number, (loss, _) in enumerate(recent, t.progress.step - len(recent)):
+        if not math.isfinite(loss):
+            _give_up(t, number, loss)
+    t.progress.recent = (*t.progress.recent, *map(tuple, recent))
+    t.figures.clear()
+
+
+def _give_up(t, step, loss):
+    """Raises: FloatingPointError, of the loss after `step` steps."""
+    train, steps = t.config.train, t.batches.steps
+    images, _ = next(t.batches.epoch(step // steps + 1, step % steps))
+    t.model.seed_dropout(train.seed, t.ranks.grid.replica, step)
+    place = nonfinite.first_place(t.model, images, t.ranks, train.precision)
+    t.saver.wait()
+    last = f"step {t.saved.step}, in {t.run.checkpoints}" if t.saved.step else "none yet"
+    raise FloatingPointError(
+        f"step {step + 1}: the loss is {loss}; what first is not finite is {place}; last good "
+        f"checkpoint: {last}: go on from it with lower rates, --resume --set optim.schedule=..."
+    )
+
+
+def _log(t, epoch, steps, since):
+    """Log the means of loss and error over the steps since the last line; returns them as text."""
+    collect(t)
+    p, train = t.progress, t.config.train
+    loss, error = (sum(column) / len(p.recent) for column in zip(*p.recent))
+    p.recent = ()
+    speed = steps * train.batch / (time.perf_counter() - since)  # of this process's steps
     lr = rate_of(t.config.optim.schedule, epoch, "", "weights")
-    t.run.log(step=t.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed)
+    t.run.log(step=p.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed)
     peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in t.memory)
     return f"loss {loss:.4f}, error {error:.1%}, {speed:.0f} images/s, peak {peaks or '?'} MiB"
-
-
-def train_step(
-    model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, precision: str
-) -> Tensor:
-    """One update from the images (B, C, H, W) and labels (B,) of this replica.
-
-    Returns: (2,) mean loss and share of wrong answers before the update, on the device.
-    """
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    with computing_in(precision, images.device):
-        logits = model(images)  # (B, classes)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    optimizer.step()
-    wrong = (logits.detach().argmax(1) != labels).to(loss.dtype).mean()
-    return torch.stack([loss.detach(), wrong])
 
 
 def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Tensor) -> Tensor:

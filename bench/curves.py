@@ -24,7 +24,7 @@ from alexnet2gpu.levers import Levers
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012, set_rates
 from alexnet2gpu.precision import weight_dtype
-from alexnet2gpu.train import train_step
+from alexnet2gpu.step import train_step
 
 STEPS = 200
 WAYS = ["ours", "ours, no compiler", "ours, all kept", "the port, weights a rounding off"]

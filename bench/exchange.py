@@ -20,8 +20,9 @@ from speed import STUDY, slow_links
 
 from alexnet2gpu.config import load_config
 from alexnet2gpu.cpu import cores
-from alexnet2gpu.ranks import Ranks, place
-from alexnet2gpu.train import train_step
+from alexnet2gpu.grid import place
+from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.step import train_step
 from alexnet2gpu.trial import parts
 
 WAYS = {

@@ -28,12 +28,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from modes import REPOSITORY, write  # first: it finds the package
 
+from alexnet2gpu import files
 from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import load_config
 from alexnet2gpu.data import pack
@@ -42,8 +44,9 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.optim import set_rates
-from alexnet2gpu.ranks import Grid, Ranks
-from alexnet2gpu.train import train_step
+from alexnet2gpu.grid import Grid
+from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.step import train_step
 
 TURN = 4  # steps
 SPARSE = 508_630  # images of 196,608 bytes: 100 GB
@@ -117,11 +120,15 @@ def memory(folder):
         sparse = Path(sparse)
         for part in pack.PARTS:
             sidecar = pack.read_sidecar(source, part)
+            (sparse / f"{part}.u8").touch()
+            os.truncate(sparse / f"{part}.u8", SPARSE * 196_608)
+            sums = np.full(SPARSE, zlib.crc32(bytes(196_608)), np.uint32)
+            (sparse / f"{part}.sums.u32").write_bytes(sums.tobytes())
+            (sparse / f"{part}.labels.i64").write_bytes(bytes(8 * SPARSE))
             sidecar |= {"shape": [SPARSE, 256, 256, 3], "mean": None, "covariance": None}
-            (sparse / f"{part}.json").write_text(json.dumps(sidecar))
-            for name, size in ((f"{part}.u8", 196_608), (f"{part}.labels.i64", 8)):
-                (sparse / name).touch()
-                os.truncate(sparse / name, SPARSE * size)
+            for name in (f"{part}.sums.u32", f"{part}.labels.i64"):
+                sidecar["checksums"][name] = files.checksum_of(sparse / name)
+            (sparse / f"{part}.json").write_bytes(files.seal(sidecar))
         images, _ = pack.read_pack(sparse)
         batches = TrainBatches(images, config, Preparation(images, config, CPU), 0, 1)
         for number, _ in enumerate(batches.epoch(1)):

@@ -27,8 +27,9 @@ from alexnet2gpu.config import load_config
 from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.network import totals
 from alexnet2gpu.norm import layer, operations
-from alexnet2gpu.ranks import Ranks, place
-from alexnet2gpu.train import train_step
+from alexnet2gpu.grid import place
+from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.step import train_step
 from alexnet2gpu.trial import parts
 
 PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}

@@ -38,7 +38,7 @@ def main(argv=None):
         from alexnet2gpu.config import load_config
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.diagnose import complaint, diagnose
-        from alexnet2gpu.train import check_batch
+        from alexnet2gpu.data.batches import check_batch
 
         args = parse(argv)
         if args.seeds < 1:

@@ -46,7 +46,8 @@ def main(argv=None):
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.ensemble import average, check_alike
         from alexnet2gpu.evaluate import check_images
-        from alexnet2gpu.ranks import Ranks, place
+        from alexnet2gpu.grid import place
+        from alexnet2gpu.ranks import Ranks
 
         args = parse(argv)
         found = [checkpoint.newest(path) for path in args.checkpoints]

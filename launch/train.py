@@ -6,16 +6,18 @@
     torchrun --standalone --nproc_per_node=4 launch/train.py --split-model --ddp
 
 Without --config it trains configs/quick.yaml on the bundled images. `--set key.path=value` changes
-any key of the config, `--out DIR --resume` goes on with a run, in this mode or another.
+any key of the config, `--out DIR --resume` goes on with a run, in this mode or another. SIGTERM
+and Ctrl-C save and stop at the next step; after them the exit status is 143 or 130.
 """
 
 import sys
+import time
 from pathlib import Path
 
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
+from alexnet2gpu.mistakes import ArgumentParser, Stop, one_line_mistakes, with_data  # noqa: E402
 
 
 OPTIONS = {
@@ -43,58 +45,86 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu import checkpoint, run
+        from alexnet2gpu import resume, run
         from alexnet2gpu.config import load_config
+        from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.evaluate import check_images
-        from alexnet2gpu.ranks import Ranks, place
-        from alexnet2gpu.train import check_batch
+        from alexnet2gpu.grid import place
+        from alexnet2gpu.ranks import Ranks
+        from alexnet2gpu.watch import Watch
 
         args = parse(argv)
-        out = run.check_folder(args.out, args.resume)
-        file = args.config or (out / "config.yaml" if args.resume else "configs/quick.yaml")
+        mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
+        name = f"{Path(args.config or 'quick').stem}-{mode}"
+        begun = run.begun_before(args.out, name)
+        again = args.resume or begun is not None
+        out = begun or run.check_folder(args.out, args.resume)
+        file = args.config or (out / "config.yaml" if again else "configs/quick.yaml")
         config = load_config(file, args.set)
         grid = place(config.model.towers, args.split_model, args.ddp)
         images, test_images = load_images(config.data, config.model)
         check_batch(config.train.batch, grid.replicas, len(images))
         check_images(test_images, grid.replicas)
-        step, content = 0, None
-        if args.resume:
-            identity = checkpoint.identity(config, images)
-            step, content = checkpoint.resume(out, identity, config.model, grid.towers)
+        start = resume.find(out, config, images) if again else resume.Start()
+        content = start.read(config.model, grid.towers)
 
-    with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
-        mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
-        out = ranks.gather(out or run.default_folder(f"{Path(file).stem}-{mode}"))[0]
-        train(config, ranks, out, images, test_images, step, content)
+    with Stop() as stop, Watch(grid) as watch:
+        with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
+            out = ranks.gather(out or run.default_folder(name))[0]
+            files = run.Run(out, grid.rank == 0)
+            stopped = train(config, ranks, watch, stop, files, images, test_images, start, content)
+    if stopped:
+        raise SystemExit(128 + stopped)
 
 
-def train(config, ranks, out, images, test_images, step, content):
-    """The run, from `step` and the checkpoint's `content` on. A function of its own, since model
-    and DDP must be gone when the ranks end (ranks.py)."""
-    from alexnet2gpu import checkpoint, run
+def train(config, ranks, watch, stop, files, images, test_images, start, content):
+    """The run, from `start` and the checkpoint's `content` on; returns the signal that ended it, 0
+    if none. A function of its own, since model and DDP must be gone when the ranks end
+    (ranks.py)."""
+    from alexnet2gpu import resume
     from alexnet2gpu.assemble import assemble
+    from alexnet2gpu.checkpoint import restore
     from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
     from alexnet2gpu.data.prepare import Preparation
-    from alexnet2gpu.memory import report
+    from alexnet2gpu.saver import Saver
     from alexnet2gpu.train import Training, fit
 
+    resume.check_agreement(ranks.gather(start.progress.step))
     model, optimizer = assemble(config, ranks)
     if content:
-        checkpoint.restore(content, model, optimizer)
+        restore(content, model, optimizer)
     grid = ranks.grid
     prepare = Preparation(images, config, ranks.device)
     batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
     test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
-    t = Training(config, ranks, run.Run(out, grid.rank == 0), model,
-                 ranks.replicate(model, config.memory), optimizer, batches, test, step)
-    t.run.start(config, step)
-    errors = fit(t)
-    if t.run.writes:
+    files.start(config, start.progress, start.damaged)
+    attempt = ranks.gather(f"{time.time_ns():x}")[0]  # now all ranks find the files, or say so
+    files.check_seen()
+    about = resume.about(config, images)
+    saver = Saver(files.checkpoints, grid, config, about, attempt, files.flush, watch.tick)
+    if files.writes:
+        print(*start.remarks, sep="\n", end="\n" * bool(start.remarks), flush=True)
+    t = Training(config, ranks, watch, stop, files, saver, model,
+                 ranks.replicate(model, config.memory), optimizer, batches, test, start.progress)
+    fit(t)
+    if files.writes:
+        report_end(t)
+    return 0 if t.done else t.stopped
+
+
+def report_end(t):
+    from alexnet2gpu.memory import report
+
+    if t.memory:
         print(report.table(t.memory))
-        top1, top5 = 1 - errors["top1_error"], 1 - errors["top5_error"]
-        print(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {t.step} steps")
-        print(f"config, metrics, memory and checkpoints: {out}")
+    if not t.done:
+        print(f"stopped after step {t.progress.step}, which is saved: go on with "
+              f"--out {t.run.folder} --resume")
+        return
+    top1, top5 = (1 - t.progress.evaluation[f"{name}_error"] for name in ("top1", "top5"))
+    print(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {t.progress.step} steps")
+    print(f"config, metrics, memory and checkpoints: {t.run.folder}")
 
 
 if __name__ == "__main__":

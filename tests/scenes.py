@@ -1,5 +1,8 @@
-"""What several tests of packs share: small photographs, the plain loop over them, and kills."""
+"""What several tests share: small photographs, the plain loop over them, and kills."""
 
+import builtins
+import os
+import signal
 from concurrent.futures import Future
 
 import numpy as np
@@ -71,3 +74,39 @@ class Killed(BaseException):
 def kill(*args, **how):
     """In place of a function: the process is killed when it gets there."""
     raise Killed
+
+
+def die_at_byte(number):
+    """From now on this process is killed when it writes byte `number` of all files together."""
+    left, opened = number, builtins.open
+
+    def write(file, content):
+        nonlocal left
+        content = bytes(content)
+        if len(content) > left:
+            file.raw.write(content[:left])
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= len(content)
+        return type(file).write(file, content)
+
+    def open_(*args, **how):
+        file = opened(*args, **how)
+        return Counted(file, write) if file.writable() else file
+
+    builtins.open = open_
+
+
+class Counted:
+    """A file whose writing is another function's."""
+
+    def __init__(self, file, write):
+        self.file, self.write = file, lambda content: write(file, content)
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()

@@ -1,17 +1,26 @@
 """If these fail, a resumed run is not the one that was interrupted."""
 
+import fcntl
 import json
+import os
 import shutil
-from dataclasses import replace
+import signal
+import threading
+from dataclasses import asdict, replace
 
 import pytest
+import scenes
 import torch
 from conftest import metrics, train
 
 import alexnet2gpu
-from alexnet2gpu import checkpoint
-from alexnet2gpu.config import load_config
+from alexnet2gpu import checkpoint, files, resume, run, saver, strict
+from alexnet2gpu.assemble import assemble
+from alexnet2gpu.config import Config, load_config
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.grid import Grid
+from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.saver import Saver
 
 SETTINGS = [
     "data.name=synthetic",
@@ -29,7 +38,8 @@ def upto(steps):
 
 
 def weights(folder):
-    return alexnet2gpu.load(folder / "config.yaml", folder).state_dict()
+    run = folder if (folder / "config.yaml").exists() else folder.parents[1]
+    return alexnet2gpu.load(run / "config.yaml", folder).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +110,7 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
 
 def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
     """One file per tower with weights and velocities of the names that every mode uses; nothing
-    but tensors."""
+    but tensors. The state has the rest: place, best, config, versions, checksums."""
     newest = checkpoint.newest(unbroken)
     assert sorted(file.name for file in newest.iterdir()) == [
         "state.json",
@@ -113,59 +123,153 @@ def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
             content["velocity"]
         )
         assert all(name.startswith(f"towers.{index}.") for name in content["weights"])
+    state = json.loads((newest / "state.json").read_text())
+    top1 = metrics(unbroken, "top1_error")[9]
+    assert state["progress"]["step"] == 9 and state["progress"]["evaluation"]["top1_error"] == top1
+    assert state["progress"]["best"] == {"step": 9, "top1_error": top1}
+    assert strict.build(Config, state["config"]) == load_config(unbroken / "config.yaml")
+    assert state["versions"]["torch"] == torch.__version__
+    assert state["towers"]["tower-1.pt"] == files.checksum_of(newest / "tower-1.pt")
 
 
-def test_only_whole_checkpoints_count_and_the_newest_are_kept(unbroken, tmp_path):
-    folder = shutil.copytree(unbroken, tmp_path / "run")
-    (folder / "checkpoints" / ".step-00000099.partial").mkdir()
-    (folder / "checkpoints" / "step-00000098").mkdir()  # no state.json
-    assert checkpoint.newest(folder).name == "step-00000009"
-    for last in (10, 11, 12):
-        train(*upto(last), "--out", folder, "--resume")
-    assert [step.parent.name for step in sorted(folder.glob("checkpoints/*/state.json"))] == [
-        "step-00000011",
-        "step-00000012",
-    ]
+def names(folder):
+    return sorted(place.name for place in (folder / "checkpoints").glob("step-*"))
 
 
-def damaged(folder, how):
-    newest = checkpoint.newest(folder)
+def test_the_newest_are_kept_and_the_best(tmp_path):
+    """Of four evaluations the second is made the best; its checkpoint outlives newer ones."""
+    out = tmp_path / "run"
+    for last in (1, 2, 3, 4):
+        train(*upto(last), "--out", out, *["--resume"] * (last > 1))
+        if last == 2:
+            newest = checkpoint.newest(out)
+            state = files.read_sealed(newest / "state.json")
+            state["progress"]["best"] = {"step": 2, "top1_error": -1.0}
+            (newest / "state.json").write_bytes(files.seal(state))
+    assert names(out) == ["step-00000002", "step-00000003", "step-00000004"]
+    assert (out / "checkpoints" / "best").resolve().name == "step-00000002"
+    assert weights(out / "checkpoints" / "best").keys()
+
+
+def test_unfinished_ones_do_not_count_and_are_removed(unbroken, tmp_path):
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    (folder / "checkpoints" / ".step-00000099.1a.partial").mkdir()
+    (folder / "checkpoints" / "step-00000098").mkdir()  # no state.json: was being removed
+    train(*upto(10), "--out", folder, "--resume")
+    assert not list(folder.glob("checkpoints/.step*"))
+    assert list(metrics(folder, "loss")) == list(range(1, 11))
+
+
+def damage(place, how):
+    tower, state = place / "tower-1.pt", place / "state.json"
     if how == "missing tower":
-        (newest / "tower-1.pt").unlink()
+        tower.unlink()
     elif how == "cut":
-        (newest / "tower-1.pt").write_bytes((newest / "tower-1.pt").read_bytes()[:5000])
+        tower.write_bytes(tower.read_bytes()[:5000])
+    elif how == "one bit":
+        content = bytearray(tower.read_bytes())
+        content[len(content) // 2] ^= 4
+        tower.write_bytes(content)
     elif how == "not a checkpoint":
-        torch.save([1, 2], newest / "tower-1.pt")
+        torch.save([1, 2], tower)
     elif how == "wrong tower":
-        shutil.copy(newest / "tower-0.pt", newest / "tower-1.pt")
+        shutil.copy(place / "tower-0.pt", tower)
     elif how == "code":
-        torch.save({"weights": json.loads, "velocity": {}}, newest / "tower-1.pt")
+        torch.save({"weights": json.loads, "velocity": {}}, tower)
     elif how == "state":
-        (newest / "state.json").write_text("{")
+        state.write_text("{")
+    elif how == "another step":
+        state.write_text(state.read_text().replace('"step": 10', '"step": 11'))
 
 
-@pytest.mark.parametrize(
-    "how", ["missing tower", "cut", "not a checkpoint", "wrong tower", "code", "state"]
-)
-def test_a_damaged_checkpoint_is_named_before_anything_starts(unbroken, tmp_path, how, capsys):
-    folder = shutil.copytree(unbroken, tmp_path / "run")
-    damaged(folder, how)
+HOW = [
+    "missing tower", "cut", "one bit", "not a checkpoint", "wrong tower", "code", "state",
+    "another step",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_taken(
+    how, unbroken, tmp_path, capfd
+):
+    """It is said why, the curve comes out as if nothing had happened, and nothing is deleted."""
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    train(*upto(10), "--out", folder, "--resume")
+    expected = metrics(folder, "loss")
+    damage(folder / "checkpoints" / "step-00000010", how)
+    capfd.readouterr()
+    train(*upto(10), "--out", folder, "--resume")
+    said = capfd.readouterr().out
+    file = "state.json" if how in ("state", "another step") else "tower-1.pt"
+    assert f"passed over {folder}/checkpoints/step-00000010: {file}: " in said
+    assert f"going on from {folder}/checkpoints/step-00000009" in said
+    assert metrics(folder, "loss") == expected
+    assert len(list(folder.glob("checkpoints/damaged-step-00000010-*"))) == 1
+
+
+@pytest.mark.parametrize("how", ["cut", "state"])
+def test_if_all_are_damaged_the_run_stays_as_it_is(how, unbroken, tmp_path, capsys):
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    damage(folder / "checkpoints" / "step-00000009", how)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     with pytest.raises(SystemExit) as exit_:
         train(*upto(12), "--out", folder, "--resume")
     message = capsys.readouterr().err
-    assert (
-        exit_.value.code == 2 and message.count("\n") == 1 and "unreadable checkpoint" in message
-    )
+    assert exit_.value.code == 2 and message.count("\n") == 1
+    assert message.startswith("error: no checkpoint is whole: passed over ")
+    after = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    assert after == before
+
+
+def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_right(
+    unbroken, tmp_path
+):
+    """Another format is not damage: an older checkpoint must not be taken in silence. What is no
+    tensor of this network is refused, whoever sealed it."""
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    newest = checkpoint.newest(folder)
+    state = files.read_sealed(newest / "state.json")
+    (newest / "state.json").write_bytes(files.seal({**state, "format": 3}))
+    with pytest.raises(ValueError, match="is of format 3, this program reads 2"):
+        find(folder)
+    content = torch.load(newest / "tower-1.pt")
+    for name, other in {
+        "code": {"weights": print, "velocity": {}},
+        "whole numbers": {**content, "velocity": {n: t.int() for n, t in
+                                                  content["velocity"].items()}},
+        "another shape": {**content, "weights": {n: t[:1] for n, t in
+                                                 content["weights"].items()}},
+    }.items():  # fmt: skip
+        torch.save(other, newest / "tower-1.pt")
+        sums = {**state["towers"], "tower-1.pt": files.checksum_of(newest / "tower-1.pt")}
+        (newest / "state.json").write_bytes(files.seal({**state, "towers": sums}))
+        with pytest.raises(ValueError, match="tower-1.pt: unreadable checkpoint"):
+            weights(folder)
+            pytest.fail(name)
+
+
+def find(folder, *changes, images=None):
+    config = load_config(folder / "config.yaml", changes)
+    return resume.find(folder, config, images or load_images(config.data, config.model)[0])
 
 
 @pytest.mark.parametrize(
-    "change", ["train.batch=32", "train.seed=1", "model.stages.0.conv1.init=0.5"]
-)
+    "change",
+    ["train.batch=32", "train.seed=1", "model.stages.0.conv1.init=0.5", "model.towers=4",
+     "data.name=fashion-mnist-sample"],
+)  # fmt: skip
 def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
-    config = load_config(unbroken / "config.yaml", [change])
-    images, _ = load_images(config.data, config.model)
+    changes = [change, *["model.stages.4.fc8.out=12"] * ("towers" in change)]
     with pytest.raises(ValueError, match="was made with another"):
-        checkpoint.resume(unbroken, checkpoint.identity(config, images), config.model, [0, 1])
+        find(unbroken, *changes)
+
+
+def test_what_may_be_changed_is_said(unbroken):
+    """An edited config.yaml is no mistake, but nothing of it is taken in silence."""
+    start = find(unbroken, "optim.weight_decay=0.1", "train.epochs=16")
+    assert start.progress.step == 9
+    assert "optim.weight_decay is 0.1, was 0.0005" in start.remarks
+    assert "train.epochs is 16, was 15" in start.remarks
 
 
 def test_a_run_goes_on_only_with_its_labels(unbroken):
@@ -173,8 +277,91 @@ def test_a_run_goes_on_only_with_its_labels(unbroken):
     config = load_config(unbroken / "config.yaml")
     images, _ = load_images(config.data, config.model)
     other = replace(images, labels=images.labels[::-1].copy())
-    with pytest.raises(ValueError, match="was made with another training labels"):
-        checkpoint.resume(unbroken, checkpoint.identity(config, other), config.model, [0, 1])
+    with pytest.raises(ValueError, match="was made with another labels of training images"):
+        find(unbroken, images=other)
+
+
+def test_a_run_that_was_ended_before_its_first_checkpoint_starts_again(unbroken, tmp_path):
+    """But one whose checkpoints somebody deleted does not: its metrics would be lost."""
+    out = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    shutil.rmtree(out / "checkpoints")
+    with pytest.raises(ValueError, match="checkpoints are gone"):
+        find(out)
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    (out / "metrics.jsonl").write_text("".join(line + "\n" for line in lines[:4]))
+    train(*upto(9), "--out", out, "--resume")
+    assert metrics(out, "loss") == metrics(unbroken, "loss")
+
+
+def test_two_processes_do_not_write_one_run(unbroken, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    monkeypatch.setattr(run, "PATIENCE", 0)
+    with open(folder / "lock", "a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(SystemExit) as exit_:
+            train(*upto(10), "--out", folder, "--resume")
+    assert exit_.value.code == 2
+    assert "another process is training there" in capsys.readouterr().err
+    assert names(folder) == ["step-00000009"]
+
+
+def test_a_kill_at_any_byte_of_a_checkpoint_leaves_the_one_before(unbroken, tmp_path):
+    """A process of its own writes the next checkpoint, and is killed when so many bytes are on
+    their way; or the file was cut there afterwards."""
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    config = load_config(folder / "config.yaml")
+    about = resume.about(config, load_images(config.data, config.model)[0])
+    place = checkpoint.newest(folder)
+    contents = {file.name: memoryview(file.read_bytes()) for file in place.glob("*.pt")}
+    total = sum(content.nbytes for content in contents.values())
+    state = {"progress": asdict(checkpoint.Progress(step=10)), **about}
+    for at in [0, 1, total // 3, total - 1, total + 100]:
+        assert written_until(at, folder / "checkpoints", state, contents) == -signal.SIGKILL
+        assert find(folder).place == place
+    assert written_until(2 * total, folder / "checkpoints", state, contents) == 0
+    newest = find(folder).place
+    assert newest.name == "step-00000010"
+    for file in newest.iterdir():
+        whole = file.read_bytes()
+        for cut in (0, 1, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:cut])
+            start = find(folder)
+            assert start.place == place and start.damaged == [newest]
+        file.write_bytes(whole)
+    assert find(folder).place == newest
+
+
+def written_until(at, folder, state, contents):
+    """The exit status of a fork that writes a checkpoint and is killed at a byte of it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            scenes.die_at_byte(at)
+            saver.write(folder, 10, state, contents, f"{at:x}", 2)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_checkpoint_is_written_in_the_background(monkeypatch, tmp_path):
+    """What is saved is what the towers were then, not what they became meanwhile."""
+    config = load_config("configs/quick.yaml", SETTINGS)
+    with Ranks(Grid(towers=range(2))) as ranks:
+        model, optimizer = assemble(config, ranks)
+        about = resume.about(config, load_images(config.data, config.model)[0])
+        begin, ticks = threading.Event(), []
+        first = Saver(tmp_path, ranks.grid, config, about, "1", begin.wait, lambda: ticks.append(1))
+        before = {name: p.detach().clone() for name, p in model.named_parameters()}
+        first.save(checkpoint.Progress(step=3), model, optimizer)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.zero_()
+        assert not list(tmp_path.glob("step-*"))
+        begin.set()
+        first.wait()
+    content = checkpoint.read(tmp_path / "step-00000003", config.model, range(2))["weights"]
+    assert all(torch.equal(content[name], weight) for name, weight in before.items()) and ticks
 
 
 def test_load_reads_a_checkpoint_or_draws(unbroken):

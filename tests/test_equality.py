@@ -11,7 +11,8 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.ranks import Grid, Ranks, place
+from alexnet2gpu.grid import Grid, place
+from alexnet2gpu.ranks import Ranks
 
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 

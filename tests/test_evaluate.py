@@ -209,7 +209,7 @@ MISTAKES = [
     (["no_config"], "config.yaml: say which config with --config FILE"),
     (["no_checkpoint"], "no_checkpoint: there is no checkpoint yet"),
     (["nowhere"], "nowhere: there is no checkpoint yet"),
-    (["a", "broken"], "tower-1.pt: unreadable checkpoint"),
+    (["a", "broken"], "unreadable checkpoint: tower-1.pt: "),
     (["a", "--set", "model.stages.1.fc6.out=64"], "tower-0.pt: unreadable checkpoint: it holds"),
     (["a", "--views", "5"], "argument --views: invalid choice"),
     (["a", "--split-model"], "--split-model on 1 process"),

@@ -13,7 +13,8 @@ from alexnet2gpu.link import Link
 from alexnet2gpu.levers import Levers
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import traffic
-from alexnet2gpu.ranks import Ranks, place
+from alexnet2gpu.grid import place
+from alexnet2gpu.ranks import Ranks
 
 BFLOAT16 = "exchange.precision=bfloat16"
 OVERLAP = ["exchange.overlap=true"]

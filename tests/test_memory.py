@@ -16,7 +16,7 @@ from alexnet2gpu.network import totals, traffic
 from alexnet2gpu.norm import native, operations
 from alexnet2gpu.optim import SGD2012, set_rates
 from alexnet2gpu.precision import weight_dtype
-from alexnet2gpu.train import train_step
+from alexnet2gpu.step import train_step
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"

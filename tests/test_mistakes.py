@@ -111,7 +111,7 @@ ANYWHERE = [
     (["--data", "pickled", "--set", "data.name=arrays"], "train_images.npy: unreadable"),
     (["--resume"], "--out DIR --resume"),
     (["--resume", "--out", "empty"], "there is no run to go on with"),
-    (["--resume", "--out", "no_checkpoint"], "there is no checkpoint yet"),
+    (["--resume", "--out", "no_checkpoint"], "its checkpoints are gone"),
     (["--out", "finished"], "holds another run"),
     (["--out", "broken.yaml"], "is not a directory that can be written to"),
     (["--batch", "64"], "unrecognized arguments: --batch 64"),

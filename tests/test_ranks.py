@@ -11,9 +11,10 @@ import torch
 from conftest import Pool, train
 
 from alexnet2gpu.config import load_config
-from alexnet2gpu.ranks import Ranks, choose_device, place
+from alexnet2gpu.grid import place
+from alexnet2gpu.ranks import Ranks, choose_device
 from alexnet2gpu.assemble import assemble
-from alexnet2gpu.train import train_step
+from alexnet2gpu.step import train_step
 
 PATIENCE = 5  # seconds that a thread may take to end
 

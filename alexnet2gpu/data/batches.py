@@ -46,12 +46,27 @@ class TrainBatches:
             yield x, prepare.labels(self.images.labels[some])
 
 
+def check_batch(batch: int, replicas: int, images: int) -> None:
+    """Raises: ValueError if the global batch does not suit the replicas or the images."""
+    if batch % replicas:
+        raise ValueError(
+            f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple"
+        )
+    if batch > images:
+        raise ValueError(
+            f"train.batch {batch} is more than the {images} training images: make it smaller"
+        )
+
+
 class EvaluationBatches:
     """The test images of one replica, every R-th.
 
     Args:
         size: views at a time, at most, unless one image has more.
         views: of each image, 1 or 10.
+
+    Attributes:
+        most: batches of the replica that has most of them.
 
     Raises: ValueError if ten views of these images are not to be had.
     """
@@ -60,8 +75,10 @@ class EvaluationBatches:
         self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int,
         views: int = 1,
     ):  # fmt: skip
-        self.images, self.prepare, self.size, self.views = images, prepare, size, views
+        self.images, self.prepare, self.views = images, prepare, views
         self.chosen = np.arange(replica, len(images), replicas)
+        self.at_once = max(1, size // views)  # images
+        self.most = -(-len(range(0, len(images), replicas)) // self.at_once)
         top, left = prepare.centre
         corners = [(0, 0), (0, 2 * left), (2 * top, 0), (2 * top, 2 * left)]
         self.corners = np.array([prepare.centre] + (corners if views > 1 else []))
@@ -73,9 +90,8 @@ class EvaluationBatches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Views (B * views, C, H, W), those of an image next to each other; labels (B,)."""
-        at_once = max(1, self.size // self.views)
-        starts = range(0, len(self.chosen), at_once)
-        chosen = [self.chosen[start : start + at_once] for start in starts]
+        starts = range(0, len(self.chosen), self.at_once)
+        chosen = [self.chosen[start : start + self.at_once] for start in starts]
         crops = self.prepare.cut(self.images, map(self._corners, chosen))
         for some in chosen:
             flip = np.arange(len(some) * self.views) % self.views >= len(self.corners)

@@ -1,14 +1,13 @@
 """A part of a pack while it is written: its files grow, and a journal says how far they are whole.
 
-The journal is written anew, beside its place, after the files have been flushed to the disk, and
-renamed. Whoever goes on after a kill cuts the files off where the journal says that they end.
+The journal is replaced (files.py) after the files have been flushed to the disk. Whoever goes on
+after a kill cuts the files off where the journal says that they end.
 """
 
 import contextlib
 import dataclasses
 import io
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
+from alexnet2gpu import files
 from alexnet2gpu.data import stores
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack import all_files, mean_file, sidecar_file
+from alexnet2gpu.data.pack import all_files, mean_file, read_sidecar, sidecar_file
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,12 @@ class Growth:
         self.moments = Moments((form.size, form.size, 3))
         self.progress = Progress(begun)
         if self.finished:
-            self._expect(begun, json.loads(self.sidecar.read_text())["source"])
+            self._expect(begun, read_sidecar(base.parent, base.name)["source"])
             self.journal.unlink(missing_ok=True)  # left by a kill just before the end of `finish`
         elif self.journal.exists():
             self._go_on(begun)
         else:
-            heads = [*stores.heads(form.store), b""]  # the last one is of the labels
+            heads = [*stores.heads(form.store), b"", b""]  # the last ones are of sums and labels
             for path, head in zip(self.paths, heads):
                 path.write_bytes(head)
             self.progress.sizes = [len(head) for head in heads]
@@ -112,6 +112,7 @@ class Growth:
     def append(self, images: Sequence[bytes], labels: Sequence[int], moments: Moments) -> None:
         """Write some images, as the store has them, whose sums are `moments`."""
         blocks = stores.blocks(self.form.store, images, self.progress.sizes[0])
+        blocks.append(np.array([zlib.crc32(image) for image in images], np.uint32).tobytes())
         blocks.append(np.array(labels, np.int64).tobytes())
         for number, (file, block) in enumerate(zip(self.files, blocks)):
             file.write(block)
@@ -122,15 +123,13 @@ class Growth:
     def note(self) -> None:
         """Flush the files, then write the journal."""
         for file in self.files:
-            _flush(file)
-        beside = self.journal.with_suffix(".new")
-        with open(beside, "wb") as file:
-            np.savez(
-                file, progress=json.dumps(asdict(self.progress)), images=self.moments.images,
-                total=self.moments.total, products=self.moments.products,
-            )  # fmt: skip
-            _flush(file)
-        os.replace(beside, self.journal)
+            files.flush(file)
+        content = io.BytesIO()
+        np.savez(
+            content, progress=json.dumps(asdict(self.progress)), images=self.moments.images,
+            total=self.moments.total, products=self.moments.products,
+        )  # fmt: skip
+        files.write_whole(self.journal, content.getbuffer())
 
     def finish(self, classes: Sequence[str], with_mean: bool) -> None:
         """Write what is known of the whole part: it is finished with that.
@@ -148,11 +147,9 @@ class Growth:
         if with_mean:
             content = io.BytesIO()
             np.save(content, self.moments.mean)
-            with open(mean_file(self.base), "wb") as file:
-                file.write(content.getbuffer())
-                _flush(file)
+            files.write_whole(mean_file(self.base), content.getbuffer())
             names.append(mean_file(self.base).name)
-            sums.append(f"crc32 {zlib.crc32(content.getbuffer()):08x}")
+            sums.append(files.checksum(content.getbuffer()))
         sidecar = {
             "shape": [images, size, size, 3],
             "store": self.form.store,
@@ -163,11 +160,7 @@ class Growth:
             "skipped": progress.skipped,
             "classes": list(classes),
         }
-        beside = self.sidecar.with_suffix(".new")
-        with open(beside, "w") as file:
-            json.dump(sidecar, file, indent=1)
-            _flush(file)
-        os.replace(beside, self.sidecar)
+        files.write_whole(self.sidecar, files.seal(sidecar))
         self.journal.unlink()
 
 
@@ -178,8 +171,3 @@ def _open_at(path: Path, size: int) -> Iterator[BinaryIO]:
         file.truncate(size)
         file.seek(size)
         yield file
-
-
-def _flush(file):
-    file.flush()
-    os.fsync(file.fileno())

@@ -1,7 +1,7 @@
 """How a pack keeps pixels: two files to append to, two readers that look alike.
 
     raw     NAME.u8              every pixel: an image of 256x256 has 196,608 bytes, or 48 pages,
-                                 and starts on one; copied from the mapping, the fastest
+                                 and starts on one: the fastest
     jpeg    NAME.jpegs           JPEG strings one after another: about a tenth of it, decoded as
             NAME.offsets.i64     they are read; where each starts and ends
 
@@ -10,13 +10,13 @@ i, or `[i, rows, columns]`, to several threads at once. Writing is growth.py's.
 """
 
 import io
-import mmap
+import math
+import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-READ_AT_ONCE = 2**26  # bytes of a mapping that may stay resident
 
 
 def decode(string: bytes) -> np.ndarray:
@@ -35,93 +35,105 @@ def encode(pixels: np.ndarray, quality: int) -> bytes:
     return string.getvalue()
 
 
-class _Mapping:
-    """A file of a store, read in pieces from anywhere in it.
+class _Stored:
+    """The file with the pixels of N images, read from anywhere in it, at first with a look at the
+    checksum of each. Not mapped into memory: reading what is lost is an error then, not the end of
+    the process, and 250 GB may pass through it without counting as its memory.
 
-    Pages that were read stay with the system as long as it has room for them, but count as this
-    process's memory only until so many bytes have been read: 250 GB may pass through it.
-
-    Raises: ValueError if the file has not the expected size.
+    Raises: ValueError if the file has not the expected size or so many checksums.
     """
 
-    def __init__(self, file: Path, size: int):
+    def __init__(self, file: Path, size: int, sums: np.ndarray):
         _check_size(file, size)
-        with open(file, "rb") as opened:
-            self.bytes = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-        self._advise("MADV_RANDOM")  # else much of what lies around an image is read too
-        self._read = 0
+        self.file, self.sums = file, sums
+        self.opened = open(file, "rb", buffering=0)
+        self.seen = np.zeros(len(sums), bool)
+        if hasattr(os, "posix_fadvise"):  # else the disk reads much of what lies around an image
+            os.posix_fadvise(self.opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
-    def announce(self, first: int, last: int) -> None:
-        """Bytes `first` to `last` come next: ask the disk for all at once, not page by page."""
-        self._read += last - first
-        if self._read > READ_AT_ONCE:
-            self._advise("MADV_DONTNEED")  # another thread's page comes back by itself
-            self._read = 0
-        start = first - first % mmap.PAGESIZE
-        self._advise("MADV_WILLNEED", start, last - start)
-
-    def _advise(self, advice, *where):
-        if hasattr(mmap, advice):  # not every system has all of them
-            self.bytes.madvise(getattr(mmap, advice), *where)
+    def read(self, i: int, first: int, last: int) -> bytes:
+        """Bytes `first` to `last`, which are image i. Raises: ValueError if they were changed."""
+        try:
+            content = os.pread(self.opened.fileno(), last - first, first)
+        except OSError as error:
+            raise ValueError(f"{self.file}: image {i} cannot be read: {error}") from None
+        whole = len(content) == last - first
+        if not whole or not (self.seen[i] or zlib.crc32(content) == self.sums[i]):
+            raise ValueError(f"{self.file}: image {i} is not as it was written: pack the folder "
+                             "again")  # fmt: skip
+        self.seen[i] = True
+        return content
 
 
 class RawPixels:
-    """The reader of a raw store. Raises: ValueError if the file has not the size of `shape`."""
+    """The reader of a raw store.
+
+    Args:
+        shape: (N, H, W, C).
+        sums: (N,) uint32, the CRC-32 of each image.
+
+    Raises: ValueError if the file has not the size of `shape`.
+    """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, base: Path, shape: Sequence[int]):
+    def __init__(self, base: Path, shape: Sequence[int], sums: np.ndarray):
         self.shape = tuple(shape)
-        count, height, width, channels = self.shape
-        self._image = height * width * channels  # bytes
-        self._mapping = _Mapping(files("raw", base)[0], count * self._image)
-        self._pixels = np.frombuffer(self._mapping.bytes, np.uint8).reshape(self.shape)
-
-    def __getitem__(self, place):
-        first = place[0] * self._image
-        self._mapping.announce(first, first + self._image)
-        return self._pixels[place]
-
-
-class JpegPixels:
-    """The reader of a jpeg store. Raises: ValueError if its files do not fit each other, or later
-    if a string in them is no JPEG."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, base: Path, shape: Sequence[int]):
-        (self._file, where), self.shape = files("jpeg", base), tuple(shape)
-        _check_size(where, 8 * (self.shape[0] + 1))
-        self._offsets = np.fromfile(where, np.int64)  # 10 MB for ImageNet
-        self._mapping = _Mapping(self._file, int(self._offsets[-1]))
+        count, *self._image = self.shape
+        self._bytes = math.prod(self._image)
+        _check_count(base, sums, count)
+        self._stored = _Stored(store_files("raw", base)[0], count * self._bytes, sums)
 
     def __getitem__(self, place):
         i, *inside = place
-        first, last = self._offsets[i : i + 2].tolist()
+        content = self._stored.read(i, i * self._bytes, (i + 1) * self._bytes)
+        return np.frombuffer(content, np.uint8).reshape(self._image)[tuple(inside)]
+
+
+class JpegPixels:
+    """The reader of a jpeg store; the same, and later ValueError if a string is no JPEG of that
+    shape."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, base: Path, shape: Sequence[int], sums: np.ndarray):
+        (self._file, where), self.shape = store_files("jpeg", base), tuple(shape)
+        _check_count(base, sums, self.shape[0])
+        _check_size(where, 8 * (self.shape[0] + 1))
+        self._offsets = np.fromfile(where, np.int64)  # 10 MB for ImageNet
+        if self._offsets[0] != 0 or (np.diff(self._offsets) <= 0).any():
+            raise ValueError(f"{where}: strings should follow each other")
+        self._stored = _Stored(self._file, int(self._offsets[-1]), sums)
+
+    def __getitem__(self, place):
+        i, *inside = place
+        string = self._stored.read(i, *self._offsets[i : i + 2].tolist())
         try:
-            self._mapping.announce(first, last)
-            return decode(self._mapping.bytes[first:last])[tuple(inside)]
+            image = decode(string)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self._file}: image {i} is no JPEG: pack the folder again "
                              f"({error})") from None  # fmt: skip
+        if image.shape != self.shape[1:]:
+            raise ValueError(f"{self._file}: image {i} is {image.shape}: pack the folder again")
+        return image[tuple(inside)]
 
 
 READERS = {"raw": RawPixels, "jpeg": JpegPixels}
 
 
-def files(store: str, base: Path) -> list[Path]:
+def store_files(store: str, base: Path) -> list[Path]:
     """The files of a store whose names start with `base`."""
     endings = {"raw": [".u8"], "jpeg": [".jpegs", ".offsets.i64"]}[store]
     return [base.with_name(base.name + ending) for ending in endings]
 
 
 def heads(store: str) -> list[bytes]:
-    """What each of `files` starts with, before there are any images."""
+    """What each of `store_files` starts with, before there are any images."""
     return {"raw": [b""], "jpeg": [b"", bytes(8)]}[store]  # the first string starts at 0
 
 
 def blocks(store: str, images: Sequence[bytes], end: int) -> list[bytes]:
-    """What is appended to each of `files` for some images, if the first one has `end` bytes."""
+    """What is appended to each of `store_files` for some images, if the first has `end` bytes."""
     pixels = b"".join(images)
     if store == "raw":
         return [pixels]
@@ -133,3 +145,8 @@ def _check_size(file, expected):
     if size != expected:
         found = "is missing" if size is None else f"has {size:,} bytes"
         raise ValueError(f"{file}: {found}, {expected:,} expected: pack the folder again")
+
+
+def _check_count(base, sums, count):
+    if len(sums) != count:
+        raise ValueError(f"{base.name}: {count} images, but {len(sums)} checksums")

@@ -1,0 +1,95 @@
+"""Files that are there whole or not at all, and that tell if they were changed.
+
+A file is written beside its place, flushed to the disk and then renamed. Its checksum is the
+CRC-32 of its bytes, as "crc32 0123abcd": it tells any change by accident, not one on purpose. A
+*sealed* file is JSON whose first line has the checksum of all that follows.
+"""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import IO, Any
+
+LARGEST = 2**28  # bytes of a sealed file
+AT_ONCE = 2**24  # bytes
+
+
+def write_whole(file: Path, content: bytes | memoryview) -> None:
+    """Write a file, or replace it. Raises: OSError; then what was there is there still."""
+    beside = file.with_name(f".{file.name}.new")
+    try:
+        with open(beside, "wb") as opened:
+            opened.write(content)
+            flush(opened)
+        os.replace(beside, file)
+    except OSError:
+        beside.unlink(missing_ok=True)  # on a full disk its place is wanted
+        raise
+    flush_folder(file.parent)
+
+
+def flush(file: IO) -> None:
+    """Return when the disk has what was written to an open file."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Return when the disk has the names of a folder's files: what was renamed stays renamed."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checksum(content: bytes | memoryview) -> str:
+    """Of some bytes."""
+    return f"crc32 {zlib.crc32(content):08x}"
+
+
+def checksum_of(file: Path) -> str:
+    """Of a file, of which only a part is in memory at a time. Raises: OSError."""
+    crc = 0
+    with open(file, "rb") as opened:
+        while block := opened.read(AT_ONCE):
+            crc = zlib.crc32(block, crc)
+    return f"crc32 {crc:08x}"
+
+
+def check(file: Path, expected: str) -> None:
+    """Raises: ValueError if a file is not there, or has not the expected checksum."""
+    try:
+        found = checksum_of(file)
+    except OSError as error:
+        raise ValueError(f"{file.name}: {error.strerror or error}") from None
+    if found != expected:
+        raise ValueError(f"{file.name}: not as it was written ({expected}, now {found})")
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """The bytes of a sealed file. `document` is not empty."""
+    _, body = json.dumps(document, indent=1).encode().split(b"\n", 1)
+    return _head(body) + body
+
+
+def read_sealed(file: Path) -> dict[str, Any]:
+    """What `seal` was given. Raises: ValueError if the file is unreadable or was changed."""
+    try:
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"larger than {LARGEST:,} bytes")
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from None
+    end = content.find(b"\n") + 1
+    if content[:end] != _head(content[end:]):
+        raise ValueError(f"{file.name}: not as it was written")
+    try:
+        return json.loads(b"{" + content[end:])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name}: {error}") from None
+
+
+def _head(body):
+    return f'{{"checksum": "{checksum(body)}",\n'.encode()

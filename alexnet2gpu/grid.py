@@ -1,0 +1,73 @@
+"""Which rank holds which towers of which replica. The modes live here.
+
+A *replica* is a whole network's worth of ranks, `span` of them; replicas see different images,
+ranks of one replica the same. Ranks are numbered replica by replica:
+
+    flags                 ranks  towers on a rank  span        joins     averages gradients
+    (none)                1      all               1           -         -
+    --split-model         n      towers / n        n           exchange  -
+    --ddp                 D      all               1           -         DDP, all ranks
+    --split-model --ddp   n * D  1                 n = towers  exchange  DDP, ranks of one tower
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grid:
+    """This rank's place among all."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0  # among the ranks of this machine
+    local_world: int = 1
+    span: int = 1  # ranks that a replica is split over
+    towers: range = range(1)  # held by this rank
+
+    @property
+    def replica(self) -> int:
+        """Which replica this rank belongs to."""
+        return self.rank // self.span
+
+    @property
+    def replicas(self) -> int:
+        """How many there are."""
+        return self.world // self.span
+
+
+def place(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ) -> Grid:
+    """Find this rank's place from the flags and from what torchrun says in the environment.
+
+    Raises: ValueError if the number of processes does not suit the flags and the towers.
+    """
+    alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    rank, world, local_rank, local_world = (int(environment.get(n, alone[n])) for n in alone)
+    if mistake := _mistake(towers, split, ddp, world, "WORLD_SIZE" in environment):
+        raise ValueError(mistake)
+    span = (towers if ddp else world) if split else 1
+    share = towers // span
+    first = rank % span * share
+    return Grid(rank, world, local_rank, local_world, span, range(first, first + share))
+
+
+def _mistake(towers, split, ddp, world, by_torchrun):
+    """What is wrong with the number of processes, and a command that would do; None if nothing."""
+    on = f"on {world} process{'es' * (world > 1)}"
+    start = "torchrun --standalone --nproc_per_node={} launch/train.py "
+    if split and towers == 1:
+        return "--split-model cannot split a network of 1 tower: leave it out, or set model.towers"
+    if split and ddp and world % towers:
+        way_out = start.format(2 * towers) + "--split-model --ddp"
+        return f"--split-model --ddp {on}: {towers} towers need {towers} a replica: {way_out}"
+    if split and not ddp and (world == 1 or towers % world):
+        numbers = " or ".join(str(n) for n in range(2, towers + 1) if towers % n == 0)
+        more = "; for replicas add --ddp" if world % towers == 0 and world > 1 else ""
+        way_out = start.format(towers) + "--split-model" + more
+        return f"--split-model {on}: {towers} towers divide over {numbers}: {way_out}"
+    if ddp and not by_torchrun:
+        return f"--ddp needs several processes: {start.format(2)}--ddp"
+    if world > 1 and not (split or ddp):
+        return f"{world} processes but no mode: add --split-model, --ddp or both"
+    return None

@@ -1,0 +1,47 @@
+"""Where numbers stop being finite: the layer, once a loss is infinite or no number.
+
+The optimizer changes nothing from the step of such a loss on (optim.py), so its forward pass can
+be done once more, with the same weights, images and masks, and looked at layer by layer.
+"""
+
+import torch
+from torch import Tensor
+
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.precision import computing_in
+from alexnet2gpu.ranks import Ranks
+
+
+@torch.no_grad()
+def first_place(model: AlexNet, images: Tensor, ranks: Ranks, precision: str) -> str:
+    """Of all layers of all ranks, the first whose weights or whose output is not finite.
+
+    All ranks call it, each with the images (B, C, H, W) that its replica saw, and get the same.
+    """
+    found = []  # of this rank: (order, in words)
+    for index, tower in model.towers.items():
+        for order, (name, layer) in enumerate(tower.named_children()):
+            full_name = f"towers.{index}.{name}"
+            if not all(map(_finite, layer.parameters())):
+                # Gradients come from the last layer down: the last such layer was the first.
+                found.append((-1 - order, f"the gradient of {full_name}, a step earlier"))
+            layer.register_forward_hook(_look(found, order, full_name))
+    if not _finite(images):
+        found.append((-1, "the images"))
+    model.train()
+    with computing_in(precision, images.device):
+        model(images)
+    everywhere = sum(ranks.gather(found), [])
+    return min(everywhere)[1] if everywhere else "the loss itself"
+
+
+def _look(found, order, name):
+    def hook(layer, reads, gives):
+        if not _finite(gives):
+            found.append((order, f"the output of {name}"))
+
+    return hook
+
+
+def _finite(tensor):
+    return bool(tensor.isfinite().all())

@@ -1,0 +1,123 @@
+"""Which checkpoint a run goes on from, and whether it is the same run still.
+
+The newest that is whole is taken. Those passed over are named, with the reason, and are set aside
+when the run starts (run.py): nothing is deleted. What a run must keep is its identity: the
+network, how its steps are counted, and the images, as far as their number and their labels tell.
+All else may be changed, and is named too.
+"""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from alexnet2gpu import checkpoint, strict
+from alexnet2gpu.checkpoint import Damaged, Progress
+from alexnet2gpu.config import Config
+from alexnet2gpu.data.images import Images
+from alexnet2gpu.network import Network
+from alexnet2gpu.run import evaluated
+
+ANEW = "start anew, in another directory"
+SAME = ("model", "train.batch", "train.seed", "data.name")
+
+
+@dataclass
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        progress: how far it had come.
+        place: the checkpoint to go on from; None: from the beginning.
+        damaged: newer ones that are not whole.
+        remarks: what a user should know, a line each.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    place: Path | None = None
+    damaged: list[Path] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+    def read(self, network: Network, towers: Iterable[int]) -> dict[str, dict] | None:
+        """What checkpoint.read gives of some towers; None if the run starts from the beginning."""
+        return checkpoint.read(self.place, network, towers) if self.place else None
+
+
+def about(config: Config, images: Images) -> dict:
+    """What a checkpoint says of its run, besides how far it is."""
+    labels = np.ascontiguousarray(images.labels, np.int64)
+    training = {"number": len(images), "labels": f"crc32 {zlib.crc32(labels):08x}"}
+    return {"config": strict.plain(config), "images": training}
+
+
+def find(run: Path, config: Config, images: Images) -> Start:
+    """The newest whole checkpoint of a run; every tower's file is read. A run that was ended
+    before its first one starts from the beginning.
+
+    Raises: ValueError if all are damaged or gone, or if the newest whole one is of another run or
+        of another version.
+    """
+    start = Start()
+    for state_file in sorted(run.glob("checkpoints/step-*/state.json"), reverse=True):
+        place = state_file.parent
+        try:
+            state = checkpoint.read_state(place)
+            changes = _compare(place, state, about(config, images))
+            checkpoint.check(place, state, range(config.model.towers))
+            start.progress = strict.build(Progress, state["progress"])
+        except Damaged as error:
+            start.damaged.append(place)
+            start.remarks.append(f"passed over {place}: {error}")
+            continue
+        except LookupError as error:
+            raise ValueError(f"{place / 'state.json'}: has no {error}") from None
+        start.place = place
+        start.remarks += [f"going on from {place}", *changes]
+        return start
+    if start.damaged:
+        raise ValueError(f"no checkpoint is whole: {'; '.join(start.remarks)}: {ANEW}")
+    if evaluated(run):
+        raise ValueError(f"{run / 'checkpoints'}: its checkpoints are gone: {ANEW}")
+    start.remarks.append(f"{run}: no checkpoint yet: from the beginning")
+    return start
+
+
+def check_agreement(steps: Sequence[int]) -> None:
+    """Raises: ValueError if ranks did not all find the same checkpoint; `steps` are theirs."""
+    if len(set(steps)) > 1:
+        raise ValueError(f"ranks have found checkpoints of steps {steps}: --out should be on a "
+                         "disk that all machines share")  # fmt: skip
+
+
+def _compare(place, state, now):
+    """What is not as it was, a line each. Raises: ValueError if it is another run."""
+    before, after = _flat(_part(state, "config")), _flat(now["config"])
+    keys = list(dict.fromkeys([*after, *before]))
+    changed = [key for key in keys if before.get(key) != after.get(key)]
+    others = [key for key in SAME if any(f"{c}.".startswith(f"{key}.") for c in changed)]
+    others += [f"{key} of training images" for key, value in now["images"].items()
+               if _part(state, "images").get(key) != value]  # fmt: skip
+    if others:
+        raise ValueError(f"{place} was made with another {others[0]}: start a new run, or undo "
+                         "the change")  # fmt: skip
+    return [f"{key} is {after.get(key)}, was {before.get(key)}" for key in changed]
+
+
+def _part(state, key):
+    found = state.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _flat(tree, path=""):
+    """A parsed config -> {key path: value}."""
+    entries = enumerate(tree) if isinstance(tree, list) else tree.items()
+    flat = {}
+    for key, value in entries:
+        inner = f"{path}.{key}" if path else str(key)
+        if isinstance(value, dict | list) and value:
+            flat |= _flat(value, inner)
+        else:
+            flat[inner] = value
+    return flat

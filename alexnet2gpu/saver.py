@@ -1,0 +1,155 @@
+"""Writing checkpoints (checkpoint.py), in the background, and keeping some of them.
+
+What a rank's towers are at that moment is copied into memory; a thread writes the copy while
+training goes on. A checkpoint is written beside its place, flushed to the disk and then renamed:
+it is there whole or not at all. Ranks wait for each other through the file system only, so the
+directory must be one that all of them see.
+"""
+
+import contextlib
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import alexnet2gpu
+from alexnet2gpu import checkpoint, files
+from alexnet2gpu.checkpoint import Progress
+from alexnet2gpu.config import Config
+from alexnet2gpu.grid import Grid
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.optim import SGD2012
+
+
+class Saver:
+    """Of one rank, for one start of a run.
+
+    Args:
+        folder: where checkpoints lie.
+        grid: the ranks of replica 0 write their towers, rank 0 makes checkpoints of them.
+        config: `train.keep` of the newest checkpoints stay, besides the best.
+        about: what else state.json says (resume.py).
+        attempt: a word that the ranks of this start share, so that ranks of an earlier one that
+            are still writing do no harm.
+        before: called before a checkpoint gets its name, by the thread.
+        tick: called now and then while waiting.
+    """
+
+    def __init__(
+        self, folder: Path, grid: Grid, config: Config, about: Mapping, attempt: str,
+        before: Callable[[], None], tick: Callable[[], None],
+    ):  # fmt: skip
+        self.folder, self.about, self.attempt = folder, about, attempt
+        self.before, self.tick, self.keep = before, tick, config.train.keep
+        self.writes = grid.replica == 0
+        self.towers = config.model.towers if grid.rank == 0 else None
+        self.thread = ThreadPoolExecutor(1, "saver")
+        self.task: Future | None = None
+
+    def save(self, progress: Progress, model: AlexNet, optimizer: SGD2012) -> None:
+        """Begin to write a checkpoint, once the one before is written. Every rank calls it.
+
+        Raises: OSError that the one before has met, as a full disk.
+        """
+        self.wait()
+        if self.writes:
+            contents = checkpoint.snapshot(model, optimizer)
+            now = replace(progress)
+            state = {"progress": asdict(now), **self.about}
+            self.task = self.thread.submit(self._write, contents, now, state)
+
+    def look(self) -> None:
+        """Raises: OSError, if writing has met one."""
+        if self.task is not None and self.task.done():
+            done, self.task = self.task, None
+            done.result()
+
+    def wait(self) -> None:
+        """Return when this rank has written what it began. Raises: OSError, as `look`."""
+        while self.task is not None:
+            wait([self.task], timeout=1)
+            self.tick()
+            self.look()
+
+    def _write(self, contents, progress, state):
+        self.before()
+        write(self.folder, progress.step, state, contents, self.attempt, self.towers)
+        if self.towers is not None:
+            prune(self.folder, self.keep, progress.best)
+
+
+def write(
+    folder: Path, step: int, state: Mapping, contents: Mapping[str, memoryview], attempt: str,
+    towers: int | None,
+) -> None:  # fmt: skip
+    """Write some towers' files; the rank that is told the number of `towers` waits until all are
+    there and makes the checkpoint `folder`/step-N of them.
+
+    Raises: OSError if the disk is full, say; then the parts are removed.
+    """
+    final = folder / f"step-{step:08d}"
+    partial = folder / f".{final.name}.{attempt}.partial"
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            files.write_whole(partial / name, content)
+            note = partial / f"{name}.written"  # comes last
+            files.write_whole(note, files.checksum(content).encode())
+        if towers is not None:
+            sums = {f"tower-{i}.pt": _await(partial / f"tower-{i}.pt") for i in range(towers)}
+            state = {"format": checkpoint.FORMAT, **state, "versions": versions(), "towers": sums}
+            _put(state, partial, final)
+    except OSError:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _await(tower):
+    """The checksum of a tower's file, once its rank has written it."""
+    note = tower.with_name(f"{tower.name}.written")
+    while not note.exists():
+        time.sleep(0.01)  # if that rank is gone, this one is ended by watch.py
+    said = note.read_text()
+    note.unlink()
+    return said
+
+
+def _put(state, partial, final):
+    """Make a checkpoint of the parts. If there is one of the same step, which was not evaluated
+    yet, it has the same towers, and gets another state."""
+    if final.exists():
+        state = {**state, "towers": checkpoint.read_state(final)["towers"]}
+        files.write_whole(final / "state.json", files.seal(state))
+        shutil.rmtree(partial)
+    else:
+        files.write_whole(partial / "state.json", files.seal(state))
+        os.rename(partial, final)
+        files.flush_folder(final.parent)
+
+
+def versions() -> dict[str, str]:
+    """Of what has a part in the numbers."""
+    return {"alexnet2gpu": alexnet2gpu.__version__, "torch": torch.__version__,
+            "numpy": np.__version__, "python": platform.python_version()}  # fmt: skip
+
+
+def prune(folder: Path, keep: int, best: Mapping | None) -> None:
+    """Remove all but the `keep` newest checkpoints and the best, to which `best` then leads."""
+    good = f"step-{best['step']:08.0f}" if best else None
+    for state in sorted(folder.glob("step-*/state.json"))[:-keep]:
+        if state.parent.name != good:
+            state.unlink()  # first: from now on it is no checkpoint
+            shutil.rmtree(state.parent)
+    if good and (folder / good).exists():
+        with contextlib.suppress(OSError):  # some file systems have no links: a convenience
+            new = folder / ".best"
+            new.unlink(missing_ok=True)
+            new.symlink_to(good)
+            os.replace(new, folder / "best")

@@ -1,0 +1,57 @@
+"""What one rank can find out about another, and about itself: for watch.py."""
+
+import os
+import socket
+import sys
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import torch.distributed as dist
+
+PATIENCE = timedelta(seconds=5)  # with the store
+PACKAGE = Path(__file__).parent
+
+
+def store(patience: timedelta = PATIENCE) -> dist.Store:
+    """A connection of its own to the store by which ranks meet. Each start by torchrun has its own
+    part of it, since torchrun leaves there what an earlier start said, addresses of dead ranks
+    among it (seen in torch 2.14).
+
+    Raises: RuntimeError if it does not answer.
+    """
+    found, _, _ = next(dist.rendezvous("env://", timeout=patience))
+    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
+
+
+def of_communication(error: BaseException) -> bool:
+    """Whether it is another rank that has failed. gloo's errors have no class of their own."""
+    said = str(error).lower()
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(name in said for name in ("gloo", "nccl"))
+    )
+
+
+def gone(word: dict) -> bool:
+    """Whether a process of this machine has ended without saying so; `word` is its last."""
+    if word["done"] or word["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(word["pid"], 0)
+        status = Path(f"/proc/{word['pid']}/stat").read_text().rpartition(")")[2].split()[0]
+        return status in ("Z", "X")  # its launcher has not noticed yet
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's, or a system without /proc
+        return False
+
+
+def place() -> str:
+    """Where in the package the main thread is."""
+    frame = sys._current_frames().get(threading.main_thread().ident)
+    while frame is not None:
+        file = Path(frame.f_code.co_filename)
+        if PACKAGE in file.parents:
+            return f"{file.name}:{frame.f_lineno} ({frame.f_code.co_name})"
+        frame = frame.f_back
+    return "its start or its end"
