@@ -3,11 +3,29 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from alexnet2gpu.config import Config
+from alexnet2gpu.cpu import memory
+from alexnet2gpu.grid import Grid
 from alexnet2gpu.model import AlexNet
+from alexnet2gpu.network import trace
 from alexnet2gpu.optim import SGD2012
 from alexnet2gpu.precision import weight_dtype
 from alexnet2gpu.ranks import Ranks
+
+
+def check_memory(config: Config, grid: Grid) -> None:
+    """Raises: ValueError if, without GPU, the ranks of this machine cannot hold as much as their
+    weights, gradients and momentum. What else a step needs, memory/predict.py knows."""
+    parameters = sum(row.parameters for row in trace(config.model)) * len(grid.towers)
+    size = torch.finfo(weight_dtype(config.train.precision)).bits // 8
+    needed, there = 3 * size * parameters * grid.local_world, memory()
+    if needed > there and not torch.cuda.is_available():
+        raise ValueError(
+            f"weights, gradients and momentum take {needed / 2**30:,.0f} GiB, and this machine has "
+            f"{there / 2**30:,.0f}: make layers of model.stages smaller"
+        )
 
 
 def build(config: Config, ranks: Ranks) -> AlexNet:

@@ -51,15 +51,15 @@ class Data:
     ]
     dir: str | None = None
     store: Literal["raw", "jpeg"] = "raw"
-    size: int = bounded(256, least=1)
-    crop: int | None = bounded(None, least=1)
+    size: int = bounded(256, least=1, most=2**16)
+    crop: int | None = bounded(None, least=1, most=2**16)
     flip: bool = False
     mean: Literal["image", "none"] = "image"
     colour: float = bounded(0.0, least=0)
     colour_law: Literal["2012", "text"] = "2012"
     divide: float = 1.0
-    resize: int | None = bounded(None, least=1)
-    threads: int = bounded(2, least=1)
+    resize: int | None = bounded(None, least=1, most=2**16)
+    threads: int = bounded(2, least=1, most=1024)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Train:
     log_every: int = bounded(20, least=1)
     save_minutes: float | None = bounded(10.0, least=0)
     keep: int = bounded(2, least=1)
-    threads: int | None = bounded(None, least=1)
+    threads: int | None = bounded(None, least=1, most=1024)
     keep_memory: bool = True
 
 

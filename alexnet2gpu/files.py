@@ -23,9 +23,9 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
             opened.write(content)
             flush(opened)
         os.replace(beside, file)
-    except OSError:
+    except OSError as error:
         beside.unlink(missing_ok=True)  # on a full disk its place is wanted
-        raise
+        raise OSError(error.errno, error.strerror, str(file)) from None
     flush_folder(file.parent)
 
 

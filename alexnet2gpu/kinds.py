@@ -78,7 +78,7 @@ class Windowed(Layer):
 class Conv(Windowed):
     """Convolution over the maps that the tower reads."""
 
-    out: int = bounded(least=1)
+    out: int = bounded(least=1, most=2**31 - 1)
     init: float | Literal["xavier"] = bounded(least=0)
     bias: float = 0.0
     ceil: bool = False
@@ -99,7 +99,7 @@ class Conv(Windowed):
 class Linear(Layer):
     """Fully connected layer over the features that the tower reads."""
 
-    out: int = bounded(least=1)
+    out: int = bounded(least=1, most=2**31 - 1)
     init: float | Literal["xavier"] = bounded(least=0)
     bias: float = 0.0
 
@@ -140,7 +140,7 @@ class ResponseNorm(Layer):
     """x / (k + alpha/n * sum of x^2 over the n places around it)^beta, n places across maps or
     within a map."""
 
-    size: int = bounded(least=1)
+    size: int = bounded(least=1, most=1025)
     alpha: float = bounded(least=0)
     beta: float = bounded(least=0)
     k: float = bounded(least=0)

@@ -17,8 +17,8 @@ class Network:
     """The `model` section of a config: number of towers, image shape (C, H, W), stages of named
     layers."""
 
-    towers: int = bounded(least=1)
-    input: tuple[int, int, int] = bounded(least=1)
+    towers: int = bounded(least=1, most=1024)
+    input: tuple[int, int, int] = bounded(least=1, most=2**16)
     stages: tuple[dict[str, Layer], ...] = ()
 
 

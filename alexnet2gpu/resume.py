@@ -96,13 +96,15 @@ def _compare(place, state, now):
     before, after = _flat(_part(state, "config")), _flat(now["config"])
     keys = list(dict.fromkeys([*after, *before]))
     changed = [key for key in keys if before.get(key) != after.get(key)]
-    others = [key for key in SAME if any(f"{c}.".startswith(f"{key}.") for c in changed)]
+    changes = {key: f"{key} is {after.get(key)}, was {before.get(key)}" for key in changed}
+    others = [f"{same}: {changes[key]}" for same in SAME for key in changed
+              if f"{key}.".startswith(f"{same}.")]  # fmt: skip
     others += [f"{key} of training images" for key, value in now["images"].items()
                if _part(state, "images").get(key) != value]  # fmt: skip
     if others:
         raise ValueError(f"{place} was made with another {others[0]}: start a new run, or undo "
                          "the change")  # fmt: skip
-    return [f"{key} is {after.get(key)}, was {before.get(key)}" for key in changed]
+    return list(changes.values())
 
 
 def _part(state, key):

@@ -91,7 +91,7 @@ def evaluated(folder: Path) -> bool:
 
 
 class Run:
-    """The files of a run. Only the rank with `writes` changes any.
+    """The files of a run, as a context manager. Only the rank with `writes` changes any.
 
     Raises: OSError if they cannot be written.
     """
@@ -100,6 +100,14 @@ class Run:
         self.folder, self.writes = folder, writes
         self.checkpoints = folder / "checkpoints"
         self.metrics = folder / "metrics.jsonl"
+        self.lock = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.lock is not None:
+            self.lock.close()
 
     def start(self, config: Config, progress: Progress, damaged: list[Path]) -> None:
         """Make the directory; set `damaged` checkpoints aside; forget what earlier starts have
@@ -135,7 +143,7 @@ class Run:
                 yield parsed
 
     def _lock(self):
-        self.lock = open(self.folder / "lock", "a+")  # until the process ends
+        self.lock = open(self.folder / "lock", "a+")
         until = time.monotonic() + PATIENCE
         while True:
             try:

@@ -10,7 +10,7 @@ import contextlib
 import os
 import platform
 import shutil
-import time
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
@@ -29,7 +29,7 @@ from alexnet2gpu.optim import SGD2012
 
 
 class Saver:
-    """Of one rank, for one start of a run.
+    """Of one rank, for one start of a run, as a context manager.
 
     Args:
         folder: where checkpoints lie.
@@ -52,6 +52,14 @@ class Saver:
         self.towers = config.model.towers if grid.rank == 0 else None
         self.thread = ThreadPoolExecutor(1, "saver")
         self.task: Future | None = None
+        self.over = threading.Event()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.over.set()  # after an error, ranks that are waited for may never come
+        self.thread.shutdown()
 
     def save(self, progress: Progress, model: AlexNet, optimizer: SGD2012) -> None:
         """Begin to write a checkpoint, once the one before is written. Every rank calls it.
@@ -80,17 +88,17 @@ class Saver:
 
     def _write(self, contents, progress, state):
         self.before()
-        write(self.folder, progress.step, state, contents, self.attempt, self.towers)
+        write(self.folder, progress.step, state, contents, self.attempt, self.towers, self.over)
         if self.towers is not None:
             prune(self.folder, self.keep, progress.best)
 
 
 def write(
     folder: Path, step: int, state: Mapping, contents: Mapping[str, memoryview], attempt: str,
-    towers: int | None,
+    towers: int | None, over: threading.Event,
 ) -> None:  # fmt: skip
     """Write some towers' files; the rank that is told the number of `towers` waits until all are
-    there and makes the checkpoint `folder`/step-N of them.
+    there, or until it is `over`, and makes the checkpoint `folder`/step-N of them.
 
     Raises: OSError if the disk is full, say; then the parts are removed.
     """
@@ -103,7 +111,7 @@ def write(
             note = partial / f"{name}.written"  # comes last
             files.write_whole(note, files.checksum(content).encode())
         if towers is not None:
-            sums = {f"tower-{i}.pt": _await(partial / f"tower-{i}.pt") for i in range(towers)}
+            sums = {f"tower-{i}.pt": _await(partial / f"tower-{i}.pt", over) for i in range(towers)}
             state = {"format": checkpoint.FORMAT, **state, "versions": versions(), "towers": sums}
             _put(state, partial, final)
     except OSError:
@@ -111,11 +119,12 @@ def write(
         raise
 
 
-def _await(tower):
+def _await(tower, over):
     """The checksum of a tower's file, once its rank has written it."""
     note = tower.with_name(f"{tower.name}.written")
     while not note.exists():
-        time.sleep(0.01)  # if that rank is gone, this one is ended by watch.py
+        if over.wait(0.01):
+            raise OSError(f"{tower}: was not written")
     said = note.read_text()
     note.unlink()
     return said

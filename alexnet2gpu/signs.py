@@ -7,6 +7,7 @@ import threading
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
 PATIENCE = timedelta(seconds=5)  # with the store
@@ -29,6 +30,13 @@ def of_communication(error: BaseException) -> bool:
     said = str(error).lower()
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and any(name in said for name in ("gloo", "nccl"))
+    )
+
+
+def of_memory(error: BaseException) -> bool:
+    """Whether there is not enough. torch's error of the CPU has no class of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 

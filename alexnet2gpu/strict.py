@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 import re
+import reprlib
 import types
 import typing
 from dataclasses import MISSING, field, fields, is_dataclass
@@ -205,10 +206,8 @@ def _build_plain(kind, value, key, bounds):
 
 def _expect(fits, value, wanted, key):
     if not fits:
-        shown = json.dumps(value, default=str)
-        raise Problem(
-            key,
-            f"should be {wanted}, not {shown if len(shown) < 60 else shown[:60] + '...'}",
-            wanted,
-        )
+        nested = isinstance(value, list | dict)  # by aliases, many times over: do not print it all
+        shown = reprlib.repr(value) if nested else json.dumps(value, default=str)
+        shown = shown if len(shown) < 60 else shown[:60] + "..."
+        raise Problem(key, f"should be {wanted}, not {shown}", wanted)
     return value

@@ -25,7 +25,7 @@ from alexnet2gpu.evaluate import evaluate
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
-from alexnet2gpu.mistakes import Stop
+from alexnet2gpu.mistakes import Stop, one_line
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012, rate_of, set_rates
 from alexnet2gpu.ranks import Ranks
@@ -80,17 +80,19 @@ class Training:
 def fit(t: Training) -> None:
     """Train to step `t.last`, or until told to stop; evaluate after every epoch, and save.
 
-    Raises: FloatingPointError if a loss is not finite; OSError if something cannot be written.
+    Raises: FloatingPointError if a loss is not finite; ValueError if something cannot be read or
+        written any more.
     """
-    while not t.stopped:
-        if t.to_evaluate:
-            evaluate_epoch(t)
-        elif t.progress.step < t.last:
-            train_epoch(t)
-        else:
-            break
-    save(t)
-    t.saver.wait()
+    try:
+        while not t.stopped and not t.done:
+            (evaluate_epoch if t.to_evaluate else train_epoch)(t)
+        save(t)
+        t.saver.wait()
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"after step {t.progress.step}: {one_line(error)}: mend it, and go on from the newest "
+            f"checkpoint with --out {t.run.folder} --resume"
+        ) from error
 
 
 def evaluate_epoch(t: Training) -> None:

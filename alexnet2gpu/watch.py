@@ -77,13 +77,14 @@ class Watch:
             self.thread.join()  # it says that this rank needs nobody any more
         if error is None or isinstance(error, SystemExit):
             return
-        expected = isinstance(error, ValueError | OSError)
-        status = 2 if expected else 130 if kind is KeyboardInterrupt else 1
-        if not expected and not isinstance(error, ArithmeticError | KeyboardInterrupt):
+        mistake = isinstance(error, ValueError | OSError)
+        status = 2 if mistake else 130 if kind is KeyboardInterrupt else 1
+        if not mistake and not isinstance(error, ArithmeticError | KeyboardInterrupt):
             self._let_others_say(error)
-            traceback.print_exception(error)
+            if not signs.of_memory(error):
+                traceback.print_exception(error)
         if self.grid.world == 1:
-            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+            _say(one_line(error))
             raise SystemExit(status) from None
         self._give_up(f"rank {self.grid.rank}: {one_line(error)}", status)
 
@@ -113,7 +114,7 @@ class Watch:
                 if ended:
                     return
                 self._obey()
-                late = time.monotonic() - last > SILENT / 3  # it was this rank that stood still
+                late = time.monotonic() - last > EVERY + SILENT / 3  # this rank stood still
                 self._listen(late)
                 self._judge()
             except RuntimeError:  # the store does not answer: torchrun may be stopped for a while
@@ -185,7 +186,10 @@ def _name(rank, word):
 def _end(text, status):
     """End the process, whatever its threads are doing."""
     if text:
-        print(f"\nerror: {text}", file=sys.stderr)  # below a progress bar
+        _say(text)
     sys.stdout.flush()
-    sys.stderr.flush()
     os._exit(status)
+
+
+def _say(text):
+    print(f"\nerror: {text}", file=sys.stderr, flush=True)  # below a progress bar

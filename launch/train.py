@@ -46,6 +46,7 @@ def parse(argv):
 def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import resume, run
+        from alexnet2gpu.assemble import check_memory
         from alexnet2gpu.config import load_config
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.data.sources import load_images
@@ -63,6 +64,7 @@ def main(argv=None):
         file = args.config or (out / "config.yaml" if again else "configs/quick.yaml")
         config = load_config(file, args.set)
         grid = place(config.model.towers, args.split_model, args.ddp)
+        check_memory(config, grid)
         images, test_images = load_images(config.data, config.model)
         check_batch(config.train.batch, grid.replicas, len(images))
         check_images(test_images, grid.replicas)
@@ -72,8 +74,9 @@ def main(argv=None):
     with Stop() as stop, Watch(grid) as watch:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
             out = ranks.gather(out or run.default_folder(name))[0]
-            files = run.Run(out, grid.rank == 0)
-            stopped = train(config, ranks, watch, stop, files, images, test_images, start, content)
+            with run.Run(out, grid.rank == 0) as files:
+                stopped = train(config, ranks, watch, stop, files, images, test_images, start,
+                                content)
     if stopped:
         raise SystemExit(128 + stopped)
 
@@ -102,12 +105,13 @@ def train(config, ranks, watch, stop, files, images, test_images, start, content
     attempt = ranks.gather(f"{time.time_ns():x}")[0]  # now all ranks find the files, or say so
     files.check_seen()
     about = resume.about(config, images)
-    saver = Saver(files.checkpoints, grid, config, about, attempt, files.flush, watch.tick)
     if files.writes:
         print(*start.remarks, sep="\n", end="\n" * bool(start.remarks), flush=True)
-    t = Training(config, ranks, watch, stop, files, saver, model,
-                 ranks.replicate(model, config.memory), optimizer, batches, test, start.progress)
-    fit(t)
+    with Saver(files.checkpoints, grid, config, about, attempt, files.flush, watch.tick) as saver:
+        t = Training(config, ranks, watch, stop, files, saver, model,
+                     ranks.replicate(model, config.memory), optimizer, batches, test,
+                     start.progress)
+        fit(t)
     if files.writes:
         report_end(t)
     return 0 if t.done else t.stopped

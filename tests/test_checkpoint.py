@@ -337,7 +337,7 @@ def written_until(at, folder, state, contents):
     if child == 0:
         try:
             scenes.die_at_byte(at)
-            saver.write(folder, 10, state, contents, f"{at:x}", 2)
+            saver.write(folder, 10, state, contents, f"{at:x}", 2, threading.Event())
             os._exit(0)
         finally:
             os._exit(1)

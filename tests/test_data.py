@@ -1,6 +1,7 @@
 """If these fail, the network sees other pixels than intended."""
 
 import gzip
+import resource
 
 import numpy as np
 import pytest
@@ -178,7 +179,6 @@ def idx(shape, content, magic=b"\x00\x00\x08"):
         idx((2, 3), b"1234567"),
         idx((2, 3), b"123456", b"\x00\x00\x09"),
         b"\x00\x00\x08\x00",
-        idx((2**32 - 1,) * 8, b""),
     ],
 )
 def test_a_file_that_is_not_whole_is_named(content, tmp_path):
@@ -197,7 +197,24 @@ def _written(folder, content):
     return read_idx(folder / "good")
 
 
-@pytest.mark.parametrize("change", ["missing", "cut", "not gzip", "swapped"])
+def one_bit(content):
+    return content[:5000] + bytes([content[5000] ^ 1]) + content[5001:]
+
+
+def test_no_more_is_unpacked_than_an_idx_file_says(tmp_path):
+    """A gigabyte of zeros packs into a megabyte; a header may promise anything."""
+    head = b"\x00\x00\x08\x01" + (1000).to_bytes(4, "big")
+    (tmp_path / "bomb.gz").write_bytes(gzip.compress(head + bytes(2**30), 1))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ValueError, match="bomb.gz: not an IDX file of bytes, or cut short"):
+        read_idx(tmp_path / "bomb.gz")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000  # KiB
+    (tmp_path / "huge").write_bytes(b"\x00\x00\x08\x03" + b"\xff" * 12)
+    with pytest.raises(ValueError, match="huge: unreadable: it says that it has 79,228,162"):
+        read_idx(tmp_path / "huge")
+
+
+@pytest.mark.parametrize("change", ["missing", "cut", "one bit", "not gzip", "swapped"])
 def test_a_bad_folder_is_named(change, tmp_path):
     for name in FILES:
         (tmp_path / f"{name}.gz").write_bytes((SAMPLE / f"{name}.gz").read_bytes())
@@ -205,6 +222,7 @@ def test_a_bad_folder_is_named(change, tmp_path):
     {
         "missing": victim.unlink,
         "cut": lambda: victim.write_bytes(victim.read_bytes()[:1000]),
+        "one bit": lambda: victim.write_bytes(one_bit(victim.read_bytes())),
         "not gzip": lambda: victim.write_bytes(b"hello"),
         "swapped": lambda: victim.write_bytes((tmp_path / f"{FILES[1]}.gz").read_bytes()),
     }[change]()

@@ -9,6 +9,7 @@ import numpy as np
 
 from alexnet2gpu.data.images import Images
 
+LARGEST = 2**32  # bytes; MNIST has 47 million
 FILES = [
     f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 ]
@@ -16,19 +17,22 @@ FILES = [
 
 def read_idx(file: Path) -> np.ndarray:
     """Read a file of unsigned bytes in the IDX format, compressed or not: big-endian magic
-    0x0000080D for D dimensions, D sizes of 32 bits, the bytes. Raises: ValueError if it is
-    anything else."""
+    0x0000080D for D dimensions, D sizes of 32 bits, the bytes. No more is unpacked than the sizes
+    say. Raises: ValueError if it is anything else."""
     try:
-        content = file.read_bytes()
-        content = gzip.decompress(content) if file.suffix == ".gz" else content
-    except (OSError, EOFError, zlib.error) as error:
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as opened:
+            magic = opened.read(4)
+            dimensions = magic[3] if magic[:3] == b"\x00\x00\x08" and len(magic) > 3 else 0
+            shape = np.frombuffer(opened.read(4 * dimensions), ">u4").tolist()
+            size = math.prod(shape)
+            if size > LARGEST:
+                raise ValueError(f"it says that it has {size:,} bytes")
+            content = opened.read(size + 1)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{file}: unreadable: {error}") from None
-    dimensions = content[3] if content[:3] == b"\x00\x00\x08" and len(content) > 3 else 0
-    start = 4 + 4 * dimensions
-    shape = np.frombuffer(content[4:start], ">u4").tolist() if len(content) >= start else []
-    if not dimensions or len(shape) != dimensions or len(content) - start != math.prod(shape):
+    if not dimensions or len(shape) != dimensions or len(content) != size:
         raise ValueError(f"{file}: not an IDX file of bytes, or cut short")
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_folder(folder: Path) -> tuple[Images, Images]:

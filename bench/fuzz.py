@@ -1,0 +1,235 @@
+"""Files that were changed, at random or on purpose, and what becomes of them.
+
+`cases(seed)` gives the changes; each `Victim` has files and says what a program makes of them:
+
+    YAML        config.yaml of a run, resumed by launch/train.py
+    checkpoint  state.json, tower-0.pt, tower-1.pt of a run's newest checkpoint, resumed
+    pack        each file of a pack, opened, every image read
+    sidecar     train.json and val.json of a pack, the same
+
+No change may end in a traceback or a hang, and none in silence: the file is named in an error or in
+a remark, or what was read is what was written. Run by faults.py, and shorter by tests/test_fuzz.py.
+"""
+
+import contextlib
+import importlib.util
+import io
+import os
+import random
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from modes import REPOSITORY  # first: it finds the package
+from PIL import Image
+
+from alexnet2gpu import checkpoint, config, mistakes
+from alexnet2gpu.data import packing
+from alexnet2gpu.data.growth import Form
+from alexnet2gpu.data.pack import read_pack
+
+LIMIT = 20  # seconds for one file
+BOMB = "[&a [x, x, x, x, x, x, x, x, x], " + ", ".join(
+    f"&{b} [{', '.join(['*' + a] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi")) + "]"  # 9 ** 9
+HOSTILE = {
+    "empty": b"", "zeros": bytes(4096), "newlines": b"\n" * 100, "a list": b"[1, 2]",
+    "deep": b"[" * 100_000, "deep section": b"a: " + b"{a: " * 5000 + b"1" + b"}" * 5000,
+    "alias bomb": f"model: {BOMB}\n".encode(), "alias bomb, deep": f"model: {{towers: {BOMB}, "
+    f"input: [1, 28, 28], stages: {BOMB}}}\ntrain: {{batch: {BOMB}}}\n".encode(),
+    "python object": b"!!python/object/apply:os.system [touch fuzzed]\n",
+    "pickle": b"cos\nsystem\n(S'touch fuzzed'\ntR.", "a number": b"1e999", "latin": b"\xff\xfe\x00",
+    "a long number": b"train: {batch: " + b"9" * 10_000 + b"}\n", "null": b"null\n",
+}  # fmt: skip
+
+
+def changes(content: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
+    """Endless: a change's name, and the content changed by it."""
+    for name, hostile in HOSTILE.items():
+        yield name, hostile
+    while True:
+        at, size = draw.randrange(len(content)), min(len(content), draw.choice([1, 2, 8, 300]))
+        piece = content[at : at + size]
+        lines = content.split(b"\n")
+        line = draw.randrange(len(lines))
+        number = draw.choice([b"-1", b"0", b"1e30", b"null", b"[]", b"true", b"99999999999", b"7"])
+        digits = [i for i, byte in enumerate(content[:10_000]) if chr(byte).isdigit()] or [at]
+        digit = draw.choice(digits)
+        yield draw.choice([
+            ("bit", content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]),
+            ("bytes", content[:at] + draw.randbytes(size) + content[at + size :]),
+            ("cut", content[:at]),
+            ("removed", content[:at] + content[at + size :]),
+            ("twice", content[:at] + piece + content[at:]),
+            ("zeroed", content[:at] + bytes(len(piece)) + content[at + size :]),
+            ("more", content + draw.randbytes(size)),
+            ("line removed", b"\n".join(lines[:line] + lines[line + 1 :])),
+            ("line twice", b"\n".join(lines[:line] + lines[line : line + 1] + lines[line:])),
+            ("digit", content[:digit] + draw.choice(b"0123456789").to_bytes() + content[digit + 1 :]),
+            ("number", content[:digit] + number + content[digit + 1 :]),
+        ])  # fmt: skip
+
+
+class Resumed:
+    """A run of two checkpoints, resumed with one of its files changed; it is stopped after a
+    step."""
+
+    def __init__(self, folder: Path, files: Callable[[Path], list[Path]]):
+        self.folder = folder
+        for steps in (2, 4):
+            short = ["train.batch=8", f"train.max_steps={steps}", "data.name=synthetic"]
+            sets = [part for change in short for part in ("--set", change)]
+            _train("--out", folder / "as it was", *sets, *["--resume"] * (steps > 2))
+        self.files = files(folder / "as it was")
+        self.config = config.load_config(folder / "as it was" / "config.yaml")
+
+    def outcome(self, file: Path, content: bytes) -> str:
+        """What is wrong with how the changed file is dealt with; "" if nothing is."""
+        run = self.folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(self.folder / "as it was", run, symlinks=True)
+        file = run / file.relative_to(self.folder / "as it was")
+        file.write_bytes(content)
+        status, said = _train("--out", run, "--resume", stopped=True)
+        if "Traceback" in said:
+            return said
+        if status == 2:
+            sections = ("model.", "data.", "train.", "optim.", "memory.", "exchange.")
+            named = file.name in said or any(section in said for section in sections)
+            return "" if named and said.count("error: ") == 1 else said
+        if status not in (0, 128 + signal.SIGTERM):
+            return f"status {status}: {said}"
+        if file.name == "config.yaml":
+            same = config.load_config(run / "config.yaml") == self.config
+            return "" if same or " was " in said else f"accepted in silence: {said}"
+        return "" if f": {file.name}: " in said and "passed over" in said else f"in silence: {said}"
+
+
+class Packed:
+    """A pack of a few photographs, read with one of its files changed."""
+
+    def __init__(self, folder: Path, store: str, kinds: str):
+        for number, place in enumerate(["train/a", "train/b", "train/b", "val/a"]):
+            (folder / place).mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(number).integers(0, 256, (24, 30, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / place / f"{number}.png")
+        self.pack = folder / f"pack-{store}"
+        packing.pack(folder, self.pack, Form(store, 20), workers=1)
+        self.files = sorted(self.pack.glob(kinds))
+        self.expected = self._read()
+
+    def _read(self):
+        parts = []
+        for images in read_pack(self.pack):
+            pixels = [np.array(images.pixels[i, :]) for i in range(len(images))]
+            parts.append((np.stack(pixels), images.labels, images.names, images.mean,
+                          images.covariance))  # fmt: skip
+        return parts
+
+    def outcome(self, file: Path, content: bytes) -> str:
+        """What is wrong with how the changed file is dealt with; "" if nothing is."""
+        before = file.read_bytes()
+        file.write_bytes(content)
+        try:
+            found = self._read()
+        except ValueError as error:
+            return "" if file.name in str(error) else f"names another file: {error}"
+        except Exception:
+            return traceback.format_exc()
+        finally:
+            file.write_bytes(before)
+        same = all(np.array_equal(a, b) for one, other in zip(found, self.expected)
+                   for a, b in zip(one, other))  # fmt: skip
+        return "" if same else "accepted in silence"
+
+
+class Hang(BaseException):
+    """It took too long."""
+
+
+def victims(folder: Path) -> dict[str, object]:
+    """By name, made in an empty folder."""
+    return {
+        "YAML": Resumed(folder / "yaml", lambda run: [run / "config.yaml"]),
+        "checkpoint": Resumed(folder / "run", lambda run: sorted(checkpoint.newest(run).iterdir())),
+        "pack": Packed(folder / "raw", "raw", "*.[!j]*"),
+        "pack of JPEG": Packed(folder / "jpeg", "jpeg", "*.[!j]*"),
+        "sidecar": Packed(folder / "sidecar", "raw", "*.json"),
+    }
+
+
+def fuzz(victim, count: int, seed: int) -> Iterator[tuple[str, str]]:
+    """Change a victim's files `count` times. Yields: file and change; what is wrong, or ""."""
+    draw = random.Random(seed)
+    contents = {file: file.read_bytes() for file in victim.files}
+    sources = {file: changes(content, draw) for file, content in contents.items()}
+    done = 0
+    while done < count:
+        for file, source in sources.items():
+            name, content = next(source)
+            if content == contents[file] or done == count:
+                continue
+            done += 1
+            try:
+                with _in_time():
+                    wrong = victim.outcome(file, content)
+            except Hang:
+                wrong = f"still at it after {LIMIT} s"
+            yield f"{file.name}: {name}", wrong
+
+
+@contextlib.contextmanager
+def _in_time():
+    """Raises: Hang after LIMIT seconds."""
+
+    def late(number, frame):
+        raise Hang
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(LIMIT)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _train(*arguments, stopped=False):
+    """launch/train.py in this process: its exit status and what it printed. If `stopped`, it is
+    told to stop before its first step."""
+    spec = importlib.util.spec_from_file_location("train", REPOSITORY / "launch" / "train.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    if stopped:
+        program.Stop = _Stopped
+    before = [(n, signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            program.main([str(argument) for argument in arguments])
+            return 0, said.getvalue()
+    except SystemExit as exit_:
+        return exit_.code, said.getvalue()
+    except Exception:
+        return 1, traceback.format_exc()
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+class _Stopped(mistakes.Stop):
+    def __init__(self):
+        super().__init__()
+        self.signal = signal.SIGTERM
+
+
+if __name__ == "__main__":  # python bench/fuzz.py FOLDER COUNT: while one works on this file
+    import sys
+
+    for kind, victim in victims(Path(sys.argv[1])).items():
+        for what, wrong in fuzz(victim, int(sys.argv[2]), 0):
+            if wrong:
+                print(kind, what, wrong, sep="\n", end="\n\n")
+    print("os.system was called" if os.path.exists("fuzzed") else "done")
