@@ -32,6 +32,7 @@
     memory/         bytes per rank, predicted and measured
     checkpoint.py   a directory with one file per tower, for any mode from any mode
     nonfinite.py    where numbers stop being finite
+    export.py       one file for others to read
     ensemble.py     several trained networks that vote
     run.py          the directory that a run leaves
     saver.py        writing checkpoints in the background, keeping some of them

@@ -48,6 +48,7 @@ def main(argv=None):
         from alexnet2gpu.evaluate import check_images
         from alexnet2gpu.grid import place
         from alexnet2gpu.ranks import Ranks
+        from alexnet2gpu.watch import Watch
 
         args = parse(argv)
         found = [checkpoint.newest(path) for path in args.checkpoints]
@@ -62,7 +63,8 @@ def main(argv=None):
             # ranks too: all ranks come to the same conclusion, and rank 0 prints it
 
     figures = []
-    with Ranks(grid, configs[0].train.threads, configs[0].train.keep_memory) as ranks:
+    train = configs[0].train
+    with Watch(grid), Ranks(grid, train.threads, train.keep_memory) as ranks:
         networks = list(zip(configs, found))
         for alone, averaged in average(networks, images, test_images, ranks, args.views):
             path = found[len(figures)]

@@ -94,8 +94,10 @@ def written_out(x: Tensor, rule: Rule) -> Tensor:
     total, half = wide * wide, rule.size // 2
     if rule.across_maps:
         total = F.pad(total.unsqueeze(1), (0, 0, 0, 0, half, half))
-        total = F.avg_pool3d(total, (rule.size, 1, 1), 1, divisor_override=1).squeeze(1)
+        mean = F.avg_pool3d(total, (rule.size, 1, 1), 1).squeeze(1)
+        terms = rule.size
     else:
-        total = F.avg_pool2d(total, rule.size, stride=1, padding=half, divisor_override=1)
-    total = total * rule.alpha + rule.k
+        mean = F.avg_pool2d(total, rule.size, stride=1, padding=half)
+        terms = rule.size**2
+    total = mean * (rule.alpha * terms) + rule.k  # a divisor_override is lost in ONNX, in silence
     return (wide / total**rule.beta).to(x.dtype)

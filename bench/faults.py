@@ -1,0 +1,242 @@
+"""What can go wrong with a long run, done on purpose, and what comes of it: docs/faults.md.
+
+    python bench/faults.py [--only PART ...] [--runs 100]
+
+    same mode     runs killed at random moments and resumed until done: campaign.py
+    other modes   the same, in a mode drawn anew at each start
+    writing       the writer of a checkpoint killed at a random byte 50 times, and the newest file
+                  cut at one 50 times
+    files         YAML, checkpoints, packs and sidecars changed 1,000 times: fuzz.py
+    stopped rank  SIGSTOP: when the others are gone, and what they say
+    cost          what checkpoints take of the time of configs/quick.yaml
+    same bits     two runs with one seed, in each mode
+
+All on the CPU, an hour and a half. Writes bench/results/faults-cpu.json and the table of the page;
+--redraw only draws it.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from campaign import alive, campaign, difference, end, outcome, start
+from modes import MODES, REPOSITORY, RESULTS, origin
+from pages import rewrite, table
+from victim import children
+
+import fuzz
+from alexnet2gpu import checkpoint, files, resume, saver
+from alexnet2gpu.config import load_config
+from alexnet2gpu.data.sources import load_images
+
+PAGE = REPOSITORY / "docs" / "faults.md"
+FILE = RESULTS / "faults-cpu.json"
+
+
+def writing(folder, count=50, seed=0):
+    """Each time the checkpoint before should be found."""
+    run, draw = folder / "run", random.Random(seed)
+    assert end(start("one device", run))[0] == 0
+    config = load_config(run / "config.yaml")
+    images, _ = load_images(config.data, config.model)
+    place = resume.find(run, config, images).place
+    contents = {file.name: memoryview(file.read_bytes()) for file in place.glob("*.pt")}
+    state = {"progress": {"step": 97}, **resume.about(config, images)}
+    sizes = [len(content) for content in contents.values()]
+    found = {"killed": count, "taken the one before": 0, "cut": count, "taken it again": 0}
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            _die_at_byte(draw.randrange(sum(sizes) + 3000))
+            saver.write(run / "checkpoints", 97, state, contents, "x", len(sizes), threading.Event())
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        found["taken the one before"] += resume.find(run, config, images).place == place
+    saver.write(run / "checkpoints", 97, state, contents, "y", len(sizes), threading.Event())
+    newest = checkpoint.newest(run)
+    for _ in range(count):
+        file = draw.choice(sorted(newest.iterdir()))
+        whole = file.read_bytes()
+        os.truncate(file, draw.randrange(len(whole)))
+        found["taken it again"] += resume.find(run, config, images).place == place
+        file.write_bytes(whole)
+    return found
+
+
+def _die_at_byte(left):
+    """SIGKILL as this process writes that byte of all its whole files together."""
+    whole = files.write_whole
+
+    def write_whole(file, content):
+        nonlocal left
+        if len(content) > left:
+            with open(file.with_name(f".{file.name}.new"), "wb") as opened:
+                opened.write(bytes(content)[:left])
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= len(content)
+        whole(file, content)
+
+    files.write_whole = write_whole
+
+
+def changed_files(folder, count=1000):
+    """Shared out over the kinds of files."""
+    wrong, shared = [], {}
+    victims = fuzz.victims(folder)
+    for kind, victim in victims.items():
+        shared[kind] = 0
+        for what, how in fuzz.fuzz(victim, -(-count // len(victims)), seed=2):
+            shared[kind] += 1
+            if how:
+                wrong.append(f"{kind}, {what}: {how}")
+    return {"changed": sum(shared.values()), **shared, "wrong": wrong}
+
+
+def stopped_rank(folder):
+    """A rank of a running split is stopped."""
+    process = start("split, 2 ranks", folder / "run", more=["train.epochs=1000"])
+    metrics = folder / "run" / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count("\n") < 50:
+        time.sleep(0.1)
+    survivor, victim = sorted(children(process.pid))
+    os.kill(victim, signal.SIGSTOP)
+    began = time.monotonic()
+    while alive(survivor):
+        time.sleep(0.02)
+    survivor_gone = time.monotonic() - began
+    status, *_ = end(process)
+    log = (folder / "run.log").read_text()
+    return {"survivor gone after, s": survivor_gone, "all gone after, s": time.monotonic() - began,
+            "status": status, "said": [line for line in log.splitlines() if "error: rank" in line],
+            "still there": alive(victim)}  # fmt: skip
+
+
+COST = """
+import sys, time
+sys.path.insert(0, {launch!r})
+import train
+from alexnet2gpu import train as loop
+
+save, fit, spent = loop.save, loop.fit, [0.0, 0.0]
+def timed_save(t):
+    began = time.perf_counter()
+    save(t)
+    spent[0] += time.perf_counter() - began
+    t.saver.wait()
+    spent[1] += time.perf_counter() - began
+def timed_fit(t):
+    began = time.perf_counter()
+    fit(t)
+    if t.run.writes:
+        print("SPENT", *spent, time.perf_counter() - began)
+loop.save, loop.fit = timed_save, timed_fit
+train.main(["--out", {out!r}, *{flags!r}])
+"""
+
+
+def cost(folder):
+    """What checkpoints after every epoch take of quick.yaml's training, evaluations included: what
+    the loop waits for, and all of it, if the loop waited for the disk as well; shares of 1. Clocked
+    within one run, since two runs differ by more."""
+    shares = {}
+    for mode in ("one device", "split, 2 ranks"):
+        ranks, flags = MODES[mode]
+        (script := folder / "script.py").write_text(COST.format(
+            launch=str(REPOSITORY / "launch"), out=str(folder / mode), flags=flags))  # fmt: skip
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        command = [sys.executable, *torchrun * (ranks > 1), str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        waited, all_, total = map(float, done.stdout.split("SPENT ")[1].split()[:3])
+        shares[mode] = {"loop": waited / total, "with the disk": all_ / total}
+    return shares
+
+
+def same_bits(folder):
+    """The largest difference of two runs, by mode."""
+    far = {}
+    for mode in MODES:
+        outs = [folder / f"{mode}-{number}" for number in (1, 2)]
+        assert [end(start(mode, out))[0] for out in outs] == [0, 0]
+        far[mode] = difference(*map(outcome, outs))
+    return far
+
+
+PARTS = {
+    "same mode": lambda folder, runs: campaign(runs, folder, False),
+    "other modes": lambda folder, runs: campaign(runs, folder, True),
+    "writing": lambda folder, runs: writing(folder),
+    "files": lambda folder, runs: changed_files(folder),
+    "stopped rank": lambda folder, runs: stopped_rank(folder),
+    "cost": lambda folder, runs: cost(folder),
+    "same bits": lambda folder, runs: same_bits(folder),
+}
+
+
+def rows(parts):
+    """What was done, what should come of it, what came."""
+    for name, part in parts.items():
+        found = part["found"]
+        if name in ("same mode", "other modes"):
+            kills, how = sum(found["killed"].values()), "bit for bit"
+            if name == "other modes":
+                how = f"to {found['largest difference']:.0e} in float64"
+            what = ("in one mode" if name == "same mode" else "each start in any mode")
+            yield (f"{found['runs']} runs, {what}: {kills} kills in {found['starts']} starts",
+                   f"losses, errors and weights of the unbroken run, {how}",
+                   f"{found['as the unbroken run']} of {found['runs']}")
+            yield ("", f"all processes gone, the slowest after "
+                   f"{found['slowest to be gone, s']:.0f} s", f"{found['left over']} left over")
+        elif name == "writing":
+            yield (f"writer killed at {found['killed']} random bytes", "the checkpoint before is "
+                   "taken", f"{found['taken the one before']} of {found['killed']}")
+            yield (f"newest checkpoint cut at {found['cut']} random bytes", "the one before is "
+                   "taken", f"{found['taken it again']} of {found['cut']}")
+        elif name == "files":
+            yield (f"{found['changed']:,} changed files", "no traceback, no hang, nothing accepted "
+                   "in silence", f"{found['changed'] - len(found['wrong']):,} of "
+                   f"{found['changed']:,}")
+        elif name == "stopped rank":
+            yield ("a rank stopped (SIGSTOP)", "the other gone within 60 s, and says which",
+                   f"{found['survivor gone after, s']:.0f} s; with torchrun "
+                   f"{found['all gone after, s']:.0f} s")
+        elif name == "cost":
+            shares = [f"{mode} {share['loop']:.1%}, waiting for the disk too "
+                      f"{share['with the disk']:.1%}" for mode, share in found.items()]
+            yield ("a checkpoint after every epoch of `configs/quick.yaml`",
+                   "under 2 % of the time", "; ".join(shares))
+        elif name == "same bits":
+            same = sum(far == 0 for far in found.values())
+            yield ("two runs with one seed, in each mode", "the same bits",
+                   f"{same} of {len(found)} modes")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--runs", type=int, default=100, help="of each campaign")
+    parser.add_argument("--redraw", action="store_true", help="only the table of the page")
+    args = parser.parse_args()
+    parts = json.loads(FILE.read_text()) if FILE.exists() else {}
+    for name in [] if args.redraw else args.only:
+        with tempfile.TemporaryDirectory() as folder:
+            os.chdir(folder)  # nothing that a changed file might leave behind lands elsewhere
+            (work := Path(folder) / "work").mkdir()
+            found = PARTS[name](work, args.runs)
+        parts[name] = {**origin(), "found": found}
+        parts = {name: parts[name] for name in PARTS if name in parts}
+        FILE.write_text(json.dumps(parts, indent=1) + "\n")
+        print(*rows({name: parts[name]}), sep="\n", flush=True)
+    drawn = table(["what is done", "what should come of it", "seen"], rows(parts))
+    PAGE.write_text(rewrite(PAGE.read_text(), {"faults": drawn}))
+
+
+if __name__ == "__main__":
+    main()

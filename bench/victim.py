@@ -1,0 +1,86 @@
+"""launch/train.py with a fault planted in it: for campaign.py, which starts it in its place.
+
+The environment's FAULT is JSON: on `rank`, in a `phase`, after so many calls (or bytes, of a
+checkpoint), `who` is killed: this rank, all ranks and their launcher, or the launcher alone.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+
+def plant(fault):
+    """Put the fault where it belongs."""
+    from alexnet2gpu import evaluate, files, link, train
+
+    left = fault["count"]
+
+    def before(function):
+        """`function`, the last call of which does not return."""
+
+        def called(*args, **how):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                kill(fault["who"])
+            return function(*args, **how)
+
+        return called
+
+    def write_whole(file, content):
+        nonlocal left
+        content = bytes(content)
+        if 0 <= left <= len(content):
+            with open(file.with_name(f".{file.name}.new"), "wb") as opened:
+                opened.write(content[:left])
+            kill(fault["who"])
+        left -= len(content)
+        whole(file, content)
+
+    whole = files.write_whole
+    if fault["phase"] == "step":
+        train.train_step = before(train.train_step)
+    elif fault["phase"] == "exchange":  # own messages are on their way, others' not yet here
+        swap = link.Link._swap
+        link.Link._swap = lambda self, *args: before(swap(self, *args))
+    elif fault["phase"] == "evaluation":
+        evaluate.errors = before(evaluate.errors)
+    elif fault["phase"] == "checkpoint":
+        files.write_whole = write_whole
+
+
+def kill(who):
+    """With SIGKILL."""
+    launcher, own = os.getppid(), os.getpid()
+    ranks = children(launcher) if "RANK" in os.environ else []
+    if who == "all":
+        for pid in (*(rank for rank in ranks if rank != own), *[launcher] * bool(ranks)):
+            os.kill(pid, signal.SIGKILL)
+    if who == "launcher" and ranks:
+        os.kill(launcher, signal.SIGKILL)
+    else:
+        os.kill(own, signal.SIGKILL)
+
+
+def children(pid):
+    """The processes that a process has started."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    fault = json.loads(os.environ["FAULT"])
+    if fault["rank"] == int(os.environ.get("RANK", 0)):
+        plant(fault)
+    sys.path.insert(0, str(REPOSITORY / "launch"))
+    import train as program
+
+    program.main()
