@@ -38,6 +38,7 @@
     saver.py        writing checkpoints in the background, keeping some of them
     resume.py       which checkpoint a run goes on from
     step.py         a training step
+    training.py     the parts of a run, wired, and how far it has come
     train.py        the loop
     trial.py        one step of any mode, measured, in processes started for it
     look.py         what a trained network looks for, answers, finds alike

@@ -23,8 +23,8 @@ def check_memory(config: Config, grid: Grid) -> None:
     needed, there = 3 * size * parameters * grid.local_world, memory()
     if needed > there and not torch.cuda.is_available():
         raise ValueError(
-            f"weights, gradients and momentum take {needed / 2**30:,.0f} GiB, and this machine has "
-            f"{there / 2**30:,.0f}: make layers of model.stages smaller"
+            f"weights, gradients and momentum take {needed / 2**30:,.0f} GiB, and this machine "
+            f"has {there / 2**30:,.0f}: make layers of model.stages smaller"
         )
 
 

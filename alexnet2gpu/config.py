@@ -26,6 +26,7 @@ from alexnet2gpu.network import Exchange, Network
 from alexnet2gpu.strict import Problem, bounded
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+LARGEST = 2**20  # bytes of a file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +163,8 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 def _read(file, users=()):
     """The parsed tree of a config, what it names put into a copy of its base."""
+    if file.stat().st_size > LARGEST:
+        raise Problem("", f"larger than {LARGEST:,} bytes: not a config")
     tree = strict.read(file.read_text())
     if not isinstance(tree, dict) or "base" not in tree:
         return tree
@@ -169,6 +172,8 @@ def _read(file, users=()):
     if not base.is_file() or base in users:
         raise Problem("base", f"no file {base.name} lies beside this one, or it is based on this")
     below = _read(base, (*users, base))
+    if not isinstance(below, dict):
+        raise Problem("base", f"{base.name} has no sections")
     for key, value in tree.items():
         if isinstance(value, dict) and key in below:
             raise Problem(key, f"replaces a whole section: say {key}.{next(iter(value), '')}: ...")

@@ -15,8 +15,9 @@ LARGEST = 2**28  # bytes of a sealed file
 AT_ONCE = 2**24  # bytes
 
 
-def write_whole(file: Path, content: bytes | memoryview) -> None:
-    """Write a file, or replace it. Raises: OSError; then what was there is there still."""
+def write_whole(file: Path, content: bytes | memoryview, flush_name: bool = True) -> None:
+    """Write a file, or replace it; with `flush_name` the disk knows its name too when it returns.
+    Raises: OSError; then what was there is there still."""
     beside = file.with_name(f".{file.name}.new")
     try:
         with open(beside, "wb") as opened:
@@ -26,7 +27,8 @@ def write_whole(file: Path, content: bytes | memoryview) -> None:
     except OSError as error:
         beside.unlink(missing_ok=True)  # on a full disk its place is wanted
         raise OSError(error.errno, error.strerror, str(file)) from None
-    flush_folder(file.parent)
+    if flush_name:
+        flush_folder(file.parent)
 
 
 def flush(file: IO) -> None:

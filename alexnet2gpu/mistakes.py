@@ -18,6 +18,7 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 LAUNCHER = os.getppid()  # torchrun, if a rank is not an orphan from the first
@@ -49,7 +50,7 @@ def one_line_mistakes():
 def one_line(error: BaseException) -> str:
     """What an error says, with its kind if it is not one of those that name the way out."""
     text = " ".join(str(error).split())
-    if isinstance(error, ValueError | OSError | ArithmeticError):
+    if isinstance(error, ValueError | OSError | FloatingPointError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -67,10 +68,13 @@ def _report(text):
 
 class Stop:
     """Notes SIGTERM and Ctrl-C, as a context manager, for the loop to end at its next step: what
-    schedulers send before a time limit. A second one of them takes effect at once."""
+    schedulers send before a time limit, to every process of a job and often more than once. Only a
+    second Ctrl-C takes effect at once, if it comes later than AT_ONCE seconds."""
+
+    AT_ONCE = 1.0
 
     def __init__(self):
-        self.signal = 0  # the number of what has come
+        self.signal = self.when = 0  # the number of what has come, and the time
 
     def __enter__(self):
         self.previous = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
@@ -81,8 +85,10 @@ class Stop:
             signal.signal(number, handler)
 
     def _note(self, number, frame):
-        self.__exit__()
-        self.signal = number
+        if not self.signal:
+            self.signal, self.when = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self.when > self.AT_ONCE:
+            raise KeyboardInterrupt
 
 
 class ArgumentParser(argparse.ArgumentParser):

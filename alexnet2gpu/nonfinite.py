@@ -17,22 +17,34 @@ def first_place(model: AlexNet, images: Tensor, ranks: Ranks, precision: str) ->
     """Of all layers of all ranks, the first whose weights or whose output is not finite.
 
     All ranks call it, each with the images (B, C, H, W) that its replica saw, and get the same.
+    With exchange.overlap a stage's first layer is not looked at: the one after it is named.
     """
     found = []  # of this rank: (order, in words)
     for index, tower in model.towers.items():
         for order, (name, layer) in enumerate(tower.named_children()):
-            full_name = f"towers.{index}.{name}"
-            if not all(map(_finite, layer.parameters())):
-                # Gradients come from the last layer down: the last such layer was the first.
-                found.append((-1 - order, f"the gradient of {full_name}, a step earlier"))
-            layer.register_forward_hook(_look(found, order, full_name))
+            layer.register_forward_hook(_look(found, order, f"towers.{index}.{name}"))
     if not _finite(images):
         found.append((-1, "the images"))
     model.train()
     with computing_in(precision, images.device):
         model(images)
+    in_weights = first_place_in_weights(model, ranks)
     everywhere = sum(ranks.gather(found), [])
-    return min(everywhere)[1] if everywhere else "the loss itself"
+    return in_weights or (min(everywhere)[1] if everywhere else "the loss itself")
+
+
+@torch.no_grad()
+def first_place_in_weights(model: AlexNet, ranks: Ranks) -> str | None:
+    """The layer whose weights were the first not to be finite; None if all are. Gradients come
+    from the last layer down, so of several it is the last. All ranks call it and get the same."""
+    found = [
+        (order, f"the gradient of towers.{index}.{name}, a step earlier")
+        for index, tower in model.towers.items()
+        for order, (name, layer) in enumerate(tower.named_children())
+        if not all(map(_finite, layer.parameters()))
+    ]
+    everywhere = sum(ranks.gather(found), [])
+    return max(everywhere)[1] if everywhere else None
 
 
 def _look(found, order, name):

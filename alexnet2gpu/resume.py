@@ -18,7 +18,7 @@ from alexnet2gpu.checkpoint import Damaged, Progress
 from alexnet2gpu.config import Config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.network import Network
-from alexnet2gpu.run import evaluated
+from alexnet2gpu.run import has_saved
 
 ANEW = "start anew, in another directory"
 SAME = ("model", "train.batch", "train.seed", "data.name")
@@ -60,8 +60,7 @@ def find(run: Path, config: Config, images: Images) -> Start:
         of another version.
     """
     start = Start()
-    for state_file in sorted(run.glob("checkpoints/step-*/state.json"), reverse=True):
-        place = state_file.parent
+    for place in sorted(run.glob("checkpoints/step-*"), reverse=True):
         try:
             state = checkpoint.read_state(place)
             changes = _compare(place, state, about(config, images))
@@ -71,14 +70,14 @@ def find(run: Path, config: Config, images: Images) -> Start:
             start.damaged.append(place)
             start.remarks.append(f"passed over {place}: {error}")
             continue
-        except LookupError as error:
-            raise ValueError(f"{place / 'state.json'}: has no {error}") from None
+        except (LookupError, strict.Problem) as error:
+            raise ValueError(f"{place / 'state.json'}: {error}") from None
         start.place = place
         start.remarks += [f"going on from {place}", *changes]
         return start
     if start.damaged:
         raise ValueError(f"no checkpoint is whole: {'; '.join(start.remarks)}: {ANEW}")
-    if evaluated(run):
+    if has_saved(run):
         raise ValueError(f"{run / 'checkpoints'}: its checkpoints are gone: {ANEW}")
     start.remarks.append(f"{run}: no checkpoint yet: from the beginning")
     return start

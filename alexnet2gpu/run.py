@@ -24,7 +24,7 @@ from alexnet2gpu.config import Config, save_config
 from alexnet2gpu.mistakes import LAUNCHER
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
-PATIENCE = 10  # seconds, with a process that is about to end, or files that are about to be seen
+PATIENCE = 60  # seconds, with a process that is about to end, or files that are about to be seen
 
 
 def default_folder(name: str) -> Path:
@@ -81,13 +81,15 @@ def _this_start():
 def _is_ours(text):
     """On another machine than the writer's, torchrun's name for the run must do."""
     ours, found = _this_start(), text.split()
-    return found == ours or len(found) == 3 and found[0] == ours[0] and found[1] != ours[1]
+    elsewhere = len(found) == 3 and found[0] == ours[0] != "none" and found[1] != ours[1]
+    return found == ours or elsewhere
 
 
-def evaluated(folder: Path) -> bool:
-    """Whether a run has come to its first evaluation, and so to its first checkpoint."""
+def has_saved(folder: Path) -> bool:
+    """Whether a run must have had a checkpoint: the second evaluation is logged when that of the
+    first is written."""
     metrics = folder / "metrics.jsonl"
-    return metrics.exists() and '"top1_error"' in metrics.read_text(errors="replace")
+    return metrics.exists() and metrics.read_text(errors="replace").count('"top1_error"') > 1
 
 
 class Run:
@@ -113,12 +115,15 @@ class Run:
         """Make the directory; set `damaged` checkpoints aside; forget what earlier starts have
         done beyond `progress`: it will be done again.
 
-        Raises: ValueError if another process writes this run.
+        Raises: ValueError if another process writes this run, or has gone on with it meanwhile.
         """
         if not self.writes:
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._lock()
+        newer = set(self.checkpoints.glob("step-*")) - set(damaged)
+        if newer and max(newer).name > f"step-{progress.step:08d}":
+            raise ValueError(f"{max(newer)}: another process wrote it meanwhile: resume again")
         for place in damaged:
             place.rename(place.with_name(f"damaged-{place.name}-{time.time_ns():x}"))
         for partial in self.checkpoints.glob(".step-*.partial"):  # of an earlier start
@@ -164,7 +169,7 @@ class Run:
         """Called by all ranks once it has started. Raises: ValueError if this one does not see
         its files."""
         until = time.monotonic() + PATIENCE
-        while not (self.folder / "config.yaml").exists():
+        while "config.yaml" not in os.listdir(self.folder):  # `exists` may be of a cache
             if time.monotonic() > until:
                 raise ValueError(f"--out {self.folder.absolute()}: is not the directory that rank "
                                  "0 sees: give one on a disk that all share")  # fmt: skip

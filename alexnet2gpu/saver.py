@@ -108,21 +108,31 @@ def write(
         partial.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
             files.write_whole(partial / name, content)
-            note = partial / f"{name}.written"  # comes last
-            files.write_whole(note, files.checksum(content).encode())
+            note = _note(partial / name)  # once it is there, the folder may be renamed
+            files.write_whole(note, files.checksum(content).encode(), flush_name=False)
         if towers is not None:
-            sums = {f"tower-{i}.pt": _await(partial / f"tower-{i}.pt", over) for i in range(towers)}
+            names = [f"tower-{index}.pt" for index in range(towers)]
+            sums = {name: _await(partial / name, over) for name in names}
             state = {"format": checkpoint.FORMAT, **state, "versions": versions(), "towers": sums}
             _put(state, partial, final)
     except OSError:
-        shutil.rmtree(partial, ignore_errors=True)
+        for name in contents:  # other ranks have theirs there; run.py removes what is left
+            (partial / name).unlink(missing_ok=True)
+            _note(partial / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.rmdir()
         raise
+
+
+def _note(tower):
+    """Where a tower's rank says that its file is whole, and its checksum."""
+    return tower.with_name(f"{tower.name}.written")
 
 
 def _await(tower, over):
     """The checksum of a tower's file, once its rank has written it."""
-    note = tower.with_name(f"{tower.name}.written")
-    while not note.exists():
+    note = _note(tower)
+    while note.name not in os.listdir(note.parent):  # `exists` may be of a network's cache
         if over.wait(0.01):
             raise OSError(f"{tower}: was not written")
     said = note.read_text()
@@ -133,12 +143,13 @@ def _await(tower, over):
 def _put(state, partial, final):
     """Make a checkpoint of the parts. If there is one of the same step, which was not evaluated
     yet, it has the same towers, and gets another state."""
-    if final.exists():
+    if (final / "state.json").exists():
         state = {**state, "towers": checkpoint.read_state(final)["towers"]}
         files.write_whole(final / "state.json", files.seal(state))
         shutil.rmtree(partial)
     else:
         files.write_whole(partial / "state.json", files.seal(state))
+        shutil.rmtree(final, ignore_errors=True)  # if its removal was begun
         os.rename(partial, final)
         files.flush_folder(final.parent)
 
@@ -152,10 +163,11 @@ def versions() -> dict[str, str]:
 def prune(folder: Path, keep: int, best: Mapping | None) -> None:
     """Remove all but the `keep` newest checkpoints and the best, to which `best` then leads."""
     good = f"step-{best['step']:08.0f}" if best else None
-    for state in sorted(folder.glob("step-*/state.json"))[:-keep]:
-        if state.parent.name != good:
-            state.unlink()  # first: from now on it is no checkpoint
-            shutil.rmtree(state.parent)
+    for place in sorted(folder.glob("step-*"))[:-keep]:
+        if place.name != good:
+            with contextlib.suppress(OSError):  # in use by somebody: the next time
+                (place / "state.json").unlink(missing_ok=True)  # first: now it is no checkpoint
+                shutil.rmtree(place)
     if good and (folder / good).exists():
         with contextlib.suppress(OSError):  # some file systems have no links: a convenience
             new = folder / ".best"

@@ -1,4 +1,4 @@
-"""What one rank can find out about another, and about itself: for watch.py."""
+"""What one rank can find out about others, and about itself; the store by which they meet."""
 
 import os
 import socket

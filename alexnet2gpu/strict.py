@@ -42,11 +42,13 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         merge = "tag:yaml.org,2002:merge"
         keys = [self.construct_object(k, deep=True) for k, _ in node.value if k.tag != merge]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key {twice[0]!r} is there twice", node.start_mark
-            )
+        seen = set()
+        for key in keys:
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is there twice", node.start_mark
+                )
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 

@@ -10,71 +10,22 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from alexnet2gpu import nonfinite
-from alexnet2gpu.checkpoint import Progress
-from alexnet2gpu.config import Config
-from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.evaluate import evaluate
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
-from alexnet2gpu.mistakes import Stop, one_line
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import SGD2012, rate_of, set_rates
-from alexnet2gpu.ranks import Ranks
-from alexnet2gpu.run import Run
-from alexnet2gpu.saver import Saver
+from alexnet2gpu.mistakes import one_line
+from alexnet2gpu.optim import rate_of, set_rates
 from alexnet2gpu.step import train_step
-from alexnet2gpu.watch import Watch
-
-
-@dataclass
-class Training:
-    """The parts of a run, as launch/train.py wires them, and how far it has come."""
-
-    config: Config
-    ranks: Ranks
-    watch: Watch
-    stop: Stop
-    run: Run
-    saver: Saver
-    model: AlexNet
-    replicated: nn.Module  # the model, with DDP around it where there are replicas
-    optimizer: SGD2012
-    batches: TrainBatches
-    test: EvaluationBatches
-    progress: Progress
-    memory: list[dict] = field(default_factory=list)  # of all ranks, measured in one step
-    figures: list[Tensor] = field(default_factory=list)  # (2,) of steps not yet in `progress`
-    stopped: int = 0  # the signal that ended the run, agreed upon by all ranks
-
-    def __post_init__(self):
-        self.saved, self.saved_at = replace(self.progress), time.monotonic()
-
-    @property
-    def last(self) -> int:
-        """The step to end at."""
-        train = self.config.train
-        return min(train.epochs * self.batches.steps, train.max_steps or sys.maxsize)
-
-    @property
-    def done(self) -> bool:
-        """Whether there is nothing left to do."""
-        return self.progress.step >= self.last and self.progress.evaluation is not None
-
-    @property
-    def to_evaluate(self) -> bool:
-        """Whether an epoch, or the run, has ended without its evaluation."""
-        p = self.progress
-        ended = p.step >= self.last or (p.step > 0 and p.step % self.batches.steps == 0)
-        return ended and p.evaluation is None
+from alexnet2gpu.training import Training
 
 
 def fit(t: Training) -> None:
@@ -88,6 +39,7 @@ def fit(t: Training) -> None:
             (evaluate_epoch if t.to_evaluate else train_epoch)(t)
         save(t)
         t.saver.wait()
+        t.ranks.wait()  # torchrun ends all ranks when one has ended after a signal
     except (OSError, ValueError) as error:
         raise ValueError(
             f"after step {t.progress.step}: {one_line(error)}: mend it, and go on from the newest "
@@ -101,6 +53,9 @@ def evaluate_epoch(t: Training) -> None:
     figures = evaluate(t.model, t.test, t.ranks, train.precision, lambda: ask(t)[0])
     if figures is None:
         return
+    if not math.isfinite(figures["test_loss"]):
+        raise FloatingPointError(f"after step {p.step}: the test loss is {figures['test_loss']}: "
+                                 f"{_last_good(t)}")  # fmt: skip
     p.evaluation = {"epoch": -(-p.step // t.batches.steps), **figures}
     if p.best is None or figures["top1_error"] < p.best["top1_error"]:
         p.best = {"step": p.step, "top1_error": figures["top1_error"]}
@@ -161,6 +116,9 @@ def save(t: Training) -> None:
     """Begin to save where the run is, if that is not done yet."""
     collect(t)
     if t.saved != t.progress:
+        if place := nonfinite.first_place_in_weights(t.model, t.ranks):
+            raise FloatingPointError(f"after step {t.progress.step}: what first is not finite is "
+                                     f"{place}: {_last_good(t)}")  # fmt: skip
         t.saver.save(t.progress, t.model, t.optimizer)
         t.saved, t.saved_at = replace(t.progress), time.monotonic()
 
@@ -187,12 +145,18 @@ def _give_up(t, step, loss):
     images, _ = next(t.batches.epoch(step // steps + 1, step % steps))
     t.model.seed_dropout(train.seed, t.ranks.grid.replica, step)
     place = nonfinite.first_place(t.model, images, t.ranks, train.precision)
-    t.saver.wait()
-    last = f"step {t.saved.step}, in {t.run.checkpoints}" if t.saved.step else "none yet"
     raise FloatingPointError(
-        f"step {step + 1}: the loss is {loss}; what first is not finite is {place}; last good "
-        f"checkpoint: {last}: go on from it with lower rates, --resume --set optim.schedule=..."
+        f"step {step + 1}: the loss is {loss}; what first is not finite is {place}: "
+        f"{_last_good(t)}"
     )
+
+
+def _last_good(t):
+    """The checkpoint to go on from, in words, once it is whole."""
+    t.saver.wait()
+    t.ranks.wait()  # whoever reports ends all
+    last = f"step {t.saved.step}, in {t.run.checkpoints}" if t.saved.step else "none yet"
+    return f"last good checkpoint: {last}: go on with lower rates: --resume --set optim.schedule"
 
 
 def _log(t, epoch, steps, since):

@@ -6,11 +6,12 @@ the ranks met (torchrun's own, which outlives them). A rank is given up if
     it raised                           at once: it says so itself
     it was killed                       when communication with it fails, or after SILENT seconds
     it is stopped, or its machine gone  after SILENT seconds without a word
-    all are there, none gets on         after STUCK seconds, or five times the longest step
+    all are there, none gets on         after STUCK seconds, or five times the longest step;
+                                        before the third step after START seconds
 
 The first to give up a rank says why, for all; everybody else ends without a word. A rank whose
-launcher was killed ends too. Waiting ranks may sit inside a call that never returns, so it is the
-thread that ends the process.
+launcher was killed ends too. Waiting ranks may sit inside a call that never returns, so it is a
+thread that ends the process; and since the store may not answer, a second one looks at the clock.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ from alexnet2gpu.mistakes import LAUNCHER, one_line
 EVERY = 1.0  # seconds between two words
 SILENT = 15.0  # seconds
 STUCK = 50.0
-ARRIVAL = 300.0  # seconds, of ranks when they start
+START = 300.0  # for ranks to arrive, and for the first steps, which may have to compile
 VERDICT = "verdict"
 
 
@@ -42,26 +43,32 @@ class Watch:
 
     def __init__(self, grid: Grid):
         self.grid = grid
-        self.steps, self.longest, self.moved = 0, 0.0, None
+        self.ticks, self.longest, self.ticked = 0, 0.0, None
+        self.moved = self.answered = time.monotonic()  # when any rank got on; the store spoke
         self.over = threading.Event()
         self.heard = {}  # rank -> its last word, and when it came
 
     def tick(self) -> None:
         """The rank gets on: called after each step."""
         now = time.monotonic()
-        if self.moved is not None and self.steps > 1:  # the first may have something to compile
-            self.longest = max(self.longest, now - self.moved)
-        self.steps, self.moved = self.steps + 1, now
+        if self.ticked is not None:
+            self.longest = max(self.longest, now - self.ticked)
+        self.ticks, self.ticked, self.moved = self.ticks + 1, now, now
 
     def __enter__(self):
         if self.grid.world > 1:
-            self.store = self._arrive()
-            self.thread = threading.Thread(target=self._keep_watch, name="watch", daemon=True)
-            self.thread.start()
+            try:
+                self.store = self._arrive()
+            except ValueError as error:
+                _end(one_line(error), 2)
+            self.threads = [threading.Thread(target=work, name="watch", daemon=True)
+                            for work in (self._talk, self._look_at_the_clock)]  # fmt: skip
+            for thread in self.threads:
+                thread.start()
         return self
 
     def _arrive(self):
-        until = time.monotonic() + ARRIVAL
+        until = time.monotonic() + START
         while True:
             try:
                 return signs.store()
@@ -74,41 +81,41 @@ class Watch:
     def __exit__(self, kind, error, trace):
         if self.grid.world > 1 and error is None:
             self.over.set()
-            self.thread.join()  # it says that this rank needs nobody any more
+            self.threads[0].join(timeout=SILENT)  # it says that this rank needs nobody any more
         if error is None or isinstance(error, SystemExit):
             return
         mistake = isinstance(error, ValueError | OSError)
+        expected = mistake or isinstance(error, FloatingPointError | KeyboardInterrupt)
         status = 2 if mistake else 130 if kind is KeyboardInterrupt else 1
-        if not mistake and not isinstance(error, ArithmeticError | KeyboardInterrupt):
-            self._let_others_say(error)
-            if not signs.of_memory(error):
-                traceback.print_exception(error)
+        report = "" if expected or signs.of_memory(error) else "".join(
+            traceback.format_exception(error))  # fmt: skip
         if self.grid.world == 1:
-            _say(one_line(error))
+            _say(one_line(error), report)
             raise SystemExit(status) from None
-        self._give_up(f"rank {self.grid.rank}: {one_line(error)}", status)
+        if signs.of_communication(error):
+            self._let_others_say()
+        self._give_up(f"rank {self.grid.rank}: {one_line(error)}", status, report)
 
-    def _let_others_say(self, error):
-        """If communication has failed, it is for another's sake: end with that rank's verdict, or
-        with one on it if it is gone or silent."""
-        until = time.monotonic() + (SILENT + 2 * EVERY if signs.of_communication(error) else 0)
+    def _let_others_say(self):
+        """Communication has failed for another's sake: end with that rank's verdict, or with one
+        on it if it is gone or silent."""
+        until = time.monotonic() + SILENT + 2 * EVERY
         while time.monotonic() < until:
             for rank, (word, _) in list(self.heard.items()):
                 if signs.gone(word):
                     time.sleep(EVERY)  # had it raised, it would have said so by now
-                    self._obey()
                     self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
-            self._obey()
-            time.sleep(0.1)  # meanwhile the thread sees who is silent
+            with contextlib.suppress(RuntimeError):
+                self._obey()
+            time.sleep(0.1)  # meanwhile the threads see who is silent
 
-    def _keep_watch(self):
+    def _talk(self):
         word = {"host": socket.gethostname(), "pid": os.getpid(), "count": 0}
         last = time.monotonic()
         while True:
             ended = self.over.wait(EVERY if word["count"] else 0)
-            word |= {"count": word["count"] + 1, "done": ended, "steps": self.steps,
+            word |= {"count": word["count"] + 1, "done": ended, "ticks": self.ticks,
                      "place": signs.place()}  # fmt: skip
-            self._check_launcher()
             try:
                 self.store.set(str(self.grid.rank), json.dumps(word))
                 if ended:
@@ -116,6 +123,7 @@ class Watch:
                 self._obey()
                 late = time.monotonic() - last > EVERY + SILENT / 3  # this rank stood still
                 self._listen(late)
+                self.answered = time.monotonic()
                 self._judge()
             except RuntimeError:  # the store does not answer: torchrun may be stopped for a while
                 if ended:
@@ -129,28 +137,38 @@ class Watch:
         if len(self.heard) < len(others):  # not all have started yet
             others = [rank for rank in others if self.store.check([rank])]
         for rank, word in zip(map(int, others), map(json.loads, self.store.multi_get(others))):
-            before, since = self.heard.get(rank, (None, now))
+            before, since = self.heard.get(rank, ({}, now))
             self.heard[rank] = word, now if word != before or late else since
-        if late and self.moved is not None:
-            self.moved = now
+            if word["ticks"] != before.get("ticks") or late:
+                self.moved = now
 
     def _judge(self):
-        now = time.monotonic()
         for rank, (word, since) in self.heard.items():
-            if not word["done"] and now - since > SILENT:
+            if not word["done"] and time.monotonic() - since > SILENT:
                 self._give_up(f"{_name(rank, word)} has not answered for {SILENT:.0f} s: stopped, "
                               "or its machine is gone", 1)  # fmt: skip
-        limit = max(STUCK, 5 * self.longest)
-        if self.moved is not None and now - self.moved > limit:
-            here = {self.grid.rank: signs.place()}
-            places = here | {rank: word["place"] for rank, (word, _) in self.heard.items()}
-            where = ", ".join(f"rank {rank} is at {places[rank]}" for rank in sorted(places))
-            self._give_up(f"no step was done in {limit:.0f} s: {where}", 1)
+
+    def _look_at_the_clock(self):
+        """What is seen without the store."""
+        last = time.monotonic()
+        while not self.over.wait(EVERY):
+            self._check_launcher()
+            now = time.monotonic()
+            if now - last > EVERY + SILENT / 3:
+                self.moved = now
+            last = now
+            limit = START if self.ticks < 3 else max(STUCK, 5 * self.longest)
+            if now - self.moved > limit:
+                here = {self.grid.rank: signs.place()}
+                places = here | {rank: word["place"] for rank, (word, _) in self.heard.items()}
+                where = ", ".join(f"rank {rank} is at {places[rank]}" for rank in sorted(places))
+                self._give_up(f"no step was done in {limit:.0f} s: {where}", 1)
 
     def _check_launcher(self):
         if "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != LAUNCHER:
-            text = f"rank {self.grid.rank}: torchrun is gone, so this rank ends too"
-            _end(text if self.grid.local_rank == 0 else "", 1)
+            if self.grid.local_rank == 0:
+                _end(f"rank {self.grid.rank}: torchrun is gone, so this rank ends too", 1)
+            _end("", 1)
 
     def _reconnect(self):
         if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # else rank 0 has it, and is gone
@@ -162,14 +180,13 @@ class Watch:
         if self.store.check([VERDICT]):
             _end("", json.loads(self.store.get(VERDICT))["status"])
 
-    def _give_up(self, text, status):
+    def _give_up(self, text, status, report=""):
         """End, for this reason if nobody was first with another."""
-        mine = json.dumps({"rank": self.grid.rank, "status": status, "text": text})
-        try:
-            first = self.store.compare_set(VERDICT, "", mine).decode() == mine
-        except RuntimeError:
-            first = True
-        _end(text if first else "", status)
+        mine, first = json.dumps({"rank": self.grid.rank, "status": status, "text": text}), True
+        if time.monotonic() - self.answered < SILENT:
+            with contextlib.suppress(RuntimeError):
+                first = self.store.compare_set(VERDICT, "", mine).decode() == mine
+        _end(text if first else "", status, report if first else "")
 
 
 def tell(text: str, status: int) -> None:
@@ -183,13 +200,15 @@ def _name(rank, word):
     return f"rank {rank} (pid {word['pid']} on {word['host']})"
 
 
-def _end(text, status):
+def _end(text, status, report=""):
     """End the process, whatever its threads are doing."""
-    if text:
-        _say(text)
-    sys.stdout.flush()
-    os._exit(status)
+    try:
+        if text:
+            _say(text, report)
+        sys.stdout.flush()
+    finally:
+        os._exit(status)
 
 
-def _say(text):
-    print(f"\nerror: {text}", file=sys.stderr, flush=True)  # below a progress bar
+def _say(text, report=""):
+    print(f"\n{report}error: {text}", file=sys.stderr, flush=True)  # below a progress bar

@@ -8,7 +8,7 @@
     sidecar     train.json and val.json of a pack, the same
 
 No change may end in a traceback or a hang, and none in silence: the file is named in an error or in
-a remark, or what was read is what was written. Run by faults.py, and shorter by tests/test_fuzz.py.
+a remark, or what was read is what was written. Run by faults.py, and shorter by tests.
 """
 
 import contextlib
@@ -67,7 +67,7 @@ def changes(content: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
             ("more", content + draw.randbytes(size)),
             ("line removed", b"\n".join(lines[:line] + lines[line + 1 :])),
             ("line twice", b"\n".join(lines[:line] + lines[line : line + 1] + lines[line:])),
-            ("digit", content[:digit] + draw.choice(b"0123456789").to_bytes() + content[digit + 1 :]),
+            ("digit", content[:digit] + draw.choice([b"%d" % n for n in range(10)]) + content[digit + 1 :]),
             ("number", content[:digit] + number + content[digit + 1 :]),
         ])  # fmt: skip
 

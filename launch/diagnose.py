@@ -39,6 +39,8 @@ def main(argv=None):
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.diagnose import complaint, diagnose
         from alexnet2gpu.data.batches import check_batch
+        from alexnet2gpu.grid import Grid
+        from alexnet2gpu.watch import Watch
 
         args = parse(argv)
         if args.seeds < 1:
@@ -50,14 +52,15 @@ def main(argv=None):
         check_batch(configs[0].train.batch, 1, len(images))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     verdicts = []
-    for config in configs:
-        loss, even, health = diagnose(config, images, device)
-        print(f"{'layer':<8} {'std / mean':>11} {'dead units':>11} {'step / weights':>15}")
-        for layer, signal, dead, step in health:
-            print(f"{layer:<8} {signal:>11.4f} {dead:>11.1%} {step:>15.2e}")
-        print(f"loss at the start {loss:.3f}, over all outputs evenly {even:.3f}, seed "
-              f"{config.train.seed}\n")
-        verdicts.append(complaint(health))
+    with Watch(Grid()):  # an image may be found changed when it is read
+        for config in configs:
+            loss, even, health = diagnose(config, images, device)
+            print(f"{'layer':<8} {'std / mean':>11} {'dead units':>11} {'step / weights':>15}")
+            for layer, signal, dead, step in health:
+                print(f"{layer:<8} {signal:>11.4f} {dead:>11.1%} {step:>15.2e}")
+            print(f"loss at the start {loss:.3f}, over all outputs evenly {even:.3f}, seed "
+                  f"{config.train.seed}\n")
+            verdicts.append(complaint(health))
     if any(verdicts):
         print(f"warning: {next(filter(None, verdicts))}")
     return int(any(verdicts))

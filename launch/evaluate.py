@@ -71,11 +71,11 @@ def main(argv=None):
             figures.append({"checkpoint": str(path), "alone": alone, "averaged": averaged})
             if grid.rank == 0:
                 print(f"{path}: {words(alone)}", flush=True)
-    if grid.rank == 0 and len(found) > 1:
-        print(f"average of {len(found)} networks: {words(averaged)}")
-    if grid.rank == 0 and args.out:
-        document = {"views": args.views, "images": len(test_images), "networks": figures}
-        args.out.write_text(json.dumps(document, indent=1) + "\n")
+        if grid.rank == 0 and len(found) > 1:
+            print(f"average of {len(found)} networks: {words(averaged)}")
+        if grid.rank == 0 and args.out:
+            document = {"views": args.views, "images": len(test_images), "networks": figures}
+            args.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def words(figures):

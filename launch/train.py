@@ -91,7 +91,8 @@ def train(config, ranks, watch, stop, files, images, test_images, start, content
     from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
     from alexnet2gpu.data.prepare import Preparation
     from alexnet2gpu.saver import Saver
-    from alexnet2gpu.train import Training, fit
+    from alexnet2gpu.train import fit
+    from alexnet2gpu.training import Training
 
     resume.check_agreement(ranks.gather(start.progress.step))
     model, optimizer = assemble(config, ranks)

@@ -18,7 +18,7 @@ from alexnet2gpu import checkpoint, files, resume, run, saver, strict
 from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import Config, load_config
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.grid import Grid
+from alexnet2gpu.grid import Grid, place
 from alexnet2gpu.ranks import Ranks
 from alexnet2gpu.saver import Saver
 
@@ -154,10 +154,42 @@ def test_the_newest_are_kept_and_the_best(tmp_path):
 def test_unfinished_ones_do_not_count_and_are_removed(unbroken, tmp_path):
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
     (folder / "checkpoints" / ".step-00000099.1a.partial").mkdir()
-    (folder / "checkpoints" / "step-00000098").mkdir()  # no state.json: was being removed
+    (folder / "checkpoints" / "step-00000010").mkdir()  # no state.json: it was lost
+    (folder / "checkpoints" / "step-00000004").mkdir()  # it was being removed
     train(*upto(10), "--out", folder, "--resume")
     assert not list(folder.glob("checkpoints/.step*"))
     assert list(metrics(folder, "loss")) == list(range(1, 11))
+    assert names(folder) == ["step-00000009", "step-00000010"]
+
+
+def test_a_run_that_another_process_went_on_with_is_left_alone(unbroken, tmp_path, capsys):
+    """It was still saving when this one chose its checkpoint, and let go of the lock then."""
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    start = find(folder)
+    shutil.copytree(folder / "checkpoints" / "step-00000009",
+                    folder / "checkpoints" / "step-00000012")  # fmt: skip
+    with run.Run(folder, True) as files_, pytest.raises(ValueError, match="resume again"):
+        files_.start(load_config(folder / "config.yaml"), start.progress, start.damaged)
+
+
+def written_by(rank, folder, rounds):
+    """One rank's part of many checkpoints."""
+    with Ranks(place(2, True, False), 1) as ranks:
+        for step in range(rounds):
+            ranks.wait()
+            contents = {f"tower-{rank()}.pt": memoryview(b"x")}
+            towers = 2 if ranks.grid.rank == 0 else None
+            saver.write(folder, step, {}, contents, "1", towers, threading.Event())
+
+
+def own_rank():
+    return int(os.environ["RANK"])
+
+
+def test_ranks_do_not_disturb_each_other_when_they_write(on_ranks, tmp_path):
+    """Rank 0 renames the folder as soon as the last file is there."""
+    on_ranks(written_by, 2, own_rank, tmp_path, 100)
+    assert len(list(tmp_path.glob("step-*/state.json"))) == 100
 
 
 def damage(place, how):
@@ -285,10 +317,11 @@ def test_a_run_that_was_ended_before_its_first_checkpoint_starts_again(unbroken,
     """But one whose checkpoints somebody deleted does not: its metrics would be lost."""
     out = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
     shutil.rmtree(out / "checkpoints")
+    lines = (out / "metrics.jsonl").read_text()
+    (out / "metrics.jsonl").write_text(lines + lines)  # the second evaluation waits for the first
     with pytest.raises(ValueError, match="checkpoints are gone"):
         find(out)
-    lines = (out / "metrics.jsonl").read_text().splitlines()
-    (out / "metrics.jsonl").write_text("".join(line + "\n" for line in lines[:4]))
+    (out / "metrics.jsonl").write_text(lines)
     train(*upto(9), "--out", out, "--resume")
     assert metrics(out, "loss") == metrics(unbroken, "loss")
 
@@ -311,13 +344,13 @@ def test_a_kill_at_any_byte_of_a_checkpoint_leaves_the_one_before(unbroken, tmp_
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
     config = load_config(folder / "config.yaml")
     about = resume.about(config, load_images(config.data, config.model)[0])
-    place = checkpoint.newest(folder)
-    contents = {file.name: memoryview(file.read_bytes()) for file in place.glob("*.pt")}
+    before = checkpoint.newest(folder)
+    contents = {file.name: memoryview(file.read_bytes()) for file in before.glob("*.pt")}
     total = sum(content.nbytes for content in contents.values())
     state = {"progress": asdict(checkpoint.Progress(step=10)), **about}
     for at in [0, 1, total // 3, total - 1, total + 100]:
         assert written_until(at, folder / "checkpoints", state, contents) == -signal.SIGKILL
-        assert find(folder).place == place
+        assert find(folder).place == before
     assert written_until(2 * total, folder / "checkpoints", state, contents) == 0
     newest = find(folder).place
     assert newest.name == "step-00000010"
@@ -326,7 +359,7 @@ def test_a_kill_at_any_byte_of_a_checkpoint_leaves_the_one_before(unbroken, tmp_
         for cut in (0, 1, len(whole) // 2, len(whole) - 1):
             file.write_bytes(whole[:cut])
             start = find(folder)
-            assert start.place == place and start.damaged == [newest]
+            assert start.place == before and start.damaged == [newest]
         file.write_bytes(whole)
     assert find(folder).place == newest
 

@@ -71,6 +71,8 @@ def folder(tmp_path_factory):
     )
     shutil.copytree(folder / "finished", folder / "no_checkpoint")
     shutil.rmtree(folder / "no_checkpoint" / "checkpoints")
+    lines = (folder / "finished" / "metrics.jsonl").read_text()
+    (folder / "no_checkpoint" / "metrics.jsonl").write_text(lines + lines)  # evaluated twice
     (folder / "broken.yaml").write_text("train: {batch: 1")
     (folder / "empty").mkdir()
     (folder / "garbage").mkdir()

@@ -32,7 +32,10 @@ def read_idx(file: Path) -> np.ndarray:
         raise ValueError(f"{file}: unreadable: {error}") from None
     if not dimensions or len(shape) != dimensions or len(content) != size:
         raise ValueError(f"{file}: not an IDX file of bytes, or cut short")
-    return np.frombuffer(content, np.uint8).reshape(shape)
+    try:
+        return np.frombuffer(content, np.uint8).reshape(shape)
+    except ValueError as error:  # too many dimensions for numpy
+        raise ValueError(f"{file}: unreadable: {error}") from None
 
 
 def read_folder(folder: Path) -> tuple[Images, Images]:
