@@ -94,10 +94,9 @@ def written_out(x: Tensor, rule: Rule) -> Tensor:
     total, half = wide * wide, rule.size // 2
     if rule.across_maps:
         total = F.pad(total.unsqueeze(1), (0, 0, 0, 0, half, half))
-        mean = F.avg_pool3d(total, (rule.size, 1, 1), 1).squeeze(1)
-        terms = rule.size
+        total = F.avg_pool3d(total, (rule.size, 1, 1), 1).squeeze(1)
     else:
-        mean = F.avg_pool2d(total, rule.size, stride=1, padding=half)
-        terms = rule.size**2
-    total = mean * (rule.alpha * terms) + rule.k  # a divisor_override is lost in ONNX, in silence
+        total = F.avg_pool2d(total, rule.size, stride=1, padding=half)
+    terms = rule.size if rule.across_maps else rule.size**2
+    total = total * (rule.alpha * terms) + rule.k  # ONNX loses a divisor_override, in silence
     return (wide / total**rule.beta).to(x.dtype)
