@@ -73,6 +73,7 @@ def main():
         "bench/modes.py --steps 8 --config configs/alexnet.yaml"
         " --name bfloat16 --set train.precision=bfloat16",
         "bench/memory.py",
+        "bench/faults.py --runs 20",
     ):
         if subprocess.run([sys.executable, *shlex.split(command)], cwd=REPOSITORY).returncode:
             failed.append(command)

@@ -37,6 +37,7 @@ from alexnet2gpu import checkpoint, files, resume, saver
 from alexnet2gpu.config import load_config
 from alexnet2gpu.data.sources import load_images
 
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all it starts: on GPUs two runs are not the same
 PAGE = REPOSITORY / "docs" / "faults.md"
 FILE = RESULTS / "faults-cpu.json"
 
@@ -218,6 +219,11 @@ def rows(parts):
                    f"{same} of {len(found)} modes")
 
 
+def drawn(parts):
+    """The table of the page."""
+    return table(["what is done", "what should come of it", "seen"], rows(parts))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
@@ -234,8 +240,7 @@ def main():
         parts = {name: parts[name] for name in PARTS if name in parts}
         FILE.write_text(json.dumps(parts, indent=1) + "\n")
         print(*rows({name: parts[name]}), sep="\n", flush=True)
-    drawn = table(["what is done", "what should come of it", "seen"], rows(parts))
-    PAGE.write_text(rewrite(PAGE.read_text(), {"faults": drawn}))
+    PAGE.write_text(rewrite(PAGE.read_text(), {"faults": drawn(parts)}))
 
 
 if __name__ == "__main__":

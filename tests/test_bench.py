@@ -1,5 +1,5 @@
 """If these fail, bench/run.py compares other networks than it says, or miscounts arithmetic,
-or docs/speed.md has other figures than bench/results."""
+or docs/speed.md and docs/faults.md have other figures than bench/results."""
 
 import json
 import re
@@ -63,6 +63,14 @@ def test_the_tables_of_docs_speed_are_those_of_the_results(bench):
     text, drawn = speed.STUDY.read_text(), speed.tables(*found)
     assert pages.rewrite(text, drawn) == text
     assert set(drawn) == set(re.findall("<!-- (?!end)(.+) -->", text))
+
+
+def test_the_table_of_docs_faults_is_that_of_the_results(bench):
+    """To draw it anew: python bench/faults.py --redraw"""
+    faults, pages = bench("faults"), bench("pages")
+    parts, text = json.loads(faults.FILE.read_text()), faults.PAGE.read_text()
+    assert set(parts) == set(faults.PARTS)
+    assert pages.rewrite(text, {"faults": faults.drawn(parts)}) == text
 
 
 def test_a_contender_that_cannot_start_is_left_out(bench, capfd):

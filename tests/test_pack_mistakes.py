@@ -221,6 +221,25 @@ def test_a_rank_that_is_ended_while_it_looks_for_mistakes_still_says_them(tmp_pa
     assert (done.returncode, done.stderr) == (2, "error: the disk is too small\n")
 
 
+UNGUARDED = """
+from pathlib import Path
+from alexnet2gpu.data import packing
+packing.pack(Path("."), Path("pack"), packing.Form(size=8), workers=1)
+"""
+
+
+def test_a_script_that_workers_run_again_is_told_not_to(tmp_path):
+    """Each worker imports the user's script, which packs: it would wait for its own parent."""
+    two_classes(tmp_path)
+    (tmp_path / "script.py").write_text(UNGUARDED)
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, cwd=tmp_path, text=True, timeout=60,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "put what it does under if __name__ == '__main__':" in done.stderr
+
+
 def test_what_was_left_out_is_printed(no_processes, capsys, tmp_path):
     two_classes(tmp_path)
     for number in range(12):

@@ -11,6 +11,7 @@ on each before training: whoever has its pack waits for others no longer than ra
 """
 
 import contextlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -48,6 +49,10 @@ def pack(
     Raises: ValueError if the folders are not like that, if the disk is too small or cannot be
         written, or if what is or was begun at `target` is of other photographs or in another form.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A worker that is starting, and would wait for the lock of the process that started it.
+        raise ValueError("workers run your script again: put what it does under "
+                         "if __name__ == '__main__':")  # fmt: skip
     begun = target.with_name(target.name + ".partial")
     while not is_pack(target):
         if target.exists() and not is_pack(target):  # by now
