@@ -5,7 +5,9 @@ since NCCL refuses that; gloo on the CPU where there is no GPU. Each rank decide
 it sees: all of its machine's, and as many on every machine.
 """
 
+import contextlib
 import gc
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -33,6 +35,7 @@ from alexnet2gpu.regather import Regather
 
 # For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
 TIMEOUT = timedelta(minutes=5)
+LEAVE = 10  # seconds
 
 
 def choose_device(local_rank: int, local_world: int, gpus: int) -> tuple[torch.device, str]:
@@ -67,7 +70,8 @@ class Ranks:
                 f"{grid.local_world} ranks share {gpus} GPU{'s' * (gpus > 1)}: "
                 "gloo instead of NCCL, so slower"
             )
-        dist.init_process_group(backend, store=signs.store(TIMEOUT), rank=grid.rank,
+        self.store = signs.store(TIMEOUT)
+        dist.init_process_group(backend, store=self.store, rank=grid.rank,
                                 world_size=grid.world, timeout=TIMEOUT)  # fmt: skip
         self.control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)  # of all, on the CPU
         everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
@@ -150,6 +154,16 @@ class Ranks:
         """Return when all ranks have come here."""
         self.gather(None)
 
+    def _leave_together(self):
+        """Return when all ranks have received what they were sent: whoever closes a connection
+        earlier may destroy what another has not read yet."""
+        until = time.monotonic() + LEAVE
+        with contextlib.suppress(RuntimeError):  # rank 0 may have the store, and be gone
+            left = self.store.add("left", 1)
+            while left < self.grid.world and time.monotonic() < until:
+                time.sleep(0.002)
+                left = self.store.add("left", 0)
+
     def __enter__(self):
         return self
 
@@ -160,6 +174,7 @@ class Ranks:
         if self.grid.world > 1 and error is None:
             if self.asked is not None:
                 self.asked[1].wait()
+            self._leave_together()
             self.split_group = self.replica_group = self.control_group = self.asked = None
             self.links = []
             gc.collect()  # DDP refers to itself, and to a group

@@ -81,7 +81,8 @@ class Watch:
     def __exit__(self, kind, error, trace):
         if self.grid.world > 1 and error is None:
             self.over.set()
-            self.threads[0].join(timeout=SILENT)  # it says that this rank needs nobody any more
+            for thread in self.threads:  # the first says that this rank needs nobody any more
+                thread.join(timeout=SILENT)
         if error is None or isinstance(error, SystemExit):
             return
         mistake = isinstance(error, ValueError | OSError)

@@ -138,7 +138,10 @@ def campaign(runs, folder, change_modes, seed=0):
                 found["killed"][kind] = found["killed"].get(kind, 0) + 1
                 found["slowest to be gone, s"] = max(found["slowest to be gone, s"], seconds)
             elif status:
-                found["wrong"].append(f"run {number}: ended with {status} though nobody was killed")
+                log = out.with_name(f"{out.name}.log").read_text().splitlines()
+                said = [line for line in log if "error" in line.lower() or "exitcode" in line]
+                found["wrong"].append([f"run {number}: ended with {status}, but nobody was killed",
+                                       *said[-8:]])  # fmt: skip
                 break
         found["starts"] += starts
         far = difference(outcome(out), expected) if status == 0 else float("inf")

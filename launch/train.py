@@ -71,10 +71,10 @@ def main(argv=None):
         start = resume.find(out, config, images) if again else resume.Start()
         content = start.read(config.model, grid.towers)
 
-    with Stop() as stop, Watch(grid) as watch:
+    with Watch(grid) as watch:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
             out = ranks.gather(out or run.default_folder(name))[0]
-            with run.Run(out, grid.rank == 0) as files:
+            with run.Run(out, grid.rank == 0) as files, Stop() as stop:
                 stopped = train(config, ranks, watch, stop, files, images, test_images, start,
                                 content)
     if stopped:
