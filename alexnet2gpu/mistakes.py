@@ -75,10 +75,15 @@ class Stop:
 
     def __init__(self):
         self.signal = self.when = 0  # the number of what has come, and the time
+        self.previous = {}
 
     def __enter__(self):
-        self.previous = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
         return self
+
+    def begin(self) -> None:
+        """Take note from now on, until the context ends: also while a failure is reported, since
+        torchrun sends SIGTERM to ranks when one has failed."""
+        self.previous = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def __exit__(self, *error):
         for number, handler in self.previous.items():

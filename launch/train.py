@@ -71,10 +71,11 @@ def main(argv=None):
         start = resume.find(out, config, images) if again else resume.Start()
         content = start.read(config.model, grid.towers)
 
-    with Watch(grid) as watch:
+    with Stop() as stop, Watch(grid) as watch:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
+            stop.begin()  # until now there was nothing to save
             out = ranks.gather(out or run.default_folder(name))[0]
-            with run.Run(out, grid.rank == 0) as files, Stop() as stop:
+            with run.Run(out, grid.rank == 0) as files:
                 stopped = train(config, ranks, watch, stop, files, images, test_images, start,
                                 content)
     if stopped:
