@@ -37,7 +37,7 @@ class Saver:
         config: `train.keep` of the newest checkpoints stay, besides the best.
         about: what else state.json says (resume.py).
         attempt: a word that the ranks of this start share, so that ranks of an earlier one that
-            are still writing do no harm.
+            are still writing do no harm; nor, with a number, does the save before.
         before: called before a checkpoint gets its name, by the thread.
         tick: called now and then while waiting.
     """
@@ -52,6 +52,7 @@ class Saver:
         self.towers = config.model.towers if grid.rank == 0 else None
         self.thread = ThreadPoolExecutor(1, "saver")
         self.task: Future | None = None
+        self.saves = 0
         self.over = threading.Event()
 
     def __enter__(self):
@@ -67,11 +68,13 @@ class Saver:
         Raises: OSError that the one before has met, as a full disk.
         """
         self.wait()
+        self.saves += 1  # as on all ranks: a step may be saved twice, without and with evaluation
         if self.writes:
             contents = checkpoint.snapshot(model, optimizer)
             now = replace(progress)
             state = {"progress": asdict(now), **self.about}
-            self.task = self.thread.submit(self._write, contents, now, state)
+            attempt = f"{self.attempt}-{self.saves}"
+            self.task = self.thread.submit(self._write, contents, now, state, attempt)
 
     def look(self) -> None:
         """Raises: OSError, if writing has met one."""
@@ -86,9 +89,9 @@ class Saver:
             self.tick()
             self.look()
 
-    def _write(self, contents, progress, state):
+    def _write(self, contents, progress, state, attempt):
         self.before()
-        write(self.folder, progress.step, state, contents, self.attempt, self.towers, self.over)
+        write(self.folder, progress.step, state, contents, attempt, self.towers, self.over)
         if self.towers is not None:
             prune(self.folder, self.keep, progress.best)
 

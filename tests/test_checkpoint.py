@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from dataclasses import asdict, replace
 
 import pytest
@@ -172,24 +173,27 @@ def test_a_run_that_another_process_went_on_with_is_left_alone(unbroken, tmp_pat
         files_.start(load_config(folder / "config.yaml"), start.progress, start.damaged)
 
 
-def written_by(rank, folder, rounds):
-    """One rank's part of many checkpoints."""
+def write_often(folder, rounds):
+    """One rank's part of many checkpoints, each step twice; rank 0 is the slower one."""
+    config = load_config("configs/quick.yaml", SETTINGS)
     with Ranks(place(2, True, False), 1) as ranks:
-        for step in range(rounds):
-            ranks.wait()
-            contents = {f"tower-{rank()}.pt": memoryview(b"x")}
-            towers = 2 if ranks.grid.rank == 0 else None
-            saver.write(folder, step, {}, contents, "1", towers, threading.Event())
-
-
-def own_rank():
-    return int(os.environ["RANK"])
+        model, optimizer = assemble(config, ranks)
+        wait = (lambda: time.sleep(0.02)) if ranks.grid.rank == 0 else (lambda: None)
+        with Saver(folder, ranks.grid, config, {}, "1", wait, lambda: None) as own:
+            for step in range(rounds):
+                for evaluation in (None, {"epoch": 1}):
+                    own.save(checkpoint.Progress(step, evaluation=evaluation), model, optimizer)
+            own.wait()
+        ranks.wait()
 
 
 def test_ranks_do_not_disturb_each_other_when_they_write(on_ranks, tmp_path):
-    """Rank 0 renames the folder as soon as the last file is there."""
-    on_ranks(written_by, 2, own_rank, tmp_path, 100)
-    assert len(list(tmp_path.glob("step-*/state.json"))) == 100
+    """Rank 0 renames a folder as soon as the last file is there, while others may have begun to
+    write the next checkpoint, which may be of the same step."""
+    on_ranks(write_often, 2, tmp_path, 10)
+    newest = checkpoint.newest(tmp_path)
+    assert newest.name == "step-00000009" and not list(tmp_path.glob(".step*"))
+    assert checkpoint.read_state(newest)["progress"]["evaluation"] == {"epoch": 1}
 
 
 def damage(place, how):
