@@ -76,14 +76,14 @@ def _die_at_byte(left):
     """SIGKILL as this process writes that byte of all its whole files together."""
     whole = files.write_whole
 
-    def write_whole(file, content):
+    def write_whole(file, content, **how):
         nonlocal left
         if len(content) > left:
             with open(file.with_name(f".{file.name}.new"), "wb") as opened:
                 opened.write(bytes(content)[:left])
             os.kill(os.getpid(), signal.SIGKILL)
         left -= len(content)
-        whole(file, content)
+        whole(file, content, **how)
 
     files.write_whole = write_whole
 

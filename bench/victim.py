@@ -32,7 +32,7 @@ def plant(fault):
 
         return called
 
-    def write_whole(file, content):
+    def write_whole(file, content, **how):
         nonlocal left
         content = bytes(content)
         if 0 <= left <= len(content):
@@ -40,7 +40,7 @@ def plant(fault):
                 opened.write(content[:left])
             kill(fault["who"])
         left -= len(content)
-        whole(file, content)
+        whole(file, content, **how)
 
     whole = files.write_whole
     if fault["phase"] == "step":
