@@ -120,7 +120,7 @@ def check(checkpoint: Path, state: Mapping, towers: Iterable[int]) -> None:
 
 
 def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
-    """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names.
+    """What `load` gives of some towers, after a look at their checksums.
 
     Raises: ValueError if a file is missing, was changed, or is of another network.
     """
@@ -128,6 +128,14 @@ def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str,
         check(checkpoint, read_state(checkpoint), towers)
     except Damaged as error:
         raise ValueError(f"{checkpoint}: unreadable checkpoint: {error}: name another") from None
+    return load(checkpoint, network, towers)
+
+
+def load(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
+    """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names.
+
+    Raises: ValueError if a file is unreadable or of another network.
+    """
     both = {"weights": {}, "velocity": {}}
     for index in towers:
         file, expected = checkpoint / f"tower-{index}.pt", _shapes(network, index)

@@ -42,9 +42,10 @@ def export(config: Path, checkpoint: Path, file: Path, overrides: Sequence[str] 
         raise ValueError(f"--out {file}: is there already: give another")
     changes = [*overrides, *PLAIN]
     network = alexnet2gpu.load(config, checkpoint, changes).eval()
-    about = {"config": yaml.safe_dump(strict.plain(load_config(config, overrides)))}
+    settings = load_config(config, overrides)
+    about = {"config": yaml.safe_dump(strict.plain(settings))}
     try:
-        content = WRITERS[file.suffix](network, load_config(config).model.input, about)
+        content = WRITERS[file.suffix](network, settings.model.input, about)
     except ImportError as error:
         raise ValueError(f"--out {file}: {error}: pip install 'alexnet2gpu[export]'") from None
     files.write_whole(file, content)

@@ -6,14 +6,13 @@ network, how its steps are counted, and the images, as far as their number and t
 All else may be changed, and is named too.
 """
 
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu import checkpoint, strict
+from alexnet2gpu import checkpoint, files, strict
 from alexnet2gpu.checkpoint import Damaged, Progress
 from alexnet2gpu.config import Config
 from alexnet2gpu.data.images import Images
@@ -41,14 +40,15 @@ class Start:
     remarks: list[str] = field(default_factory=list)
 
     def read(self, network: Network, towers: Iterable[int]) -> dict[str, dict] | None:
-        """What checkpoint.read gives of some towers; None if the run starts from the beginning."""
-        return checkpoint.read(self.place, network, towers) if self.place else None
+        """What checkpoint.load gives of some towers, whose files `find` has checked; None if the
+        run starts from the beginning."""
+        return checkpoint.load(self.place, network, towers) if self.place else None
 
 
 def about(config: Config, images: Images) -> dict:
     """What a checkpoint says of its run, besides how far it is."""
     labels = np.ascontiguousarray(images.labels, np.int64)
-    training = {"number": len(images), "labels": f"crc32 {zlib.crc32(labels):08x}"}
+    training = {"number": len(images), "labels": files.checksum(labels)}
     return {"config": strict.plain(config), "images": training}
 
 
@@ -59,11 +59,11 @@ def find(run: Path, config: Config, images: Images) -> Start:
     Raises: ValueError if all are damaged or gone, or if the newest whole one is of another run or
         of another version.
     """
-    start = Start()
+    start, now = Start(), about(config, images)
     for place in sorted(run.glob("checkpoints/step-*"), reverse=True):
         try:
             state = checkpoint.read_state(place)
-            changes = _compare(place, state, about(config, images))
+            changes = _compare(place, state, now)
             checkpoint.check(place, state, range(config.model.towers))
             start.progress = strict.build(Progress, state["progress"])
         except Damaged as error:

@@ -44,14 +44,19 @@ def gone(word: dict) -> bool:
     """Whether a process of this machine has ended without saying so; `word` is its last."""
     if word["done"] or word["host"] != socket.gethostname():
         return False
+    return not alive(word["pid"])
+
+
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs, or is stopped; in doubt it does."""
     try:
-        os.kill(word["pid"], 0)
-        status = Path(f"/proc/{word['pid']}/stat").read_text().rpartition(")")[2].split()[0]
-        return status in ("Z", "X")  # its launcher has not noticed yet
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return status not in ("Z", "X")  # those its parent has not noticed yet
     except ProcessLookupError:
-        return True
-    except OSError:  # another user's, or a system without /proc
         return False
+    except OSError:  # another user's, or a system without /proc
+        return True
 
 
 def place() -> str:

@@ -20,6 +20,8 @@ import torch
 from modes import MODES, NO_DROPOUT, REPOSITORY
 from victim import children
 
+from alexnet2gpu.signs import alive
+
 SHORT = ["data.name=synthetic", "train.epochs=12", "train.log_every=1", "train.save_minutes=0.005",
          "optim.schedule=[{epoch: 1, weights: 0.01, biases: 0.02}]"]  # fmt: skip
 EXACT = [*NO_DROPOUT, "train.precision=float64"]  # so that modes agree to rounding
@@ -72,13 +74,6 @@ def end(process, fault=None):
                 os.kill(pid, signal.SIGKILL)
             return process.wait(), GONE, len(living)
         time.sleep(0.02)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def fault_for(number, draw):

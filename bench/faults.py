@@ -27,15 +27,16 @@ import threading
 import time
 from pathlib import Path
 
-from campaign import alive, campaign, difference, end, outcome, start
+from campaign import campaign, difference, end, outcome, start
 from modes import MODES, REPOSITORY, RESULTS, origin
 from pages import rewrite, table
-from victim import children
+from victim import children, plant
 
 import fuzz
-from alexnet2gpu import checkpoint, files, resume, saver
+from alexnet2gpu import checkpoint, resume, saver
 from alexnet2gpu.config import load_config
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.signs import alive
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all it starts: on GPUs two runs are not the same
 PAGE = REPOSITORY / "docs" / "faults.md"
@@ -56,7 +57,8 @@ def writing(folder, count=50, seed=0):
     for _ in range(count):
         child = os.fork()
         if child == 0:
-            _die_at_byte(draw.randrange(sum(sizes) + 3000))
+            at = draw.randrange(sum(sizes) + 3000)
+            plant({"phase": "checkpoint", "count": at, "who": "one rank"})
             saver.write(run / "checkpoints", 97, state, contents, "x", len(sizes), threading.Event())
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -70,22 +72,6 @@ def writing(folder, count=50, seed=0):
         found["taken it again"] += resume.find(run, config, images).place == place
         file.write_bytes(whole)
     return found
-
-
-def _die_at_byte(left):
-    """SIGKILL as this process writes that byte of all its whole files together."""
-    whole = files.write_whole
-
-    def write_whole(file, content, **how):
-        nonlocal left
-        if len(content) > left:
-            with open(file.with_name(f".{file.name}.new"), "wb") as opened:
-                opened.write(bytes(content)[:left])
-            os.kill(os.getpid(), signal.SIGKILL)
-        left -= len(content)
-        whole(file, content, **how)
-
-    files.write_whole = write_whole
 
 
 def changed_files(folder, count=1000):

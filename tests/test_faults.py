@@ -24,6 +24,7 @@ from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import load_config
 from alexnet2gpu.grid import Grid, place
 from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.signs import alive
 from alexnet2gpu.step import train_step
 
 SHORT = ["data.name=synthetic", "train.batch=128", "train.epochs=3", "train.log_every=3"]
@@ -44,13 +45,6 @@ def wait_until(condition, process=None):
     while not condition():
         assert time.monotonic() < deadline and (process is None or process.poll() is None)
         time.sleep(0.02)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def has_saved(folder):
