@@ -15,7 +15,6 @@ saver.py writes checkpoints, resume.py chooses one to go on from.
 """
 
 import io
-import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +27,6 @@ from alexnet2gpu.network import Network, trace
 from alexnet2gpu.optim import SGD2012
 
 FORMAT = 2  # of state.json and of the tower files; changes when an older program cannot read them
-
-# What torch.load and a look at its result raise, if a file is not one that this program wrote.
-UNREADABLE = (OSError, EOFError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
-              pickle.UnpicklingError)  # fmt: skip
 
 
 class Damaged(ValueError):
@@ -84,7 +79,7 @@ def newest(folder: Path) -> Path:
         found = sorted(place.glob("step-*/state.json"))
         if found:
             return found[-1].parent
-    raise ValueError(f"{folder}: there is no checkpoint yet: start anew, in another directory")
+    raise ValueError(f"{folder}: there is no checkpoint in it")
 
 
 def config_of(checkpoint: Path) -> Path:
@@ -148,7 +143,7 @@ def load(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str,
                 if not plain or shapes != expected:
                     raise ValueError("it holds another network")
                 tensors.update(content[kind])
-        except UNREADABLE as error:
+        except Exception as error:  # of any kind, if this program has not written it
             raise ValueError(f"{file}: unreadable checkpoint: {error}") from None
     return both
 

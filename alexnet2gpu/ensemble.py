@@ -1,6 +1,6 @@
 """Several trained networks that vote: the mean of their probabilities, as the paper's 5 and 7."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -40,8 +40,9 @@ def _task(config):
 
 
 def average(
-    networks: Sequence[tuple[Config, Path]], images: Images, test: Images, ranks: Ranks, views: int
-) -> Iterator[tuple[dict, dict]]:
+    networks: Sequence[tuple[Config, Path]], images: Images, test: Images, ranks: Ranks,
+    views: int, tick: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[dict, dict]]:  # fmt: skip
     """Evaluate one network after the other; only one is in memory at a time, and the sum of the
     probabilities of this replica's images, float64 on the CPU.
 
@@ -49,6 +50,7 @@ def average(
         networks: the config of each and the directory of its checkpoint.
         images: the training images, of which the mean is subtracted.
         test: the images to classify.
+        tick: called after each batch: watch.py.
 
     Yields: the figures of `mean_errors` of each network alone, and of the mean of all so far; the
         same on every rank.
@@ -61,10 +63,10 @@ def average(
         prepare = Preparation(images, config, ranks.device)
         size = max(1, config.train.batch // grid.replicas)
         batches = EvaluationBatches(test, prepare, size, grid.replica, grid.replicas, views)
-        parts = [
-            (log_p.cpu(), labels.cpu())
-            for log_p, labels in log_probabilities(model, batches, config.train.precision)
-        ]
+        parts = []
+        for log_p, labels in log_probabilities(model, batches, config.train.precision):
+            parts.append((log_p.cpu(), labels.cpu()))
+            tick()
         log_p, labels = (torch.cat(part) for part in zip(*parts))
         total = log_p.exp() if total is None else total.add_(log_p.exp())
         sums = [errors(log_p, labels), errors((total / number).log(), labels)]

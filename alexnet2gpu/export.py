@@ -62,13 +62,15 @@ def _pt(network: torch.nn.Module, shape: Sequence[int], about: Mapping[str, str]
     return buffer.getvalue()
 
 
-def _safetensors(network, shape, about):
+def _safetensors(
+    network: torch.nn.Module, shape: Sequence[int], about: Mapping[str, str]
+) -> bytes:
     from safetensors.torch import save
 
     return save(_state_dict(network), metadata=dict(about))
 
 
-def _onnx(network, shape, about):
+def _onnx(network: torch.nn.Module, shape: Sequence[int], about: Mapping[str, str]) -> bytes:
     import onnx  # noqa: F401  both are wanted by torch.onnx, which says so at length
     import onnxscript  # noqa: F401
 

@@ -5,6 +5,7 @@ CRC-32 of its bytes, as "crc32 0123abcd": it tells any change by accident, not o
 *sealed* file is JSON whose first line has the checksum of all that follows.
 """
 
+import errno
 import json
 import os
 import zlib
@@ -38,10 +39,14 @@ def flush(file: IO) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Return when the disk has the names of a folder's files: what was renamed stays renamed."""
+    """Return when the disk has the names of a folder's files: what was renamed stays renamed. Some
+    network file systems cannot be told so."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(handle)
 

@@ -5,7 +5,6 @@ section 6.1); figures/ draws them. All towers are on one device, and everything 
 centre crops, no dropout masks.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from alexnet2gpu.evaluate import log_probabilities
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import trace
 from alexnet2gpu.precision import computing_in, weight_dtype
+from alexnet2gpu.run import read_metrics
 
 BLOCK = 1024  # images whose distances are computed at a time
 
@@ -39,16 +39,14 @@ def histories(runs: Sequence[Path]) -> dict[str, History]:
 
 
 def history(run: Path) -> History:
-    """What RUN/metrics.jsonl has; run.py lists the keys. The last line of a run that is going on
-    may be half written, and is then left out.
+    """What RUN/metrics.jsonl has in lines that are whole; run.py lists the keys.
 
     Raises: ValueError if there is no such file.
     """
     found, file = {}, run / "metrics.jsonl"
     if not file.is_file():
         raise ValueError(f"{run}: no metrics.jsonl in it: is it the directory of a run?")
-    for line in file.read_text().splitlines():
-        figures = json.loads(line) if line.endswith("}") else {}
+    for figures in read_metrics(file):
         for key in figures:
             steps, values = found.setdefault(key, ([], []))
             steps.append(figures["step"])

@@ -23,6 +23,7 @@ from pathlib import Path
 
 LAUNCHER = os.getppid()  # torchrun, if a rank is not an orphan from the first
 
+
 @contextlib.contextmanager
 def one_line_mistakes():
     """While the body runs, ValueError or OSError becomes one line and exit status 2, and Ctrl-C
@@ -63,7 +64,7 @@ def _report(text):
     if os.environ.get("LOCAL_WORLD_SIZE") not in (None, os.environ.get("WORLD_SIZE")):
         from alexnet2gpu import watch  # here, since it imports torch
 
-        watch.tell(text, 2)
+        watch.tell(2)
 
 
 class Stop:

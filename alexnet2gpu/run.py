@@ -10,13 +10,16 @@ checkpoints/    the newest of them, and the best: checkpoint.py
 lock            held by the process that writes the run; it says which start by torchrun that is
 """
 
+import contextlib
 import fcntl
 import json
 import os
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from alexnet2gpu import files
 from alexnet2gpu.checkpoint import Progress
@@ -43,7 +46,7 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     if resume and out is None:
         raise ValueError("--resume: say which run to go on with: --out DIR --resume")
     folder = Path(out or RUNS)
-    holds_run = (folder / "config.yaml").exists()
+    holds_run = (folder / "config.yaml").exists() or any(folder.glob("checkpoints/step-*"))
     if resume and not holds_run:
         raise ValueError(
             f"--out {out} --resume: there is no run to go on with: leave --resume out to start one"
@@ -92,6 +95,26 @@ def has_saved(folder: Path) -> bool:
     return metrics.exists() and metrics.read_text(errors="replace").count('"top1_error"') > 1
 
 
+def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics.jsonl, but for those that are not whole, such as the last one of a
+    run that is going on; none if there is no file. Raises: OSError."""
+    text = file.read_text(errors="replace") if file.exists() else ""
+    for line in text.splitlines():
+        try:
+            parsed = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(parsed, dict) and isinstance(parsed.get("step"), int):
+            yield parsed
+
+
+def _is_of(line, progress):
+    """Whether a line of the metrics is of what was done up to a checkpoint. One may be of a step
+    whose evaluation is still to do, though it was logged once."""
+    evaluated = progress.evaluation is not None or "top1_error" not in line
+    return line["step"] < progress.step or (line["step"] == progress.step and evaluated)
+
+
 class Run:
     """The files of a run, as a context manager. Only the rank with `writes` changes any.
 
@@ -128,24 +151,13 @@ class Run:
             place.rename(place.with_name(f"damaged-{place.name}-{time.time_ns():x}"))
         for partial in self.checkpoints.glob(".step-*.partial"):  # of an earlier start
             shutil.rmtree(partial, ignore_errors=True)
-        kept = [line for line in self._lines() if line["step"] <= progress.step]
+        kept = [line for line in read_metrics(self.metrics) if _is_of(line, progress)]
         lines = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_whole(self.metrics, lines.encode())
         evaluated = [line["step"] for line in kept if "top1_error" in line]
         if progress.evaluation and progress.step not in evaluated:
             self.log_evaluation(progress)
         save_config(config, self.folder / "config.yaml")
-
-    def _lines(self):
-        """The lines of metrics.jsonl that are whole."""
-        text = self.metrics.read_text(errors="replace") if self.metrics.exists() else ""
-        for line in text.splitlines():
-            try:
-                parsed = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(parsed, dict) and isinstance(parsed.get("step"), int):
-                yield parsed
 
     def _lock(self):
         self.lock = open(self.folder / "lock", "a+")
@@ -169,11 +181,15 @@ class Run:
         """Called by all ranks once it has started. Raises: ValueError if this one does not see
         its files."""
         until = time.monotonic() + PATIENCE
-        while "config.yaml" not in os.listdir(self.folder):  # `exists` may be of a cache
+        while not self._is_seen():
             if time.monotonic() > until:
                 raise ValueError(f"--out {self.folder.absolute()}: is not the directory that rank "
                                  "0 sees: give one on a disk that all share")  # fmt: skip
             time.sleep(0.1)
+
+    def _is_seen(self):
+        with contextlib.suppress(FileNotFoundError):
+            return "config.yaml" in os.listdir(self.folder)  # `exists` may be of a cache
 
     def log(self, **figures: float) -> None:
         """Add a line to metrics.jsonl."""

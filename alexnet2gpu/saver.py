@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, replace
@@ -26,6 +27,10 @@ from alexnet2gpu.config import Config
 from alexnet2gpu.grid import Grid
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012
+
+
+PATIENCE = 240  # seconds, with a disk, if all wait for it; less than ranks.TIMEOUT
+LEAVE = 20  # seconds, with a disk, after an error
 
 
 class Saver:
@@ -60,12 +65,14 @@ class Saver:
 
     def __exit__(self, *error):
         self.over.set()  # after an error, ranks that are waited for may never come
-        self.thread.shutdown()
+        if self.task is not None:
+            wait([self.task], timeout=LEAVE)
+        self.thread.shutdown(wait=False)
 
     def save(self, progress: Progress, model: AlexNet, optimizer: SGD2012) -> None:
         """Begin to write a checkpoint, once the one before is written. Every rank calls it.
 
-        Raises: OSError that the one before has met, as a full disk.
+        Raises: OSError or ValueError that the one before has met, as a full disk.
         """
         self.wait()
         self.saves += 1  # as on all ranks: a step may be saved twice, without and with evaluation
@@ -77,17 +84,21 @@ class Saver:
             self.task = self.thread.submit(self._write, contents, now, state, attempt)
 
     def look(self) -> None:
-        """Raises: OSError, if writing has met one."""
+        """Raises: OSError or ValueError, if writing has met one."""
         if self.task is not None and self.task.done():
             done, self.task = self.task, None
             done.result()
 
     def wait(self) -> None:
-        """Return when this rank has written what it began. Raises: OSError, as `look`."""
+        """Return when this rank has written what it began. Raises: OSError, as `look`, and if the
+        disk does not get on."""
+        until = time.monotonic() + PATIENCE
         while self.task is not None:
             wait([self.task], timeout=1)
             self.tick()
             self.look()
+            if self.task is not None and time.monotonic() > until:
+                raise OSError(f"{self.folder}: the disk takes no checkpoint, in {PATIENCE} s")
 
     def _write(self, contents, progress, state, attempt):
         self.before()

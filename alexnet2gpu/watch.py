@@ -38,7 +38,7 @@ class Watch:
     """As a context manager, around all that a rank does with others. An error in it ends this rank
     and the others. Alone, a rank has nobody to watch, and errors end it in one line too.
 
-    Exit status: 2 after ValueError or OSError, as of any mistake (mistakes.py), else 1.
+    Exit status: 2 after ValueError or OSError, as of any mistake; 130 after Ctrl-C; else 1.
     """
 
     def __init__(self, grid: Grid):
@@ -46,25 +46,28 @@ class Watch:
         self.ticks, self.longest, self.ticked = 0, 0.0, None
         self.moved = self.answered = time.monotonic()  # when any rank got on; the store spoke
         self.over = threading.Event()
+        self.ending = threading.RLock()  # held by the thread that ends the process
         self.heard = {}  # rank -> its last word, and when it came
 
     def tick(self) -> None:
         """The rank gets on: called after each step."""
         now = time.monotonic()
-        if self.ticked is not None:
+        if self.ticked is not None and now - self.ticked < self._limit():  # else it was stopped
             self.longest = max(self.longest, now - self.ticked)
         self.ticks, self.ticked, self.moved = self.ticks + 1, now, now
 
+    def _limit(self):
+        """Seconds without a step after which ranks are stuck."""
+        return START if self.ticks < 3 else max(STUCK, 5 * self.longest)
+
     def __enter__(self):
+        works = [self._look_at_the_clock]
         if self.grid.world > 1:
-            try:
-                self.store = self._arrive()
-            except ValueError as error:
-                _end(one_line(error), 2)
-            self.threads = [threading.Thread(target=work, name="watch", daemon=True)
-                            for work in (self._talk, self._look_at_the_clock)]  # fmt: skip
-            for thread in self.threads:
-                thread.start()
+            self.store = self._arrive()
+            works.append(self._talk)
+        self.threads = [threading.Thread(target=work, name="watch", daemon=True) for work in works]
+        for thread in self.threads:
+            thread.start()
         return self
 
     def _arrive(self):
@@ -75,11 +78,10 @@ class Watch:
             except RuntimeError as error:
                 self._check_launcher()
                 if time.monotonic() > until:
-                    raise ValueError(f"rank {self.grid.rank} cannot reach the others: "
-                                     f"{one_line(error)}") from None  # fmt: skip
+                    self._end(f"rank {self.grid.rank} cannot reach others: {one_line(error)}", 2)
 
     def __exit__(self, kind, error, trace):
-        if self.grid.world > 1 and error is None:
+        if self.grid.world == 1 or error is None:
             self.over.set()
             for thread in self.threads:  # the first says that this rank needs nobody any more
                 thread.join(timeout=SILENT)
@@ -145,12 +147,15 @@ class Watch:
 
     def _judge(self):
         for rank, (word, since) in self.heard.items():
-            if not word["done"] and time.monotonic() - since > SILENT:
+            silent = 0 if word["done"] else time.monotonic() - since
+            if silent > SILENT / 3 and signs.gone(word):  # had it raised, it would have said so
+                self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
+            if silent > SILENT:
                 self._give_up(f"{_name(rank, word)} has not answered for {SILENT:.0f} s: stopped, "
                               "or its machine is gone", 1)  # fmt: skip
 
     def _look_at_the_clock(self):
-        """What is seen without the store."""
+        """What is seen without the store. Alone, a rank is never stuck, only slow."""
         last = time.monotonic()
         while not self.over.wait(EVERY):
             self._check_launcher()
@@ -158,8 +163,8 @@ class Watch:
             if now - last > EVERY + SILENT / 3:
                 self.moved = now
             last = now
-            limit = START if self.ticks < 3 else max(STUCK, 5 * self.longest)
-            if now - self.moved > limit:
+            limit = self._limit()
+            if self.grid.world > 1 and now - self.moved > limit:
                 here = {self.grid.rank: signs.place()}
                 places = here | {rank: word["place"] for rank, (word, _) in self.heard.items()}
                 where = ", ".join(f"rank {rank} is at {places[rank]}" for rank in sorted(places))
@@ -167,9 +172,8 @@ class Watch:
 
     def _check_launcher(self):
         if "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != LAUNCHER:
-            if self.grid.local_rank == 0:
-                _end(f"rank {self.grid.rank}: torchrun is gone, so this rank ends too", 1)
-            _end("", 1)
+            said = f"rank {self.grid.rank}: torchrun is gone, so this rank ends too"
+            self._end(said if self.grid.local_rank == 0 else "", 1)
 
     def _reconnect(self):
         if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # else rank 0 has it, and is gone
@@ -179,36 +183,37 @@ class Watch:
     def _obey(self):
         """End, if another rank has said why."""
         if self.store.check([VERDICT]):
-            _end("", json.loads(self.store.get(VERDICT))["status"])
+            self._end("", json.loads(self.store.get(VERDICT))["status"])
 
     def _give_up(self, text, status, report=""):
-        """End, for this reason if nobody was first with another."""
-        mine, first = json.dumps({"rank": self.grid.rank, "status": status, "text": text}), True
-        if time.monotonic() - self.answered < SILENT:
-            with contextlib.suppress(RuntimeError):
-                first = self.store.compare_set(VERDICT, "", mine).decode() == mine
-        _end(text if first else "", status, report if first else "")
+        """End, for this reason if no other rank was first with another."""
+        mine, first = json.dumps({"rank": self.grid.rank, "status": status}), True
+        with self.ending:  # or another thread would obey what this one says, before it is told
+            if time.monotonic() - self.answered < SILENT:
+                with contextlib.suppress(RuntimeError):
+                    first = self.store.compare_set(VERDICT, "", mine).decode() == mine
+            self._end(text if first else "", status, report if first else "")
+
+    def _end(self, text, status, report=""):
+        """End the process, whatever its threads are doing."""
+        self.ending.acquire()
+        try:
+            if text:
+                _say(text, report)
+            sys.stdout.flush()
+        finally:
+            os._exit(status)
 
 
-def tell(text: str, status: int) -> None:
+def tell(status: int) -> None:
     """Let ranks that are waiting for this one end, before it has joined them: mistakes.py."""
     with contextlib.suppress(RuntimeError, ValueError):
-        mine = json.dumps({"rank": None, "status": status, "text": text})
+        mine = json.dumps({"rank": int(os.environ["RANK"]), "status": status})
         signs.store().compare_set(VERDICT, "", mine)
 
 
 def _name(rank, word):
     return f"rank {rank} (pid {word['pid']} on {word['host']})"
-
-
-def _end(text, status, report=""):
-    """End the process, whatever its threads are doing."""
-    try:
-        if text:
-            _say(text, report)
-        sys.stdout.flush()
-    finally:
-        os._exit(status)
 
 
 def _say(text, report=""):

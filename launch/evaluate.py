@@ -64,9 +64,10 @@ def main(argv=None):
 
     figures = []
     train = configs[0].train
-    with Watch(grid), Ranks(grid, train.threads, train.keep_memory) as ranks:
-        networks = list(zip(configs, found))
-        for alone, averaged in average(networks, images, test_images, ranks, args.views):
+    with Watch(grid) as watch, Ranks(grid, train.threads, train.keep_memory) as ranks:
+        votes = average(list(zip(configs, found)), images, test_images, ranks, args.views,
+                        watch.tick)
+        for alone, averaged in votes:
             path = found[len(figures)]
             figures.append({"checkpoint": str(path), "alone": alone, "averaged": averaged})
             if grid.rank == 0:

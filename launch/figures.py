@@ -33,6 +33,8 @@ def main(argv=None):
     with one_line_mistakes():
         args = parse(argv)
         from alexnet2gpu import figures, look
+        from alexnet2gpu.grid import Grid
+        from alexnet2gpu.watch import Watch
 
         if not figures.possible():
             raise ValueError("figures need matplotlib: pip install -e '.[plots]'")
@@ -42,10 +44,11 @@ def main(argv=None):
         trained = load(args)
         out = args.out or args.runs[0] / "figures"
         out.mkdir(parents=True, exist_ok=True)
-    figures.curves(histories, out / "curves.png")
-    print(out / "curves.png")
-    for name in draw(*trained, args.among, out) if trained else []:
-        print(out / name, flush=True)
+    with Watch(Grid()):  # an image may be found changed when it is read
+        figures.curves(histories, out / "curves.png")
+        print(out / "curves.png")
+        for name in draw(*trained, args.among, out) if trained else []:
+            print(out / name, flush=True)
 
 
 def load(args):

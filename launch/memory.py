@@ -153,7 +153,9 @@ def main(argv=None):
 
         from alexnet2gpu import figures, trial
         from alexnet2gpu.config import load_config
+        from alexnet2gpu.grid import Grid
         from alexnet2gpu.memory import report
+        from alexnet2gpu.watch import Watch
 
         args = parse(argv)
         check(args, torch.cuda.is_available())
@@ -164,25 +166,25 @@ def main(argv=None):
             Path(args.out).mkdir(parents=True, exist_ok=True)
         command = " ".join(["python", "launch/memory.py", *(argv or sys.argv[1:])])
         head = {"unit": "bytes", "command": command, "torch": torch.__version__}
-    rows, timelines = [], {}  # of each mode, the first that was planned
-    for mode, c in tqdm(planned, disable=not args.measure or not sys.stderr.isatty()):
-        expected, ranks = trial.expect(mode, c, args.replicas, on_gpu), None
-        if args.measure:
-            with one_line_mistakes():
+    with Watch(Grid()):
+        rows, timelines = [], {}  # of each mode, the first that was planned
+        for mode, c in tqdm(planned, disable=not args.measure or not sys.stderr.isatty()):
+            expected, ranks = trial.expect(mode, c, args.replicas, on_gpu), None
+            if args.measure:
                 ranks = trial.run(mode, c, args.replicas, args.budget)
-        rows.append(row(mode, c, expected, ranks))
-        moments = [rank["moments"] for rank in ranks or []]
-        timelines.setdefault(mode, (c, expected, moments))
-        if args.out:  # as far as it has come
-            text = json.dumps({**head, "rows": rows}, indent=1)
-            Path(args.out, "memory.json").write_text(text + "\n")
-    print(f"MiB a rank, on {'a GPU' if on_gpu else 'the CPU'}")
-    print(report.comparison(rows, args.budget))
-    if args.out and not figures.possible():
-        print(f"memory.json: {args.out}; for figures as well: pip install -e '.[plots]'")
-    elif args.out:
-        draw(Path(args.config).stem, rows, timelines, Path(args.out))
-        print(f"memory.json and figures: {args.out}")
+            rows.append(row(mode, c, expected, ranks))
+            moments = [rank["moments"] for rank in ranks or []]
+            timelines.setdefault(mode, (c, expected, moments))
+            if args.out:  # as far as it has come
+                text = json.dumps({**head, "rows": rows}, indent=1)
+                Path(args.out, "memory.json").write_text(text + "\n")
+        print(f"MiB a rank, on {'a GPU' if on_gpu else 'the CPU'}")
+        print(report.comparison(rows, args.budget))
+        if args.out and not figures.possible():
+            print(f"memory.json: {args.out}; for figures as well: pip install -e '.[plots]'")
+        elif args.out:
+            draw(Path(args.config).stem, rows, timelines, Path(args.out))
+            print(f"memory.json and figures: {args.out}")
 
 
 def draw(name, rows, timelines, folder):

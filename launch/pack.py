@@ -1,4 +1,4 @@
-"""Pack a folder of photographs for training: decoded, scaled and cropped once, then memory-mapped.
+"""Pack a folder of photographs for training: decoded, scaled and cropped once.
 
     python launch/pack.py --data DIR
     python launch/pack.py --data DIR --store jpeg --out PACK

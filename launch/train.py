@@ -45,7 +45,7 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu import resume, run
+        from alexnet2gpu import resume
         from alexnet2gpu.assemble import check_memory
         from alexnet2gpu.config import load_config
         from alexnet2gpu.data.batches import check_batch
@@ -53,14 +53,15 @@ def main(argv=None):
         from alexnet2gpu.evaluate import check_images
         from alexnet2gpu.grid import place
         from alexnet2gpu.ranks import Ranks
+        from alexnet2gpu.run import Run, begun_before, check_folder, default_folder
         from alexnet2gpu.watch import Watch
 
         args = parse(argv)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"
         name = f"{Path(args.config or 'quick').stem}-{mode}"
-        begun = run.begun_before(args.out, name)
+        begun = begun_before(args.out, name)
         again = args.resume or begun is not None
-        out = begun or run.check_folder(args.out, args.resume)
+        out = begun or check_folder(args.out, args.resume)
         file = args.config or (out / "config.yaml" if again else "configs/quick.yaml")
         config = load_config(file, args.set)
         grid = place(config.model.towers, args.split_model, args.ddp)
@@ -74,15 +75,15 @@ def main(argv=None):
     with Stop() as stop, Watch(grid) as watch:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
             stop.begin()  # until now there was nothing to save
-            out = ranks.gather(out or run.default_folder(name))[0]
-            with run.Run(out, grid.rank == 0) as files:
-                stopped = train(config, ranks, watch, stop, files, images, test_images, start,
+            out = ranks.gather(out or default_folder(name))[0]
+            with Run(out, grid.rank == 0) as run:
+                stopped = train(config, ranks, watch, stop, run, images, test_images, start,
                                 content)
     if stopped:
         raise SystemExit(128 + stopped)
 
 
-def train(config, ranks, watch, stop, files, images, test_images, start, content):
+def train(config, ranks, watch, stop, run, images, test_images, start, content):
     """The run, from `start` and the checkpoint's `content` on; returns the signal that ended it, 0
     if none. A function of its own, since model and DDP must be gone when the ranks end
     (ranks.py)."""
@@ -99,22 +100,23 @@ def train(config, ranks, watch, stop, files, images, test_images, start, content
     model, optimizer = assemble(config, ranks)
     if content:
         restore(content, model, optimizer)
+        content.clear()  # it is as large as the model
     grid = ranks.grid
     prepare = Preparation(images, config, ranks.device)
     batches = TrainBatches(images, config, prepare, grid.replica, grid.replicas)
     test = EvaluationBatches(test_images, prepare, batches.share, grid.replica, grid.replicas)
-    files.start(config, start.progress, start.damaged)
-    attempt = ranks.gather(f"{time.time_ns():x}")[0]  # now all ranks find the files, or say so
-    files.check_seen()
+    run.start(config, start.progress, start.damaged)
+    attempt = ranks.gather(f"{time.time_ns():x}")[0]  # now all ranks find the run, or say so
+    run.check_seen()
     about = resume.about(config, images)
-    if files.writes:
+    if run.writes:
         print(*start.remarks, sep="\n", end="\n" * bool(start.remarks), flush=True)
-    with Saver(files.checkpoints, grid, config, about, attempt, files.flush, watch.tick) as saver:
-        t = Training(config, ranks, watch, stop, files, saver, model,
+    with Saver(run.checkpoints, grid, config, about, attempt, run.flush, watch.tick) as saver:
+        t = Training(config, ranks, watch, stop, run, saver, model,
                      ranks.replicate(model, config.memory), optimizer, batches, test,
                      start.progress)
         fit(t)
-    if files.writes:
+    if run.writes:
         report_end(t)
     return 0 if t.done else t.stopped
 

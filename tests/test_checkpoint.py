@@ -2,26 +2,19 @@
 
 import fcntl
 import json
-import os
 import shutil
-import signal
-import threading
-import time
-from dataclasses import asdict, replace
+import socket
+from dataclasses import replace
 
 import pytest
-import scenes
 import torch
 from conftest import metrics, train
 
 import alexnet2gpu
-from alexnet2gpu import checkpoint, files, resume, run, saver, strict
-from alexnet2gpu.assemble import assemble
+from alexnet2gpu import checkpoint, files, resume, run, strict
+from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config import Config, load_config
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.grid import Grid, place
-from alexnet2gpu.ranks import Ranks
-from alexnet2gpu.saver import Saver
 
 SETTINGS = [
     "data.name=synthetic",
@@ -173,29 +166,6 @@ def test_a_run_that_another_process_went_on_with_is_left_alone(unbroken, tmp_pat
         files_.start(load_config(folder / "config.yaml"), start.progress, start.damaged)
 
 
-def write_often(folder, rounds):
-    """One rank's part of many checkpoints, each step twice; rank 0 is the slower one."""
-    config = load_config("configs/quick.yaml", SETTINGS)
-    with Ranks(place(2, True, False), 1) as ranks:
-        model, optimizer = assemble(config, ranks)
-        wait = (lambda: time.sleep(0.02)) if ranks.grid.rank == 0 else (lambda: None)
-        with Saver(folder, ranks.grid, config, {}, "1", wait, lambda: None) as own:
-            for step in range(rounds):
-                for evaluation in (None, {"epoch": 1}):
-                    own.save(checkpoint.Progress(step, evaluation=evaluation), model, optimizer)
-            own.wait()
-        ranks.wait()
-
-
-def test_ranks_do_not_disturb_each_other_when_they_write(on_ranks, tmp_path):
-    """Rank 0 renames a folder as soon as the last file is there, while others may have begun to
-    write the next checkpoint, which may be of the same step."""
-    on_ranks(write_often, 2, tmp_path, 10)
-    newest = checkpoint.newest(tmp_path)
-    assert newest.name == "step-00000009" and not list(tmp_path.glob(".step*"))
-    assert checkpoint.read_state(newest)["progress"]["evaluation"] == {"epoch": 1}
-
-
 def damage(place, how):
     tower, state = place / "tower-1.pt", place / "state.json"
     if how == "missing tower":
@@ -270,6 +240,7 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
         find(folder)
     content = torch.load(newest / "tower-1.pt")
     for name, other in {
+        "cut code": {},
         "code": {"weights": print, "velocity": {}},
         "whole numbers": {**content, "velocity": {n: t.int() for n, t in
                                                   content["velocity"].items()}},
@@ -277,6 +248,8 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
                                                  content["weights"].items()}},
     }.items():  # fmt: skip
         torch.save(other, newest / "tower-1.pt")
+        if name == "cut code":  # which ends in the middle of a number
+            (newest / "tower-1.pt").write_bytes(b"\x80\x02J\x01")
         sums = {**state["towers"], "tower-1.pt": files.checksum_of(newest / "tower-1.pt")}
         (newest / "state.json").write_bytes(files.seal({**state, "towers": sums}))
         with pytest.raises(ValueError, match="tower-1.pt: unreadable checkpoint"):
@@ -342,63 +315,75 @@ def test_two_processes_do_not_write_one_run(unbroken, tmp_path, monkeypatch, cap
     assert names(folder) == ["step-00000009"]
 
 
-def test_a_kill_at_any_byte_of_a_checkpoint_leaves_the_one_before(unbroken, tmp_path):
-    """A process of its own writes the next checkpoint, and is killed when so many bytes are on
-    their way; or the file was cut there afterwards."""
+EVALUATED = {"epoch": 1, "test_loss": 2.0, "top1_error": 0.5, "top5_error": 0.1}
+
+
+@pytest.mark.parametrize("evaluation, lines", [(EVALUATED, 1), (EVALUATED, 0), (None, 1)])
+def test_an_evaluation_has_one_line(unbroken, tmp_path, evaluation, lines):
+    """The process may have died between its logging and its saving, or the other way round."""
+    config = load_config(unbroken / "config.yaml")
+    logged = json.dumps({"step": 9, **EVALUATED}) + "\n"
+    (tmp_path / "metrics.jsonl").write_text('{"step": 9, "loss": 1.0}\n' + logged * lines)
+    with run.Run(tmp_path, True) as own:
+        own.start(config, Progress(9, evaluation=evaluation), [])
+    found = metrics(tmp_path, "top1_error")
+    assert found == ({9: 0.5} if evaluation else {}) and metrics(tmp_path, "loss") == {9: 1.0}
+    assert (tmp_path / "metrics.jsonl").read_text().count("top1") == len(found)
+
+
+def test_lines_that_are_not_whole_are_left_out(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert list(run.read_metrics(file)) == []
+    odd = b'{"step": 1}\n[]\n{"loss": 1}\n\xff\xfe\n' + b"[" * 10**5 + b'\n{"step": 2}\n{"step": 3'
+    file.write_bytes(odd)
+    assert list(run.read_metrics(file)) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
+    """And not the one of another start, of the same name in the same folder."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config("configs/quick.yaml")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    for name in ("quick-split", "quick-split-2"):
+        with run.Run(run.RUNS / name, True) as own:
+            own.start(config, Progress(), [])
+    (run.RUNS / "quick-split" / "lock").write_text(f"another {socket.gethostname()} 1")
+    assert run.begun_before(None, "quick-split") is None  # the first start
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert run.begun_before(None, "quick-split") == run.RUNS / "quick-split-2"
+    assert run.begun_before(run.RUNS / "quick-split", "quick-split") is None
+    lock = run.RUNS / "quick-split-2" / "lock"
+    lock.write_text("mine elsewhere 7")  # rank 0's machine is another
+    assert run.begun_before(None, "quick-split") == run.RUNS / "quick-split-2"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    lock.write_text("none elsewhere 7")  # torchrun's default, as others have it too
+    assert run.begun_before(None, "quick-split") is None
+
+
+def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "PATIENCE", 0)
+    own = run.Run(tmp_path / "not here", False)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not here: is not the directory that rank 0 sees"):
+            own.check_seen()
+        own.folder.mkdir(exist_ok=True)
+    (own.folder / "config.yaml").touch()
+    own.check_seen()
+    resume.check_agreement([9, 9])
+    with pytest.raises(ValueError, match=r"found checkpoints of steps \[9, 0\]: --out should be"):
+        resume.check_agreement([9, 0])
+
+
+def test_a_run_without_its_config_is_a_run(unbroken, tmp_path, capsys):
+    """It is not trained over, and goes on if it is told its config."""
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
-    config = load_config(folder / "config.yaml")
-    about = resume.about(config, load_images(config.data, config.model)[0])
-    before = checkpoint.newest(folder)
-    contents = {file.name: memoryview(file.read_bytes()) for file in before.glob("*.pt")}
-    total = sum(content.nbytes for content in contents.values())
-    state = {"progress": asdict(checkpoint.Progress(step=10)), **about}
-    for at in [0, 1, total // 3, total - 1, total + 100]:
-        assert written_until(at, folder / "checkpoints", state, contents) == -signal.SIGKILL
-        assert find(folder).place == before
-    assert written_until(2 * total, folder / "checkpoints", state, contents) == 0
-    newest = find(folder).place
-    assert newest.name == "step-00000010"
-    for file in newest.iterdir():
-        whole = file.read_bytes()
-        for cut in (0, 1, len(whole) // 2, len(whole) - 1):
-            file.write_bytes(whole[:cut])
-            start = find(folder)
-            assert start.place == before and start.damaged == [newest]
-        file.write_bytes(whole)
-    assert find(folder).place == newest
-
-
-def written_until(at, folder, state, contents):
-    """The exit status of a fork that writes a checkpoint and is killed at a byte of it."""
-    child = os.fork()
-    if child == 0:
-        try:
-            scenes.die_at_byte(at)
-            saver.write(folder, 10, state, contents, f"{at:x}", 2, threading.Event())
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def test_a_checkpoint_is_written_in_the_background(monkeypatch, tmp_path):
-    """What is saved is what the towers were then, not what they became meanwhile."""
-    config = load_config("configs/quick.yaml", SETTINGS)
-    with Ranks(Grid(towers=range(2))) as ranks:
-        model, optimizer = assemble(config, ranks)
-        about = resume.about(config, load_images(config.data, config.model)[0])
-        begin, ticks = threading.Event(), []
-        first = Saver(tmp_path, ranks.grid, config, about, "1", begin.wait, lambda: ticks.append(1))
-        before = {name: p.detach().clone() for name, p in model.named_parameters()}
-        first.save(checkpoint.Progress(step=3), model, optimizer)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.zero_()
-        assert not list(tmp_path.glob("step-*"))
-        begin.set()
-        first.wait()
-    content = checkpoint.read(tmp_path / "step-00000003", config.model, range(2))["weights"]
-    assert all(torch.equal(content[name], weight) for name, weight in before.items()) and ticks
+    (folder / "config.yaml").rename(tmp_path / "config.yaml")
+    for arguments, complaint in (([], "holds another run"), (["--resume"], "config.yaml")):
+        with pytest.raises(SystemExit) as exit_:
+            train("--out", folder, *arguments)
+        assert exit_.value.code == 2 and complaint in capsys.readouterr().err
+    train("--out", folder, "--resume", "--config", tmp_path / "config.yaml")
+    assert names(folder) == ["step-00000009"]
 
 
 def test_load_reads_a_checkpoint_or_draws(unbroken):

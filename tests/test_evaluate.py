@@ -124,10 +124,17 @@ def check(out, folder, names, views):
 
 
 @pytest.mark.parametrize("views", [1, 10])
-def test_two_networks_and_their_average_are_those_of_plain_code(views, folder, tmp_path, capsys):
+def test_two_networks_and_their_average_are_those_of_plain_code(
+    views, folder, tmp_path, capsys, monkeypatch
+):
+    """The watch is told after each batch, or it would end a long evaluation as stuck."""
+    ticks = []
+    monkeypatch.setattr("alexnet2gpu.watch.Watch.tick", lambda self: ticks.append(1))
     arguments = [folder / "a", folder / "b" / "checkpoints", "--views", views]
     assert evaluate(*arguments, "--out", tmp_path / "out.json") == (0, "")
     check(tmp_path / "out.json", folder, "ab", views)
+    batch = load_config(folder / "a" / "config.yaml").train.batch
+    assert len(ticks) == 2 * -(-11 // max(1, batch // views))
     lines = capsys.readouterr().out.splitlines()
     averaged = figures((probabilities(folder, "a", views) + probabilities(folder, "b", views)) / 2)
     assert len(lines) == 3 and lines[2].startswith("average of 2 networks: top-1 error ")
@@ -207,8 +214,8 @@ MISTAKES = [
     (["a", "others"], "cannot be averaged with"),
     (["a", "others"], "2 towers, 12 outputs, data.name arrays"),
     (["no_config"], "config.yaml: say which config with --config FILE"),
-    (["no_checkpoint"], "no_checkpoint: there is no checkpoint yet"),
-    (["nowhere"], "nowhere: there is no checkpoint yet"),
+    (["no_checkpoint"], "no_checkpoint: there is no checkpoint in it"),
+    (["nowhere"], "nowhere: there is no checkpoint in it"),
     (["a", "broken"], "unreadable checkpoint: tower-1.pt: "),
     (["a", "--set", "model.stages.1.fc6.out=64"], "tower-0.pt: unreadable checkpoint: it holds"),
     (["a", "--views", "5"], "argument --views: invalid choice"),

@@ -19,10 +19,11 @@ import torch
 import torch.distributed as dist
 from conftest import REPOSITORY, metrics, program, train
 
-from alexnet2gpu import files, nonfinite, watch
+from alexnet2gpu import files, nonfinite
 from alexnet2gpu.assemble import assemble
 from alexnet2gpu.config import load_config
 from alexnet2gpu.grid import Grid, place
+from alexnet2gpu.mistakes import Stop
 from alexnet2gpu.ranks import Ranks
 from alexnet2gpu.signs import alive
 from alexnet2gpu.step import train_step
@@ -32,7 +33,7 @@ OPTIONS = [part for change in SHORT for part in ("--set", change)]  # 3 epochs o
 PATIENCE = 60
 
 
-def ranks_of(launcher):
+def children(launcher):
     """The processes that torchrun has started."""
     found = []
     for task in Path(f"/proc/{launcher}/task").iterdir():
@@ -68,7 +69,7 @@ def test_a_run_survives_its_launcher_and_a_rank(on_ranks, tmp_path):
     on_ranks(train, 2, "--split-model", *OPTIONS, "--out", tmp_path / "unbroken")
     first = torchrun(tmp_path, *OPTIONS, "--set", "train.epochs=60")
     wait_until(lambda: has_saved(tmp_path), first)
-    ranks = ranks_of(first.pid)
+    ranks = children(first.pid)
     first.kill()
     wait_until(lambda: not any(map(alive, ranks)))
     assert "torchrun is gone, so this rank ends too" in first.communicate()[1]
@@ -77,7 +78,7 @@ def test_a_run_survives_its_launcher_and_a_rank(on_ranks, tmp_path):
     second = torchrun(tmp_path, "--out", out, "--resume", "--set", "train.epochs=60", restarts=1)
     before = len(metrics(out, "loss"))
     wait_until(lambda: len(metrics(out, "loss")) > before + 1, second)
-    victim = ranks_of(second.pid)[1]
+    victim = children(second.pid)[1]
     os.kill(victim, signal.SIGKILL)
     wait_until(lambda: len(metrics(out, "loss")) > before + 4, second)
     second.terminate()  # torchrun passes it on: saved, and stopped
@@ -214,6 +215,19 @@ def test_a_signal_saves_and_stops(number, ranks, on_ranks, tmp_path):
     go(train, "--out", out, "--resume")
     for key in ("loss", "error", "top1_error", "test_loss"):
         assert metrics(out, key) == metrics(tmp_path / "unbroken", key)
+
+
+def test_only_a_second_ctrl_c_that_comes_later_takes_effect_at_once(monkeypatch):
+    with Stop() as stop:
+        stop.begin()
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+            signal.raise_signal(number)
+        assert stop.signal == signal.SIGINT
+        monkeypatch.setattr(Stop, "AT_ONCE", 0)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_signal_during_the_evaluation_saves_before_it(tmp_path, monkeypatch):
@@ -412,27 +426,6 @@ def test_ranks_agree_one_call_later(on_ranks):
     assert on_ranks(agreed, 2, 4) == [[[0, 0], [100, 0], [101, -1], [102, -2]]] * 2
     with Ranks(Grid()) as alone:
         assert alone.agree([7, 8]) == [7, 8]
-
-
-def test_a_rank_that_was_stopped_itself_accuses_nobody():
-    """After SIGCONT, others have to be heard again first."""
-    w = watch.Watch(Grid(world=2))
-    w.store = Store({"1": json.dumps({"host": "a", "pid": 1, "done": False, "ticks": 1, "place": "x"})})
-    w._listen(late=False)
-    w.heard[1] = w.heard[1][0], time.monotonic() - 100
-    w._listen(late=True)
-    w._judge()  # would end this process
-    assert time.monotonic() - w.moved < 1
-
-
-class Store(dict):
-    """As much of a store as the watch reads."""
-
-    def check(self, keys):
-        return all(key in self for key in keys)
-
-    def multi_get(self, keys):
-        return [self[key] for key in keys]
 
 
 def test_few_changed_files_end_as_they_should(tmp_path, monkeypatch):

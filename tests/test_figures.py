@@ -260,7 +260,7 @@ def mistake(capsys, *arguments):
     with pytest.raises(SystemExit) as end:
         draw(*arguments)
     error = capsys.readouterr().err
-    assert end.value.code == 2 and error.count("\n") == 1
+    assert end.value.code == 2 and error.strip().count("\n") == 0
     return error
 
 
@@ -276,6 +276,12 @@ def mistake(capsys, *arguments):
 def test_mistakes_end_in_one_line(run, arguments, complaint, capsys):
     pytest.importorskip("matplotlib")
     assert complaint in mistake(capsys, run, *arguments)
+
+
+def test_a_full_disk_is_told_in_one_line(run, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "curves.png").mkdir()
+    assert "Is a directory" in mistake(capsys, run, "--out", tmp_path)
 
 
 def test_without_matplotlib_it_says_how_to_get_it(run, capsys, monkeypatch):

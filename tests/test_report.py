@@ -30,6 +30,15 @@ def test_a_budget_ends_between_two_batches(capsys):
         assert fits[-1] == "fits" and next_one[-3:] == ["does", "not", "fit"]
 
 
+def test_a_full_disk_is_told_in_one_line(tmp_path, capsys):
+    (tmp_path / "memory.json").mkdir()
+    with pytest.raises(SystemExit) as exit_:
+        memory("--config", QUICK, "--modes", "single", "--out", tmp_path)
+    said = capsys.readouterr().err
+    assert exit_.value.code == 2 and said.strip().startswith("error: [Errno 21]"), said
+    assert said.strip().count("\n") == 0 and "memory.json" in said
+
+
 def test_a_budget_may_be_too_small_for_one_image(capsys):
     """Then the only line of the mode says so, and other modes have their own."""
     memory("--config", QUICK, "--budget", "5MiB", "--modes", "single", "split")

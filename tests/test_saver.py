@@ -1,0 +1,217 @@
+"""If these fail, a checkpoint is damaged, lost or mixed up while it is written."""
+
+import errno
+import os
+import signal
+import threading
+import time
+from dataclasses import asdict
+
+import pytest
+import scenes
+import torch
+
+from alexnet2gpu import checkpoint, files, resume, saver
+from alexnet2gpu.assemble import assemble
+from alexnet2gpu.checkpoint import Progress
+from alexnet2gpu.config import load_config
+from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.grid import Grid, place
+from alexnet2gpu.model import AlexNet
+from alexnet2gpu.optim import SGD2012
+from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.saver import Saver
+
+CONFIG = load_config("configs/quick.yaml", ["data.name=synthetic"])
+IMAGES, _ = load_images(CONFIG.data, CONFIG.model)
+ABOUT = resume.about(CONFIG, IMAGES)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A model and its optimizer, all towers."""
+    with Ranks(Grid(towers=range(2))) as ranks:
+        return assemble(CONFIG, ranks)
+
+
+@pytest.fixture
+def run(network, tmp_path):
+    """A run's directory with the checkpoint of step 9."""
+    write(tmp_path, 9, checkpoint.snapshot(*network))
+    return tmp_path
+
+
+def write(run, step, contents, attempt="1", **progress):
+    state = {"progress": asdict(Progress(step, **progress)), **ABOUT}
+    folder = run / "checkpoints"
+    saver.write(folder, step, state, contents, attempt, 2, threading.Event())
+    return folder / f"step-{step:08d}"
+
+
+def saver_of(folder, before=lambda: None, tick=lambda: None, grid=Grid(towers=range(2))):
+    return Saver(folder, grid, CONFIG, ABOUT, "1", before, tick)
+
+
+def find(run):
+    return resume.find(run, CONFIG, IMAGES)
+
+
+def no_space(*args, **how):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("step", [9, 10])
+def test_a_kill_at_any_byte_leaves_the_one_before(step, run, network):
+    """A process of its own writes the next checkpoint, or that of the same step with its
+    evaluation, and is killed when so many bytes are on their way."""
+    contents = checkpoint.snapshot(*network)
+    total = sum(content.nbytes for content in contents.values())
+    before = find(run)
+    for at in [0, 1, total // 3, total - 1, total + 100, total + 500]:
+        assert written_until(at, run, step, contents) == -signal.SIGKILL
+        start = find(run)
+        assert (start.place, start.progress) == (before.place, before.progress)
+    assert written_until(2 * total, run, step, contents) == 0
+    assert find(run).progress.step == step and find(run).progress.evaluation == {"epoch": 1}
+
+
+def written_until(at, run, step, contents):
+    """The exit status of a fork that writes a checkpoint and is killed at a byte of it."""
+    child = os.fork()
+    if child == 0:
+        try:
+            scenes.die_at_byte(at)
+            write(run, step, contents, f"{at:x}", evaluation={"epoch": 1})
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_file_that_was_cut_is_found(run, network):
+    newest = write(run, 10, checkpoint.snapshot(*network))
+    for file in newest.iterdir():
+        whole = file.read_bytes()
+        for cut in (0, 1, len(whole) // 2, len(whole) - 1):
+            file.write_bytes(whole[:cut])
+            start = find(run)
+            assert start.progress.step == 9 and start.damaged == [newest]
+        file.write_bytes(whole)
+    assert find(run).place == newest
+
+
+def test_a_step_that_is_saved_again_keeps_its_towers(run, network):
+    """It gets another state only; its towers' bytes might differ, as in another precision."""
+    contents = checkpoint.snapshot(*network)
+    other = {name: memoryview(bytes(content) + b"\0") for name, content in contents.items()}
+    place = write(run, 9, other, "2", evaluation={"epoch": 1})
+    assert all((place / name).read_bytes() == content for name, content in contents.items())
+    start = find(run)
+    assert start.place == place and start.progress.evaluation == {"epoch": 1}
+
+
+def test_a_step_whose_removal_was_begun_can_be_saved(run, network):
+    (run / "checkpoints" / "step-00000009" / "state.json").unlink()
+    assert write(run, 9, checkpoint.snapshot(*network)) == find(run).place
+
+
+def test_what_is_about_to_be_removed_is_no_checkpoint_any_more(run, network, monkeypatch):
+    """A kill in the middle of removing one leaves none that looks whole."""
+    write(run, 10, checkpoint.snapshot(*network))
+    monkeypatch.setattr(saver.shutil, "rmtree", no_space)
+    saver.prune(run / "checkpoints", 1, None)
+    assert not (run / "checkpoints" / "step-00000009" / "state.json").exists()
+
+
+def test_a_full_disk_keeps_what_there_was_and_gets_its_place_back(run, network, monkeypatch):
+    whole, contents = files.write_whole, checkpoint.snapshot(*network)
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for full in ("tower-0.pt", "tower-1.pt", "state.json"):
+
+        def write_whole(file, *args, **how):
+            if file.name == full:
+                monkeypatch.setattr(os, "fsync", no_space)
+            whole(file, *args, **how)
+
+        for step in (9, 10):
+            with monkeypatch.context() as patched:
+                patched.setattr(files, "write_whole", write_whole)
+                with pytest.raises(OSError, match="No space left on device"):
+                    write(run, step, contents, full)
+            monkeypatch.undo()
+            assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+
+
+def test_a_checkpoint_is_written_in_the_background(network, tmp_path):
+    """What is saved is what the towers and the progress were then, not what they became
+    meanwhile."""
+    model, optimizer = network
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    begin, ticks, progress = threading.Event(), [], Progress(step=3)
+    with saver_of(tmp_path, begin.wait, lambda: ticks.append(1)) as own:
+        own.save(progress, model, optimizer)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter += 1
+        progress.step = 4
+        time.sleep(0.1)
+        assert not list(tmp_path.glob("step-*"))  # the metrics are to be on the disk first
+        begin.set()
+        own.wait()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1
+    content = checkpoint.read(tmp_path / "step-00000003", CONFIG.model, range(2))["weights"]
+    assert all(torch.equal(content[name], weight) for name, weight in before.items()) and ticks
+
+
+def test_an_error_is_told_before_the_next_is_written(network, tmp_path):
+    failures = iter([no_space, lambda: None])
+    with saver_of(tmp_path, lambda: next(failures)()) as own:
+        own.save(Progress(step=3), *network)
+        with pytest.raises(OSError, match="No space left on device"):
+            own.save(Progress(step=4), *network)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_that_does_not_answer_is_told(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(saver, "PATIENCE", 0)
+    begin = threading.Event()
+    with saver_of(tmp_path, begin.wait) as own:
+        own.save(Progress(step=3), *network)
+        with pytest.raises(OSError, match="the disk takes no checkpoint, in 0 s"):
+            own.wait()
+        begin.set()
+
+
+def test_after_an_error_no_rank_is_waited_for(network, tmp_path):
+    """Rank 0 waits for the tower of a rank that has failed."""
+    half = AlexNet(CONFIG.model, towers=[0])
+    optimizer = SGD2012(half.named_parameters(), 0.9, 0.0005)
+    own = saver_of(tmp_path, grid=Grid(world=2, span=2, towers=range(1)))
+    with pytest.raises(KeyError), own:
+        own.save(Progress(step=3), half, optimizer)
+        raise KeyError
+    assert own.task.done() and not list(tmp_path.glob("step-*"))
+
+
+def write_often(folder, rounds):
+    """One rank's part of many checkpoints, each step twice; rank 0 is the slower one."""
+    with Ranks(place(2, True, False), 1) as ranks:
+        model, optimizer = assemble(CONFIG, ranks)
+        wait = (lambda: time.sleep(0.02)) if ranks.grid.rank == 0 else (lambda: None)
+        with saver_of(folder, wait, grid=ranks.grid) as own:
+            for step in range(rounds):
+                for evaluation in (None, {"epoch": 1}):
+                    own.save(Progress(step, evaluation=evaluation), model, optimizer)
+            own.wait()
+        ranks.wait()
+
+
+def test_ranks_do_not_disturb_each_other_when_they_write(on_ranks, tmp_path):
+    """Rank 0 renames a folder as soon as the last file is there, while others may have begun to
+    write the next checkpoint, which may be of the same step."""
+    on_ranks(write_often, 2, tmp_path, 10)
+    newest = checkpoint.newest(tmp_path)
+    assert newest.name == "step-00000009" and not list(tmp_path.glob(".step*"))
+    assert checkpoint.read_state(newest)["progress"]["evaluation"] == {"epoch": 1}

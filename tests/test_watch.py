@@ -1,0 +1,174 @@
+"""If these fail, ranks are given up for no reason, or are not when they should be.
+
+The clock and the store are played here, in one process; test_faults.py has real ranks.
+"""
+
+import json
+import os
+import socket
+import threading
+
+import pytest
+
+from alexnet2gpu import watch
+from alexnet2gpu.grid import Grid
+
+
+class End(Exception):
+    """In place of the end of the process: what is said."""
+
+
+class Store(dict):
+    """As much of a store as the watch uses."""
+
+    def check(self, keys):
+        return all(key in self for key in keys)
+
+    def multi_get(self, keys):
+        return [self[key] for key in keys]
+
+    def compare_set(self, key, expected, desired):
+        return self.setdefault(key, desired).encode()
+
+
+class Clock:
+    """Both the module `time` and an event that is waited for: each wait takes so many seconds."""
+
+    def __init__(self):
+        self.now, self.waits = 1000.0, []
+
+    def monotonic(self):
+        return self.now
+
+    def wait(self, seconds):
+        if not self.waits:
+            return True
+        self.now += self.waits.pop(0)
+        return False
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(watch, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def w(clock, monkeypatch):
+    """Rank 0 of 2, which has heard rank 1 and done ten steps of a second each."""
+
+    def end(self, text, status, report=""):
+        raise End(text)
+
+    monkeypatch.setattr(watch.Watch, "_end", end)
+    w = watch.Watch(Grid(world=2))
+    w.store, w.over = Store(), clock
+    hear(w)
+    for _ in range(10):
+        w.tick()
+        clock.now += 1
+    return w
+
+
+def hear(w, late=False, **word):
+    own = {"host": "elsewhere", "pid": 1, "done": False, "ticks": 1, "place": "link.py:7"}
+    w.store["1"] = json.dumps(own | word)
+    w._listen(late)
+
+
+def test_a_silent_rank_is_given_up(w, clock):
+    clock.now += watch.SILENT - 11
+    w._judge()
+    clock.now += 12
+    with pytest.raises(End, match=r"rank 1 \(pid 1 on elsewhere\) has not answered for 15 s"):
+        w._judge()
+
+
+def test_a_rank_that_is_done_may_be_silent(w, clock):
+    hear(w, done=True)
+    clock.now += 1000
+    w._judge()
+
+
+def test_a_killed_rank_of_this_machine_is_named_before_its_silence_is_up(w, clock):
+    """Where no communication fails, as while a checkpoint is written."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    hear(w, host=socket.gethostname(), pid=child)
+    w._judge()
+    clock.now += 6
+    with pytest.raises(End, match=rf"rank 1 \(pid {child} on .*\) was killed or has crashed"):
+        w._judge()
+
+
+def test_a_rank_that_was_stopped_itself_accuses_nobody(w, clock):
+    """After SIGCONT, others have to be heard again first."""
+    clock.now += 100
+    hear(w, late=True)
+    w._judge()
+    assert w.moved == clock.now
+
+
+def test_all_are_stuck_if_nobody_gets_on(w, clock):
+    clock.waits = [1] * 40
+    w._look_at_the_clock()
+    hear(w, ticks=2)  # the other has got on
+    clock.waits = [1] * 49
+    w._look_at_the_clock()
+    clock.waits = [1] * 2
+    with pytest.raises(End, match="no step was done in 50 s: rank 0 is at .*, rank 1 is at link.py:7"):
+        w._look_at_the_clock()
+
+
+def test_long_steps_are_waited_for(w, clock):
+    clock.now += 29  # with the fixture's second: a step of 30 s
+    w.tick()
+    clock.waits = [1] * 149
+    w._look_at_the_clock()
+    clock.waits = [1] * 2
+    with pytest.raises(End, match="no step was done in 150 s"):
+        w._look_at_the_clock()
+
+
+def test_a_pause_of_the_whole_job_is_no_step(w, clock):
+    """SIGSTOP to all, an hour later SIGCONT: nobody is stuck, nor is an hour a step's length."""
+    clock.waits = [1, 3600, 1]
+    w._look_at_the_clock()
+    w.tick()
+    clock.waits = [1] * 52
+    with pytest.raises(End, match="no step was done in 50 s"):
+        w._look_at_the_clock()
+
+
+def test_alone_a_rank_is_never_stuck(w, clock):
+    w.grid = Grid()
+    clock.waits = [1] * 1000
+    w._look_at_the_clock()
+
+
+def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
+    """While one thread gives up and tells, another of the same process waits: it would end the
+    process before anything was said."""
+    w, said = watch.Watch(Grid(world=2)), []
+    w.store = Store()
+    ended = threading.Event()
+
+    def exit_(status):
+        said.append(status)
+        ended.set()
+        threading.Event().wait(1)  # the process is gone
+
+    def say(text, report):
+        other = threading.Thread(target=w._obey, daemon=True)
+        other.start()
+        other.join(0.2)
+        said.append(text)
+
+    w.store.get = lambda key: dict.get(w.store, key)
+    monkeypatch.setattr(watch.os, "_exit", exit_)
+    monkeypatch.setattr(watch, "_say", say)
+    w._give_up("rank 0: a bug", 1)
+    assert said == ["rank 0: a bug", 1]
