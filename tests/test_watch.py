@@ -154,21 +154,22 @@ def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
     process before anything was said."""
     w, said = watch.Watch(Grid(world=2)), []
     w.store = Store()
-    ended = threading.Event()
 
     def exit_(status):
         said.append(status)
-        ended.set()
-        threading.Event().wait(1)  # the process is gone
+        threading.Event().wait()  # the process is gone
 
-    def say(text, report):
+    def compare_set(key, expected, desired):
+        w.store[key] = desired
         other = threading.Thread(target=w._obey, daemon=True)
         other.start()
         other.join(0.2)
-        said.append(text)
+        return desired.encode()
 
-    w.store.get = lambda key: dict.get(w.store, key)
+    w.store.compare_set, w.store.get = compare_set, lambda key: dict.get(w.store, key)
     monkeypatch.setattr(watch.os, "_exit", exit_)
-    monkeypatch.setattr(watch, "_say", say)
-    w._give_up("rank 0: a bug", 1)
+    monkeypatch.setattr(watch, "_say", lambda text, report: said.append(text))
+    giving_up = threading.Thread(target=w._give_up, args=("rank 0: a bug", 1), daemon=True)
+    giving_up.start()
+    giving_up.join(1)
     assert said == ["rank 0: a bug", 1]
