@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 from alexnet2gpu import files, strict
+from alexnet2gpu.mistakes import one_line
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.network import Network, trace
 from alexnet2gpu.optim import SGD2012
@@ -144,7 +145,7 @@ def load(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str,
                     raise ValueError("it holds another network")
                 tensors.update(content[kind])
         except Exception as error:  # of any kind, if this program has not written it
-            raise ValueError(f"{file}: unreadable checkpoint: {error}") from None
+            raise ValueError(f"{file}: unreadable checkpoint: {one_line(error)}") from None
     return both
 
 

@@ -40,7 +40,7 @@ def flush(file: IO) -> None:
 
 def flush_folder(folder: Path) -> None:
     """Return when the disk has the names of a folder's files: what was renamed stays renamed. Some
-    network file systems cannot be told so."""
+    network file systems do not support this."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

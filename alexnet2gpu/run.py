@@ -1,6 +1,6 @@
 """What a run leaves: a directory `runs/NAME/`, written by rank 0.
 
-config.yaml     every key as resolved, loadable again; a run is there once this file is
+config.yaml     every key as resolved, loadable again
 metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second;
                 every evaluation: step, epoch, test_loss, top1_error, top5_error. Losses are means
                 over the global batch and the steps since the last line, errors fractions of 1,

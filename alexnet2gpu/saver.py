@@ -13,8 +13,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,6 @@ class Saver:
         self.before, self.tick, self.keep = before, tick, config.train.keep
         self.writes = grid.replica == 0
         self.towers = config.model.towers if grid.rank == 0 else None
-        self.thread = ThreadPoolExecutor(1, "saver")
         self.task: Future | None = None
         self.saves = 0
         self.over = threading.Event()
@@ -67,7 +67,6 @@ class Saver:
         self.over.set()  # after an error, ranks that are waited for may never come
         if self.task is not None:
             wait([self.task], timeout=LEAVE)
-        self.thread.shutdown(wait=False)
 
     def save(self, progress: Progress, model: AlexNet, optimizer: SGD2012) -> None:
         """Begin to write a checkpoint, once the one before is written. Every rank calls it.
@@ -81,7 +80,7 @@ class Saver:
             now = replace(progress)
             state = {"progress": asdict(now), **self.about}
             attempt = f"{self.attempt}-{self.saves}"
-            self.task = self.thread.submit(self._write, contents, now, state, attempt)
+            self.task = _begin(partial(self._write, contents, now, state, attempt))
 
     def look(self) -> None:
         """Raises: OSError or ValueError, if writing has met one."""
@@ -98,13 +97,29 @@ class Saver:
             self.tick()
             self.look()
             if self.task is not None and time.monotonic() > until:
-                raise OSError(f"{self.folder}: the disk takes no checkpoint, in {PATIENCE} s")
+                raise OSError(f"{self.folder}: no checkpoint could be written in {PATIENCE} s: "
+                              "the disk does not answer")  # fmt: skip
 
     def _write(self, contents, progress, state, attempt):
         self.before()
         write(self.folder, progress.step, state, contents, attempt, self.towers, self.over)
         if self.towers is not None:
             prune(self.folder, self.keep, progress.best)
+
+
+def _begin(function):
+    """Call it in a thread that may be left behind, should the disk hang, as those of an executor
+    may not. Returns: a future."""
+    task = Future()
+
+    def work():
+        try:
+            task.set_result(function())
+        except BaseException as error:
+            task.set_exception(error)
+
+    threading.Thread(target=work, name="saver", daemon=True).start()
+    return task
 
 
 def write(

@@ -67,7 +67,7 @@ def run(mode: str, config: Config, replicas: int, limit: int | None) -> list[dic
         if the memory of a GPU did not suffice.
 
     Raises: ValueError if the system stopped a rank, as it does when the machine's own memory is
-        spent; ChildFailedError of torch, after the rank's traceback, if anything else went wrong.
+        spent; RuntimeError, after the rank's traceback, if anything else went wrong.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -88,7 +88,7 @@ def run(mode: str, config: Config, replicas: int, limit: int | None) -> list[dic
                 f"mode {mode}, batch {config.train.batch}: a rank was killed, as happens when a "
                 "machine's memory is spent: try smaller --batches"
             ) from None
-        raise
+        raise RuntimeError(f"mode {mode}: a rank has failed, as is said above") from None
     return [answers[rank] for rank in sorted(answers)]
 
 

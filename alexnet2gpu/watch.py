@@ -4,7 +4,7 @@ A thread of each rank tells the others, once a second, that it is there, through
 the ranks met (torchrun's own, which outlives them). A rank is given up if
 
     it raised                           at once: it says so itself
-    it was killed                       when communication with it fails, or after SILENT seconds
+    it was killed                       when communication fails, or after SILENT / 3 seconds
     it is stopped, or its machine gone  after SILENT seconds without a word
     all are there, none gets on         after STUCK seconds, or five times the longest step;
                                         before the third step after START seconds
@@ -83,7 +83,7 @@ class Watch:
     def __exit__(self, kind, error, trace):
         if self.grid.world == 1 or error is None:
             self.over.set()
-            for thread in self.threads:  # the first says that this rank needs nobody any more
+            for thread in self.threads:  # _talk says that this rank needs nobody any more
                 thread.join(timeout=SILENT)
         if error is None or isinstance(error, SystemExit):
             return
@@ -188,15 +188,15 @@ class Watch:
     def _give_up(self, text, status, report=""):
         """End, for this reason if no other rank was first with another."""
         mine, first = json.dumps({"rank": self.grid.rank, "status": status}), True
-        with self.ending:  # or another thread would obey what this one says, before it is told
-            if time.monotonic() - self.answered < SILENT:
-                with contextlib.suppress(RuntimeError):
-                    first = self.store.compare_set(VERDICT, "", mine).decode() == mine
-            self._end(text if first else "", status, report if first else "")
+        self.ending.acquire(timeout=SILENT)  # or another thread would obey this one's verdict,
+        if time.monotonic() - self.answered < SILENT:  # and end the process before it is told
+            with contextlib.suppress(RuntimeError):
+                first = self.store.compare_set(VERDICT, "", mine).decode() == mine
+        self._end(text if first else "", status, report if first else "")
 
     def _end(self, text, status, report=""):
         """End the process, whatever its threads are doing."""
-        self.ending.acquire()
+        self.ending.acquire(timeout=SILENT)
         try:
             if text:
                 _say(text, report)

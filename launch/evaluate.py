@@ -43,6 +43,7 @@ def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import checkpoint
         from alexnet2gpu.config import load_config
+        from alexnet2gpu.data.prepare import find_statistics
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.ensemble import average, check_alike
         from alexnet2gpu.evaluate import check_images
@@ -61,6 +62,7 @@ def main(argv=None):
         for path, config in zip(found, configs):
             checkpoint.read(path, config.model, range(config.model.towers))  # those of other
             # ranks too: all ranks come to the same conclusion, and rank 0 prints it
+        find_statistics(images, configs[0].data)
 
     figures = []
     train = configs[0].train

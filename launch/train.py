@@ -49,6 +49,7 @@ def main(argv=None):
         from alexnet2gpu.assemble import check_memory
         from alexnet2gpu.config import load_config
         from alexnet2gpu.data.batches import check_batch
+        from alexnet2gpu.data.prepare import find_statistics
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.evaluate import check_images
         from alexnet2gpu.grid import place
@@ -71,6 +72,7 @@ def main(argv=None):
         check_images(test_images, grid.replicas)
         start = resume.find(out, config, images) if again else resume.Start()
         content = start.read(config.model, grid.towers)
+        find_statistics(images, config.data)
 
     with Stop() as stop, Watch(grid) as watch:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:

@@ -278,7 +278,7 @@ def test_mistakes_end_in_one_line(run, arguments, complaint, capsys):
     assert complaint in mistake(capsys, run, *arguments)
 
 
-def test_a_full_disk_is_told_in_one_line(run, tmp_path, capsys):
+def test_a_file_that_cannot_be_written_is_told_in_one_line(run, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     (tmp_path / "curves.png").mkdir()
     assert "Is a directory" in mistake(capsys, run, "--out", tmp_path)

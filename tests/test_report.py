@@ -30,7 +30,7 @@ def test_a_budget_ends_between_two_batches(capsys):
         assert fits[-1] == "fits" and next_one[-3:] == ["does", "not", "fit"]
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path, capsys):
+def test_a_file_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
     (tmp_path / "memory.json").mkdir()
     with pytest.raises(SystemExit) as exit_:
         memory("--config", QUICK, "--modes", "single", "--out", tmp_path)

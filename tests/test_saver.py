@@ -142,13 +142,27 @@ def test_a_full_disk_keeps_what_there_was_and_gets_its_place_back(run, network, 
             assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
 
 
+def test_a_file_system_that_cannot_flush_folders_will_do(tmp_path, monkeypatch):
+    def fails_with(number):
+        def fsync(file):
+            raise OSError(number, os.strerror(number))
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", fails_with(errno.EINVAL))
+    files.flush_folder(tmp_path)
+    monkeypatch.setattr(os, "fsync", fails_with(errno.EIO))
+    with pytest.raises(OSError):
+        files.flush_folder(tmp_path)
+
+
 def test_a_checkpoint_is_written_in_the_background(network, tmp_path):
     """What is saved is what the towers and the progress were then, not what they became
     meanwhile."""
     model, optimizer = network
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     begin, ticks, progress = threading.Event(), [], Progress(step=3)
-    with saver_of(tmp_path, begin.wait, lambda: ticks.append(1)) as own:
+    with saver_of(tmp_path, lambda: begin.wait(30), lambda: ticks.append(1)) as own:
         own.save(progress, model, optimizer)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -177,9 +191,9 @@ def test_an_error_is_told_before_the_next_is_written(network, tmp_path):
 def test_a_disk_that_does_not_answer_is_told(network, tmp_path, monkeypatch):
     monkeypatch.setattr(saver, "PATIENCE", 0)
     begin = threading.Event()
-    with saver_of(tmp_path, begin.wait) as own:
+    with saver_of(tmp_path, lambda: begin.wait(30)) as own:
         own.save(Progress(step=3), *network)
-        with pytest.raises(OSError, match="the disk takes no checkpoint, in 0 s"):
+        with pytest.raises(OSError, match="no checkpoint could be written in 0 s"):
             own.wait()
         begin.set()
 

@@ -149,14 +149,26 @@ def test_alone_a_rank_is_never_stuck(w, clock):
     w._look_at_the_clock()
 
 
+def test_alone_under_torchrun_a_rank_ends_with_it(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one rank")
+    monkeypatch.setattr(watch, "LAUNCHER", 0)  # not this process's parent: it is gone
+    monkeypatch.setattr(watch, "EVERY", 0.01)
+    monkeypatch.setattr(watch.Watch, "_end", lambda w, text, status: ended.set())
+    with watch.Watch(Grid()):
+        assert ended.wait(60)
+
+
 def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
     """While one thread gives up and tells, another of the same process waits: it would end the
     process before anything was said."""
     w, said = watch.Watch(Grid(world=2)), []
     w.store = Store()
+    ended = threading.Event()
 
     def exit_(status):
         said.append(status)
+        ended.set()
         threading.Event().wait()  # the process is gone
 
     def compare_set(key, expected, desired):
@@ -169,7 +181,6 @@ def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
     w.store.compare_set, w.store.get = compare_set, lambda key: dict.get(w.store, key)
     monkeypatch.setattr(watch.os, "_exit", exit_)
     monkeypatch.setattr(watch, "_say", lambda text, report: said.append(text))
-    giving_up = threading.Thread(target=w._give_up, args=("rank 0: a bug", 1), daemon=True)
-    giving_up.start()
-    giving_up.join(1)
+    threading.Thread(target=w._give_up, args=("rank 0: a bug", 1), daemon=True).start()
+    assert ended.wait(60)
     assert said == ["rank 0: a bug", 1]

@@ -17,12 +17,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet2gpu.config import Config
+from alexnet2gpu.config import Config, Data
 from alexnet2gpu.data.crops import Corners, each_cut
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.precision import weight_dtype
 
 AT_ONCE = 2**18  # elements on the CPU, so that they stay in its cache from one pass to the next
+
+
+def find_statistics(images: Images, data: Data) -> None:
+    """Find the mean and the colours of training images, if they are wanted and not known: for
+    ranks to do before they wait for each other, since with large arrays it takes minutes."""
+    if data.mean == "image" or data.colour:
+        images.mean_image()
 
 
 class Preparation:

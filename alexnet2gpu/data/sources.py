@@ -61,8 +61,6 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
             f"data.name {data.name}: training images are {text(train.pixels.shape[1:])}, test "
             f"images {text(test.pixels.shape[1:])}: make them alike"
         )
-    if data.mean == "image" or data.colour:
-        train.mean_image()  # of large arrays it takes minutes, for which no rank waits yet
     return train, test
 
 
