@@ -194,13 +194,20 @@ HOW = [
 ]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def longer(unbroken, tmp_path_factory):
+    """A step more: two checkpoints."""
+    folder = shutil.copytree(unbroken, tmp_path_factory.mktemp("longer") / "run", symlinks=True)
+    train(*upto(10), "--out", folder, "--resume")
+    return folder
+
+
 @pytest.mark.parametrize("how", HOW)
 def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_taken(
-    how, unbroken, tmp_path, capfd
+    how, longer, tmp_path, capfd
 ):
     """It is said why, the curve comes out as if nothing had happened, and nothing is deleted."""
-    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
-    train(*upto(10), "--out", folder, "--resume")
+    folder = shutil.copytree(longer, tmp_path / "run", symlinks=True)
     expected = metrics(folder, "loss")
     damage(folder / "checkpoints" / "step-00000010", how)
     capfd.readouterr()
