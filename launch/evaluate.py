@@ -62,7 +62,8 @@ def main(argv=None):
         for path, config in zip(found, configs):
             checkpoint.read(path, config.model, range(config.model.towers))  # those of other
             # ranks too: all ranks come to the same conclusion, and rank 0 prints it
-        find_statistics(images, configs[0].data)
+        for config in configs:
+            find_statistics(images, config.data)
 
     figures = []
     train = configs[0].train

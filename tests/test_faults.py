@@ -31,14 +31,7 @@ from alexnet2gpu.step import train_step
 SHORT = ["data.name=synthetic", "train.batch=128", "train.epochs=3", "train.log_every=3"]
 OPTIONS = [part for change in SHORT for part in ("--set", change)]  # 3 epochs of 4 steps
 PATIENCE = 60
-
-
-def children(launcher):
-    """The processes that torchrun has started."""
-    found = []
-    for task in Path(f"/proc/{launcher}/task").iterdir():
-        found += [int(pid) for pid in (task / "children").read_text().split()]
-    return found
+children = program("victim", "bench").children
 
 
 def wait_until(condition, process=None):
