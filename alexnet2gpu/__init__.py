@@ -68,7 +68,7 @@ def load(config, checkpoint=None, overrides=()):
     from pathlib import Path  # here, so that importing the package is instant: see mistakes.py
 
     from alexnet2gpu import checkpoint as checkpoints
-    from alexnet2gpu.config import load_config
+    from alexnet2gpu.config.load import load_config
     from alexnet2gpu.model import AlexNet
 
     config = load_config(config, overrides)

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.cpu import memory
 from alexnet2gpu.grid import Grid
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.network import trace
+from alexnet2gpu.config.network import trace
 from alexnet2gpu.optim import SGD2012
 from alexnet2gpu.precision import weight_dtype
 from alexnet2gpu.ranks import Ranks

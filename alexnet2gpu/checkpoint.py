@@ -21,10 +21,11 @@ from pathlib import Path
 
 import torch
 
-from alexnet2gpu import files, strict
+from alexnet2gpu import files
+from alexnet2gpu.config import schema
 from alexnet2gpu.mistakes import one_line
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.network import Network, trace
+from alexnet2gpu.config.network import Network, trace
 from alexnet2gpu.optim import SGD2012
 
 FORMAT = 2  # of state.json and of the tower files; changes when an older program cannot read them
@@ -45,7 +46,7 @@ class Progress:
         best: step and top-1 error of the best evaluation so far, if there was one.
     """
 
-    step: int = strict.bounded(0, least=0)
+    step: int = schema.bounded(0, least=0)
     recent: tuple[tuple[float, float], ...] = ()
     evaluation: dict[str, int | float] | None = None
     best: dict[str, int | float] | None = None

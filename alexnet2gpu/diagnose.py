@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet2gpu import kinds
-from alexnet2gpu.config import Config
+from alexnet2gpu.config import layers as kinds
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.network import trace
+from alexnet2gpu.config.network import trace
 from alexnet2gpu.optim import rate_of
 from alexnet2gpu.precision import computing_in, weight_dtype
 

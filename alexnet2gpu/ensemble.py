@@ -7,7 +7,7 @@ import torch
 
 from alexnet2gpu import checkpoint
 from alexnet2gpu.assemble import build
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation

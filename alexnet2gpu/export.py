@@ -19,8 +19,9 @@ import torch
 import yaml
 
 import alexnet2gpu
-from alexnet2gpu import files, strict
-from alexnet2gpu.config import load_config
+from alexnet2gpu import files
+from alexnet2gpu.config import schema
+from alexnet2gpu.config.load import load_config
 
 # Every layer as torch's own operations, which exporters know.
 PLAIN = [f"memory.{lever}=false" for lever in ("norm_input_only", "pool_places_only",
@@ -43,7 +44,7 @@ def export(config: Path, checkpoint: Path, file: Path, overrides: Sequence[str] 
     changes = [*overrides, *PLAIN]
     network = alexnet2gpu.load(config, checkpoint, changes).eval()
     settings = load_config(config, overrides)
-    about = {"config": yaml.safe_dump(strict.plain(settings))}
+    about = {"config": yaml.safe_dump(schema.plain(settings))}
     try:
         content = WRITERS[file.suffix](network, settings.model.input, about)
     except ImportError as error:

@@ -14,15 +14,15 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
-from alexnet2gpu import kinds
-from alexnet2gpu.kinds import Layer
-from alexnet2gpu.levers import Levers
+from alexnet2gpu.config import layers as kinds
+from alexnet2gpu.config.layers import Layer
+from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.linear import Linear
-from alexnet2gpu.network import Row
+from alexnet2gpu.config.network import Row
 from alexnet2gpu.norm import ResponseNorm, rule_of
 
 
-def build(row: Row, before: Layer | None, levers: Levers) -> nn.Module:
+def build(row: Row, before: Layer | None, levers: Memory) -> nn.Module:
     """The module for a layer in its place; its weights are not yet drawn.
 
     `before` is the layer that stands before it in its stage, None if it is the first.

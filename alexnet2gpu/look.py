@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from alexnet2gpu import checkpoint
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.evaluate import log_probabilities
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.network import trace
+from alexnet2gpu.config.network import trace
 from alexnet2gpu.precision import computing_in, weight_dtype
 from alexnet2gpu.run import read_metrics
 

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alexnet2gpu import layers
-from alexnet2gpu.levers import Levers
-from alexnet2gpu.network import Network, trace
-from alexnet2gpu.seeds import seed_of
+from alexnet2gpu.config.keys import Memory
+from alexnet2gpu.config.network import Network, trace
+from alexnet2gpu.config.seeds import seed_of
 
 Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's half -> (B, C, ...), everybody's
 Entry = Callable[[nn.Module, Tensor], Tensor]  # a stage's first layer, what it reads -> output
@@ -46,7 +46,7 @@ def enter(layer: nn.Module, x: Tensor) -> Tensor:
 class Tower(nn.Module):
     """One column of the network: all stages' layers by name, drawn from (seed, index, layer)."""
 
-    def __init__(self, network: Network, index: int, seed: int, levers: Levers):
+    def __init__(self, network: Network, index: int, seed: int, levers: Memory):
         super().__init__()
         self.index, self.recompute = index, levers.recompute
         self.generator = None  # of dropout masks; None is torch's global one
@@ -114,7 +114,7 @@ class AlexNet(nn.Module):
         network: Network,
         seed: int = 0,
         towers: Sequence[int] | None = None,
-        levers: Levers = Levers(),
+        levers: Memory = Memory(),
         joins: Sequence[Join] | None = None,
         entries: Sequence[Entry] | None = None,
         keeping: contextlib.AbstractContextManager = contextlib.nullcontext(),

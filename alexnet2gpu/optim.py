@@ -19,7 +19,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from alexnet2gpu.config import Change
+from alexnet2gpu.config.keys import Change
 
 
 class SGD2012(torch.optim.Optimizer):

@@ -26,10 +26,10 @@ from alexnet2gpu import signs
 from alexnet2gpu.cpu import cores, keep_freed_memory
 from alexnet2gpu.exchange import exchange, gather_logits
 from alexnet2gpu.grid import Grid
-from alexnet2gpu.levers import Levers
+from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.link import Link
 from alexnet2gpu.model import all_here, enter
-from alexnet2gpu.network import Exchange
+from alexnet2gpu.config.keys import Exchange
 from alexnet2gpu.overlap import overlapped
 from alexnet2gpu.regather import Regather
 
@@ -86,7 +86,7 @@ class Ranks:
         on_gpu = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
 
-    def connect(self, stages: int, levers: Levers, how: Exchange = Exchange()) -> dict[str, Any]:
+    def connect(self, stages: int, levers: Memory, how: Exchange = Exchange()) -> dict[str, Any]:
         """What makes a model's towers meet those of other ranks, as arguments of AlexNet: the
         joins of so many stages, exchanges and at last the gathering of logits; what is kept. With
         overlap it is a stage's first layer that exchanges."""
@@ -105,7 +105,7 @@ class Ranks:
         joins = [partial(between, link=link) for link in links]
         return {"joins": [*joins, logits], "keeping": keeping}
 
-    def replicate(self, model: nn.Module, levers: Levers) -> nn.Module:
+    def replicate(self, model: nn.Module, levers: Memory) -> nn.Module:
         """`model` with gradients averaged over the replicas in every backward pass.
 
         Replicas draw or load the same weights, so none are sent. If gradients lie in DDP's

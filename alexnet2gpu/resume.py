@@ -12,11 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu import checkpoint, files, strict
+from alexnet2gpu import checkpoint, files
+from alexnet2gpu.config import schema
 from alexnet2gpu.checkpoint import Damaged, Progress
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.network import Network
+from alexnet2gpu.config.network import Network
 from alexnet2gpu.run import has_saved
 
 ANEW = "start anew, in another directory"
@@ -49,7 +50,7 @@ def about(config: Config, images: Images) -> dict:
     """What a checkpoint says of its run, besides how far it is."""
     labels = np.ascontiguousarray(images.labels, np.int64)
     training = {"number": len(images), "labels": files.checksum(labels)}
-    return {"config": strict.plain(config), "images": training}
+    return {"config": schema.plain(config), "images": training}
 
 
 def find(run: Path, config: Config, images: Images) -> Start:
@@ -65,12 +66,12 @@ def find(run: Path, config: Config, images: Images) -> Start:
             state = checkpoint.read_state(place)
             changes = _compare(place, state, now)
             checkpoint.check(place, state, range(config.model.towers))
-            start.progress = strict.build(Progress, state["progress"])
+            start.progress = schema.build(Progress, state["progress"])
         except Damaged as error:
             start.damaged.append(place)
             start.remarks.append(f"passed over {place}: {error}")
             continue
-        except (LookupError, strict.Problem) as error:
+        except (LookupError, schema.Problem) as error:
             raise ValueError(f"{place / 'state.json'}: {error}") from None
         start.place = place
         start.remarks += [f"going on from {place}", *changes]

@@ -23,7 +23,8 @@ from typing import Any
 
 from alexnet2gpu import files
 from alexnet2gpu.checkpoint import Progress
-from alexnet2gpu.config import Config, save_config
+from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.load import dump
 from alexnet2gpu.mistakes import LAUNCHER
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
@@ -157,7 +158,7 @@ class Run:
         evaluated = [line["step"] for line in kept if "top1_error" in line]
         if progress.evaluation and progress.step not in evaluated:
             self.log_evaluation(progress)
-        save_config(config, self.folder / "config.yaml")
+        files.write_whole(self.folder / "config.yaml", dump(config).encode())
 
     def _lock(self):
         self.lock = open(self.folder / "lock", "a+")

@@ -24,7 +24,7 @@ import torch
 import alexnet2gpu
 from alexnet2gpu import checkpoint, files
 from alexnet2gpu.checkpoint import Progress
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.grid import Grid
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012

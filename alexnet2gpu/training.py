@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor, nn
 
 from alexnet2gpu.checkpoint import Progress
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.mistakes import Stop
 from alexnet2gpu.model import AlexNet

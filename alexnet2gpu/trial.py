@@ -18,7 +18,7 @@ from functools import partial
 import torch
 
 from alexnet2gpu.assemble import assemble
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import Prediction, predict

@@ -16,11 +16,11 @@ from modes import NO_DROPOUT
 from parts import no_kernel
 from ports import Port, usual_sgd, usual_step
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.levers import Levers
+from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.model import AlexNet
 from alexnet2gpu.optim import SGD2012, set_rates
 from alexnet2gpu.precision import weight_dtype
@@ -28,14 +28,14 @@ from alexnet2gpu.step import train_step
 
 STEPS = 200
 WAYS = ["ours", "ours, no compiler", "ours, all kept", "the port, weights a rounding off"]
-KEPT = Levers(norm_input_only=False, pool_places_only=False, relu_in_place=False)
+KEPT = Memory(norm_input_only=False, pool_places_only=False, relu_in_place=False)
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def losses(precision, way, train, config):
     """Of `STEPS` steps, one way."""
     dtype = weight_dtype(precision)
-    levers = KEPT if way == "ours, all kept" else Levers()
+    levers = KEPT if way == "ours, all kept" else Memory()
     model = AlexNet(config.model, 0, levers=levers).to(DEVICE, dtype)
     if way == "the port, weights a rounding off":
         with torch.no_grad():

@@ -18,7 +18,7 @@ from modes import write
 from pages import rewrite
 from speed import STUDY, slow_links
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.cpu import cores
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks

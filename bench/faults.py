@@ -34,7 +34,7 @@ from victim import children, plant
 
 import fuzz
 from alexnet2gpu import checkpoint, resume, saver
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.signs import alive
 

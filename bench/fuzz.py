@@ -26,7 +26,8 @@ import numpy as np
 from modes import REPOSITORY  # first: it finds the package
 from PIL import Image
 
-from alexnet2gpu import checkpoint, config, mistakes
+from alexnet2gpu import checkpoint, mistakes
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import packing
 from alexnet2gpu.data.growth import Form
 from alexnet2gpu.data.pack import read_pack
@@ -83,7 +84,7 @@ class Resumed:
             sets = [part for change in short for part in ("--set", change)]
             _train("--out", folder / "as it was", *sets, *["--resume"] * (steps > 2))
         self.files = files(folder / "as it was")
-        self.config = config.load_config(folder / "as it was" / "config.yaml")
+        self.config = load_config(folder / "as it was" / "config.yaml")
 
     def outcome(self, file: Path, content: bytes) -> str:
         """What is wrong with how the changed file is dealt with; "" if nothing is."""
@@ -102,7 +103,7 @@ class Resumed:
         if status not in (0, 128 + signal.SIGTERM):
             return f"status {status}: {said}"
         if file.name == "config.yaml":
-            same = config.load_config(run / "config.yaml") == self.config
+            same = load_config(run / "config.yaml") == self.config
             return "" if same or " was " in said else f"accepted in silence: {said}"
         return "" if f": {file.name}: " in said and "passed over" in said else f"in silence: {said}"
 

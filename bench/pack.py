@@ -37,7 +37,7 @@ from modes import REPOSITORY, write  # first: it finds the package
 
 from alexnet2gpu import files
 from alexnet2gpu.assemble import assemble
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import pack
 from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches

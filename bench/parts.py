@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.norm import ResponseNorm, Rule, layer, operations
 

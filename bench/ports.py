@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from alexnet2gpu import kinds
-from alexnet2gpu.network import trace
+from alexnet2gpu.config import layers as kinds
+from alexnet2gpu.config.network import trace
 
 
 class Pad(nn.Module):

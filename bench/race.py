@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from modes import REPOSITORY
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.cpu import cores
 
 ON_GPU = torch.cuda.is_available()

@@ -23,9 +23,9 @@ from ports import Columns, Port, torchvisions, usual_sgd, usual_step
 from rates import rates
 
 from alexnet2gpu import linear
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.cpu import keep_freed_memory
-from alexnet2gpu.network import totals
+from alexnet2gpu.config.network import totals
 from alexnet2gpu.norm import layer, operations
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks

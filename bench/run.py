@@ -43,7 +43,7 @@ from race import race
 from speed import STUDY, tables
 
 from alexnet2gpu.cpu import cores
-from alexnet2gpu.network import trace
+from alexnet2gpu.config.network import trace
 
 ON_GPU, ROUNDS = torch.cuda.is_available(), 5
 CAFFE, FULL = "configs/caffe.yaml", "configs/alexnet.yaml"

@@ -35,7 +35,7 @@ def main(argv=None):
     with one_line_mistakes():
         import torch
 
-        from alexnet2gpu.config import load_config
+        from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.diagnose import complaint, diagnose
         from alexnet2gpu.data.batches import check_batch

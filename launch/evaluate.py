@@ -42,7 +42,7 @@ def parse(argv):
 def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import checkpoint
-        from alexnet2gpu.config import load_config
+        from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.prepare import find_statistics
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.ensemble import average, check_alike

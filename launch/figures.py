@@ -56,7 +56,7 @@ def load(args):
     import torch
 
     from alexnet2gpu import checkpoint, look
-    from alexnet2gpu.config import load_config
+    from alexnet2gpu.config.load import load_config
     from alexnet2gpu.data.sources import load_images
 
     try:

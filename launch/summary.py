@@ -15,10 +15,10 @@ from pathlib import Path
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.config import load_config  # noqa: E402
-from alexnet2gpu.kinds import text  # noqa: E402
+from alexnet2gpu.config.load import load_config  # noqa: E402
+from alexnet2gpu.config.layers import text  # noqa: E402
 from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
-from alexnet2gpu.network import Traffic, totals, trace, traffic  # noqa: E402
+from alexnet2gpu.config.network import Traffic, totals, trace, traffic  # noqa: E402
 
 
 def sends(sent):

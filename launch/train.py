@@ -47,7 +47,7 @@ def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import resume
         from alexnet2gpu.assemble import check_memory
-        from alexnet2gpu.config import load_config
+        from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.data.prepare import find_statistics
         from alexnet2gpu.data.sources import load_images

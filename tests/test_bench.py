@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import REPOSITORY, program
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.network import totals
+from alexnet2gpu.config.network import totals
 
 RESULTS = REPOSITORY / "bench" / "results"
 

@@ -11,9 +11,11 @@ import torch
 from conftest import metrics, train
 
 import alexnet2gpu
-from alexnet2gpu import checkpoint, files, resume, run, strict
+from alexnet2gpu import checkpoint, files, resume, run
+from alexnet2gpu.config import schema
 from alexnet2gpu.checkpoint import Progress
-from alexnet2gpu.config import Config, load_config
+from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 
 SETTINGS = [
@@ -121,7 +123,7 @@ def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
     top1 = metrics(unbroken, "top1_error")[9]
     assert state["progress"]["step"] == 9 and state["progress"]["evaluation"]["top1_error"] == top1
     assert state["progress"]["best"] == {"step": 9, "top1_error": top1}
-    assert strict.build(Config, state["config"]) == load_config(unbroken / "config.yaml")
+    assert schema.build(Config, state["config"]) == load_config(unbroken / "config.yaml")
     assert state["versions"]["torch"] == torch.__version__
     assert state["towers"]["tower-1.pt"] == files.checksum_of(newest / "tower-1.pt")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet2gpu.config import REPOSITORY, load_config, save_config
+from alexnet2gpu.config.load import REPOSITORY, load_config, dump
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
@@ -12,7 +12,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_configs_load_and_what_is_saved_loads_the_same(file, tmp_path):
     config = load_config(file)
-    save_config(config, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(dump(config))
     assert load_config(tmp_path / "config.yaml") == config
 
 

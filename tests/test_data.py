@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.data.idx import FILES, read_idx
 from alexnet2gpu.data.images import Images

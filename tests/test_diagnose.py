@@ -14,7 +14,7 @@ from conftest import program
 from torch.nn import functional as F
 
 from alexnet2gpu import diagnose as diagnose_module
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.table import draw_epoch
 from alexnet2gpu.diagnose import FAINT, Health, complaint, diagnose

@@ -6,7 +6,7 @@ import torch
 from conftest import metrics, train
 from torch.nn import functional as F
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 from alexnet2gpu import exchange as exchange_module
 from alexnet2gpu import link as link_module
 from alexnet2gpu import overlap
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.exchange import exchange, gather_logits
 from alexnet2gpu.link import Link
-from alexnet2gpu.levers import Levers
+from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.network import traffic
+from alexnet2gpu.config.network import traffic
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks
 
@@ -62,7 +62,7 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None, mes
         ):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
-        links = ranks.connect(len(network.stages), Levers(), config.exchange)
+        links = ranks.connect(len(network.stages), Memory(), config.exchange)
         results = gradients(network, ranks.grid.towers, **links)
         return results, [link.sent for link in ranks.links]
 

@@ -6,7 +6,7 @@ import torch
 from conftest import program, train
 
 import alexnet2gpu
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.export import export
 
 

@@ -21,7 +21,7 @@ from conftest import REPOSITORY, metrics, program, train
 
 from alexnet2gpu import files, nonfinite
 from alexnet2gpu.assemble import assemble
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.grid import Grid, place
 from alexnet2gpu.mistakes import Stop
 from alexnet2gpu.ranks import Ranks

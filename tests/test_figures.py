@@ -9,7 +9,7 @@ import torch
 from conftest import REPOSITORY, program, train
 
 from alexnet2gpu import checkpoint, figures, look
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images

@@ -15,8 +15,8 @@ from conftest import REPOSITORY, metrics, program, train
 from PIL import Image
 
 import alexnet2gpu
-from alexnet2gpu.config import load_config
-from alexnet2gpu.network import traffic
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.config.network import traffic
 from alexnet2gpu.run import default_folder
 
 README = (REPOSITORY / "README.md").read_text()

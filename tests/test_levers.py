@@ -7,11 +7,11 @@ import torch
 from conftest import metrics, train
 from torch.nn import functional as F
 
-from alexnet2gpu.config import load_config
-from alexnet2gpu.levers import Levers
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.model import AlexNet
 
-ALL_OFF = Levers(
+ALL_OFF = Memory(
     norm_input_only=False, pool_places_only=False, image_unpadded=False, relu_in_place=False
 )
 
@@ -30,12 +30,12 @@ def gradients(file, levers, settings=()):
 @pytest.mark.parametrize(
     "levers",
     [
-        Levers(),
+        Memory(),
         replace(ALL_OFF, norm_input_only=True),
         replace(ALL_OFF, pool_places_only=True),
         replace(ALL_OFF, image_unpadded=True),
         replace(ALL_OFF, relu_in_place=True),
-        Levers(recompute=(1, 2, 3, 4, 5)),
+        Memory(recompute=(1, 2, 3, 4, 5)),
     ],
 )
 def test_no_lever_changes_a_gradient(levers):

@@ -7,12 +7,12 @@ import torch
 from conftest import ranks_of, train
 
 from alexnet2gpu import trial
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory.ledger import Ledger
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
 from alexnet2gpu.model import AlexNet
-from alexnet2gpu.network import totals, traffic
+from alexnet2gpu.config.network import totals, traffic
 from alexnet2gpu.norm import native, operations
 from alexnet2gpu.optim import SGD2012, set_rates
 from alexnet2gpu.precision import weight_dtype

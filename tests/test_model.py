@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 import alexnet2gpu
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model import AlexNet
 
 

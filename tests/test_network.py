@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import alexnet2gpu
-from alexnet2gpu.config import load_config
-from alexnet2gpu.kinds import windows
-from alexnet2gpu.network import totals, trace, traffic
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.config.layers import windows
+from alexnet2gpu.config.network import totals, trace, traffic
 
 
 def network(name, *overrides):

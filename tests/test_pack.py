@@ -19,7 +19,7 @@ from PIL import Image
 from scenes import LABELS, squares
 
 from alexnet2gpu import files
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import pack
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation

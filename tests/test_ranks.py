@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import Pool, train
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks, choose_device
 from alexnet2gpu.assemble import assemble

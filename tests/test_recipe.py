@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import prepare as prepare_module
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.crops import Corners

@@ -8,7 +8,7 @@ import torch
 from conftest import REPOSITORY, program, ranks_of, train
 
 from alexnet2gpu import trial
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory import report
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]

@@ -14,7 +14,7 @@ import torch
 from alexnet2gpu import checkpoint, files, resume, saver
 from alexnet2gpu.assemble import assemble
 from alexnet2gpu.checkpoint import Progress
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.grid import Grid, place
 from alexnet2gpu.model import AlexNet

@@ -9,7 +9,7 @@ import torch
 from conftest import REPOSITORY, program
 
 from alexnet2gpu import trial
-from alexnet2gpu.config import load_config
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.norm import native
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 import yaml
 
-from alexnet2gpu import layers, strict
-from alexnet2gpu.config import REPOSITORY, load_config
-from alexnet2gpu.kinds import Conv, Linear, Lrn, MapNorm
-from alexnet2gpu.levers import Levers
-from alexnet2gpu.network import totals, trace, traffic
+from alexnet2gpu import layers
+from alexnet2gpu.config import schema
+from alexnet2gpu.config.load import REPOSITORY, load_config
+from alexnet2gpu.config.layers import Conv, Linear, Lrn, MapNorm
+from alexnet2gpu.config.keys import Memory
+from alexnet2gpu.config.network import totals, trace, traffic
 from alexnet2gpu.optim import rate_of
 
 # From epoch ... to ..., the rates of conv1 (weights, biases), of others (weights, biases), colour
@@ -135,7 +136,7 @@ def test_the_papers_text_has_weights_of_001_and_1e_4_times_the_plain_sum():
     assert weights == [0.01] * 8
     x = 300 * torch.rand(2, 9, 4, 4, dtype=torch.float64)
     for row in (row for row in rows if isinstance(row.layer, Lrn)):
-        y = layers.build(row, None, Levers())(x)
+        y = layers.build(row, None, Memory())(x)
         for i in range(9):
             around = x[:, max(0, i - 2) : i + 3].square().sum(1)
             torch.testing.assert_close(y[:, i], x[:, i] / (2 + 1e-4 * around) ** 0.75)
@@ -163,10 +164,10 @@ def test_there_are_derived_configs():
 
 @pytest.mark.parametrize("file", DERIVED, ids=lambda file: file.stem)
 def test_a_derived_config_differs_from_its_base_in_what_it_names_only(file):
-    named = strict.read(file.read_text())
+    named = schema.read(file.read_text())
     base = named.pop("base")
     ours, theirs = (
-        leaves(strict.plain(load_config(path))) for path in (file, file.parent / base)
+        leaves(schema.plain(load_config(path))) for path in (file, file.parent / base)
     )
     others = {path for path in ours | theirs if ours.get(path, ...) != theirs.get(path, ...)}
     for path in others:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation

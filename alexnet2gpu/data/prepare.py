@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from alexnet2gpu.config import Config, Data
+from alexnet2gpu.config.keys import Config, Data
 from alexnet2gpu.data.crops import Corners, each_cut
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.precision import weight_dtype

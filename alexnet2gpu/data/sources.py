@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu.config import Data
+from alexnet2gpu.config.keys import Data
 from alexnet2gpu.data import idx, packing
 from alexnet2gpu.data.growth import Form
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack import is_pack, place, read_pack
 from alexnet2gpu.data.photographs import classes_of
-from alexnet2gpu.kinds import text
-from alexnet2gpu.network import Network
+from alexnet2gpu.config.layers import text
+from alexnet2gpu.config.network import Network
 
 SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
 DOWNLOADS = Path("~/.cache/alexnet2gpu")

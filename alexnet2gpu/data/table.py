@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from alexnet2gpu.seeds import seed_of
+from alexnet2gpu.config.seeds import seed_of
 
 
 class EpochTable(NamedTuple):

@@ -23,10 +23,10 @@ derivatives.yaml, one by one. Scratch memory inside an operation is not in them.
 import math
 from dataclasses import dataclass
 
-from alexnet2gpu import kinds
-from alexnet2gpu.kinds import Layer
-from alexnet2gpu.levers import Levers
-from alexnet2gpu.network import Row
+from alexnet2gpu.config import layers as kinds
+from alexnet2gpu.config.layers import Layer
+from alexnet2gpu.config.keys import Memory
+from alexnet2gpu.config.network import Row
 from alexnet2gpu.norm import images_at_once, rule_of
 
 
@@ -65,7 +65,7 @@ class Sizes:
     compute: int
 
 
-def costs(row: Row, before: Layer | None, width: int, sizes: Sizes, levers: Levers) -> list[Cost]:
+def costs(row: Row, before: Layer | None, width: int, sizes: Sizes, levers: Memory) -> list[Cost]:
     """The nodes of a layer in its place, in the order of the forward pass.
 
     Args:

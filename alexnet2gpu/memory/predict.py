@@ -15,13 +15,13 @@ far the largest, among the first: the worst moment lies there, or in the layers 
 import math
 from dataclasses import dataclass, replace
 
-from alexnet2gpu import kinds
-from alexnet2gpu.config import Config
+from alexnet2gpu.config import layers as kinds
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory.costs import Cost, Sizes, costs
 from alexnet2gpu.memory.graph import Graph, Node, Value
 from alexnet2gpu.memory.joins import Travel, exchanged, gathered, overlapped
 from alexnet2gpu.memory.tape import Moment, Tape
-from alexnet2gpu.network import trace
+from alexnet2gpu.config.network import trace
 
 WIDTHS = {"float32": (4, 4), "bfloat16": (4, 2), "float64": (8, 8)}  # of weights, of computing
 LABEL = 8  # bytes of one

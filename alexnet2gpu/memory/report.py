@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from alexnet2gpu.config import Config
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import Prediction
 from alexnet2gpu.ranks import Ranks

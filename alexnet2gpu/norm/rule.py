@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from alexnet2gpu import kinds
+from alexnet2gpu.config import layers as kinds
 
 
 class Rule(NamedTuple):

@@ -1,9 +1,9 @@
 """What no single key of a config shows: layers fit each other, images the network, rates are
 known, options go together."""
 
-from alexnet2gpu.kinds import Conv, Linear, text
-from alexnet2gpu.network import trace
-from alexnet2gpu.strict import Problem
+from alexnet2gpu.config.layers import Conv, Linear, text
+from alexnet2gpu.config.network import trace
+from alexnet2gpu.config.schema import Problem
 
 
 def check(config) -> None:

@@ -6,10 +6,10 @@ stage of each tower reads the channels of all of them. kinds.py says what a laye
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
-from alexnet2gpu.kinds import Layer, Shape
-from alexnet2gpu.strict import Problem, bounded
+from alexnet2gpu.config.layers import Layer, Shape
+from alexnet2gpu.config.schema import Problem, bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +20,6 @@ class Network:
     towers: int = bounded(least=1, most=1024)
     input: tuple[int, int, int] = bounded(least=1, most=2**16)
     stages: tuple[dict[str, Layer], ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exchange:
-    """The `exchange` section of a config: how towers on different ranks exchange.
-
-    precision   in which activations and their gradients travel; null: as they were computed.
-                Logits are always exchanged so
-    overlap     a rank that holds one tower computes with its own half while the others' travel
-    """
-
-    precision: Literal["bfloat16"] | None = None
-    overlap: bool = False
 
 
 class Row(NamedTuple):

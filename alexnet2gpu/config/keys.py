@@ -1,32 +1,21 @@
-"""What an experiment is: every key that a config file may hold, with its default and its unit.
+"""Every key that a config file may hold, with its default and its unit.
 
-    model    towers, input, stages                          a Network; kinds.py has the layers
+    model    towers, input, stages                          a Network; layers.py has the layers
     data     name, dir, crop, flip, mean, colour, ...       which images, what is done to them
     train    seed, batch, epochs, max_steps, precision, ... the loop
     optim    momentum, weight_decay, schedule               the update rule and its rates
-    memory   norm_input_only, regather, recompute, ...      what is kept for backward: levers.py
-    exchange precision, overlap                             between ranks: an Exchange
+    memory   norm_input_only, regather, recompute, ...      what a step keeps for its backward pass
+    exchange precision, overlap                             how halves travel between ranks
 
-Keys without a default must be in the file. A file with `base: OTHER.yaml` has what the other has,
-but for the keys that it names, by their paths as after --set: `model.stages.1.conv3.init: 0.01`.
-`load_config` reads one; `save_config` writes all that was resolved.
+Keys without a default must be in the file; load.py reads it.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
-import yaml
-
-from alexnet2gpu import files, strict
-from alexnet2gpu.checks import check
-from alexnet2gpu.levers import Levers
-from alexnet2gpu.network import Exchange, Network
-from alexnet2gpu.strict import Problem, bounded
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-LARGEST = 2**20  # bytes of a file
+from alexnet2gpu.config import layers
+from alexnet2gpu.config.network import Network
+from alexnet2gpu.config.schema import bounded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +107,58 @@ class Optim:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Memory:
+    """What a step keeps for its backward pass, and what it computes or sends once more instead.
+
+    Each key trades memory for something; `true` is the side that saves memory. By default those
+    are on that cost neither speed nor exactness. docs/memory.md has what each of them saves.
+
+    key                   on, a rank keeps                             off
+    norm_input_only       of a normalisation its input                 its input and three more
+    pool_places_only      of a max-pooling where its maxima were,      its input, and the places
+                          2 bytes each (4 in maps over 32,768 pixels)  in 8 bytes each
+    image_unpadded        the images as they came, and pads again      a padded copy of them
+                          (where conv windows overhang)
+    relu_in_place         one tensor of a ReLU                         its input too, for a moment
+    gradients_in_buckets  under DDP, gradients in its buckets          gradients, and buckets too
+    regather              of what is exchanged its own half, and       everybody's halves
+                          gathers again: 1.5 times the traffic
+    recompute             of the stages listed (from 1) their input,   their activations
+                          and computes them again
+
+    The network gives the same gradients either way.
+    """
+
+    norm_input_only: bool = True
+    pool_places_only: bool = True
+    image_unpadded: bool = True
+    relu_in_place: bool = True
+    gradients_in_buckets: bool = True
+    regather: bool = False
+    recompute: tuple[int, ...] = bounded((), least=1)
+
+    def overwrites(self, layer: layers.Layer, before: layers.Layer | None) -> bool:
+        """Whether `layer` is a ReLU that works in place, on the output of the layer `before` it in
+        its stage. Not on a stage's input, which belongs to all towers, nor where backward needs
+        that output, nor after dropout, which passes on its input while testing."""
+        free = (layers.Conv, layers.Linear, layers.Pool, layers.ResponseNorm)
+        return self.relu_in_place and isinstance(layer, layers.Relu) and isinstance(before, free)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exchange:
+    """The `exchange` section of a config: how towers on different ranks exchange.
+
+    precision   in which activations and their gradients travel; null: as they were computed.
+                Logits are always exchanged so
+    overlap     a rank that holds one tower computes with its own half while the others' travel
+    """
+
+    precision: Literal["bfloat16"] | None = None
+    overlap: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """A whole experiment."""
 
@@ -125,63 +166,10 @@ class Config:
     data: Data
     train: Train
     optim: Optim
-    memory: Levers = Levers()
+    memory: Memory = Memory()
     exchange: Exchange = Exchange()
 
     def colour_in(self, epoch: int) -> float:
         """Strength of the colour noise in an epoch (from 1)."""
         begun = [change.colour for change in self.optim.schedule if change.epoch <= epoch]
         return [self.data.colour, *(colour for colour in begun if colour is not None)][-1]
-
-
-def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config; `overrides` are "key.path=value" strings, as given to --set.
-
-    A relative `file` is looked for in the current directory, then in the repository.
-
-    Raises: ValueError, naming the file or the override, and the key.
-    """
-    found = [path for path in (Path(file), REPOSITORY / file) if path.is_file()]
-    if not found:
-        known = ", ".join(sorted(f"configs/{p.name}" for p in REPOSITORY.glob("configs/*.yaml")))
-        raise ValueError(f"--config {file}: there is no such file; there are {known}")
-    source, changed = str(file), []
-    try:
-        tree = _read(found[0])
-        for override in overrides:
-            source = f"--set {override}"
-            changed.append((strict.assign(tree, override), source))
-        source = str(file)
-        config = strict.build(Config, tree)
-        check(config)
-    except (Problem, OSError, UnicodeDecodeError) as error:
-        key = getattr(error, "key", "")
-        blame = [said for path, said in changed if key and f"{key}.".startswith(f"{path}.")]
-        raise ValueError(f"{(blame or [source])[0]}: {error}") from None
-    return config
-
-
-def _read(file, users=()):
-    """The parsed tree of a config, what it names put into a copy of its base."""
-    if file.stat().st_size > LARGEST:
-        raise Problem("", f"larger than {LARGEST:,} bytes: not a config")
-    tree = strict.read(file.read_text())
-    if not isinstance(tree, dict) or "base" not in tree:
-        return tree
-    base = (file.parent / str(tree.pop("base"))).resolve()
-    if not base.is_file() or base in users:
-        raise Problem("base", f"no file {base.name} lies beside this one, or it is based on this")
-    below = _read(base, (*users, base))
-    if not isinstance(below, dict):
-        raise Problem("base", f"{base.name} has no sections")
-    for key, value in tree.items():
-        if isinstance(value, dict) and key in below:
-            raise Problem(key, f"replaces a whole section: say {key}.{next(iter(value), '')}: ...")
-        strict.put(below, str(key), value)
-    return below
-
-
-def save_config(config: Config, file: Path) -> None:
-    """Write every key, defaults included, so that `load_config(file)` gives `config` again."""
-    layout = {"sort_keys": False, "default_flow_style": None, "width": 110}
-    files.write_whole(file, yaml.safe_dump(strict.plain(config), **layout).encode())

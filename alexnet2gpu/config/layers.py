@@ -23,7 +23,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from alexnet2gpu.strict import bounded
+from alexnet2gpu.config.schema import bounded
 
 Shape = tuple[int, ...]  # of one image in one tower: (C, H, W) or (F,)
 
