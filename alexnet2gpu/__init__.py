@@ -69,7 +69,7 @@ def load(config, checkpoint=None, overrides=()):
 
     from alexnet2gpu import checkpoint as checkpoints
     from alexnet2gpu.config.load import load_config
-    from alexnet2gpu.model import AlexNet
+    from alexnet2gpu.model.model import AlexNet
 
     config = load_config(config, overrides)
     model = AlexNet(config.model, config.train.seed, levers=config.memory)

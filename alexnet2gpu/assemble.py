@@ -8,10 +8,10 @@ import torch
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.cpu import memory
 from alexnet2gpu.grid import Grid
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import trace
-from alexnet2gpu.optim import SGD2012
-from alexnet2gpu.precision import weight_dtype
+from alexnet2gpu.model.optim import SGD2012
+from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.ranks import Ranks
 
 

@@ -24,9 +24,9 @@ import torch
 from alexnet2gpu import files
 from alexnet2gpu.config import schema
 from alexnet2gpu.mistakes import one_line
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import Network, trace
-from alexnet2gpu.optim import SGD2012
+from alexnet2gpu.model.optim import SGD2012
 
 FORMAT = 2  # of state.json and of the tower files; changes when an older program cannot read them
 

@@ -17,10 +17,10 @@ from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import trace
-from alexnet2gpu.optim import rate_of
-from alexnet2gpu.precision import computing_in, weight_dtype
+from alexnet2gpu.model.optim import rate_of
+from alexnet2gpu.model.step import computing_in, weight_dtype
 
 # Signal in the last hidden layer below which images hardly differ. quick.yaml has 0.04 and learns;
 # with all its weights a third smaller it has 0.004, and its loss stays flat for 100 steps.

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.precision import computing_in
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.step import computing_in
 from alexnet2gpu.ranks import Ranks
 
 

@@ -19,9 +19,9 @@ from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.evaluate import log_probabilities
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import trace
-from alexnet2gpu.precision import computing_in, weight_dtype
+from alexnet2gpu.model.step import computing_in, weight_dtype
 from alexnet2gpu.run import read_metrics
 
 BLOCK = 1024  # images whose distances are computed at a time

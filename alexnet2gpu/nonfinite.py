@@ -7,8 +7,8 @@ be done once more, with the same weights, images and masks, and looked at layer 
 import torch
 from torch import Tensor
 
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.precision import computing_in
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.step import computing_in
 from alexnet2gpu.ranks import Ranks
 
 

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from alexnet2gpu.linear import in_one_piece, linear
+from alexnet2gpu.model.linear import in_one_piece, linear
 from alexnet2gpu.link import Link, add
 
 

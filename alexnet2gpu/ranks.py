@@ -28,7 +28,7 @@ from alexnet2gpu.exchange import exchange, gather_logits
 from alexnet2gpu.grid import Grid
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.link import Link
-from alexnet2gpu.model import all_here, enter
+from alexnet2gpu.model.model import all_here, enter
 from alexnet2gpu.config.keys import Exchange
 from alexnet2gpu.overlap import overlapped
 from alexnet2gpu.regather import Regather

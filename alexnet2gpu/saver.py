@@ -26,8 +26,8 @@ from alexnet2gpu import checkpoint, files
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.grid import Grid
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import SGD2012
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.optim import SGD2012
 
 
 PATIENCE = 240  # seconds, with a disk, if all wait for it; less than ranks.TIMEOUT

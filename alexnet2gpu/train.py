@@ -23,8 +23,8 @@ from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
 from alexnet2gpu.mistakes import one_line
-from alexnet2gpu.optim import rate_of, set_rates
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.optim import rate_of, set_rates
+from alexnet2gpu.model.step import train_step
 from alexnet2gpu.training import Training
 
 

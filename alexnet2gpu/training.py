@@ -10,8 +10,8 @@ from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.mistakes import Stop
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import SGD2012
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks import Ranks
 from alexnet2gpu.run import Run
 from alexnet2gpu.saver import Saver

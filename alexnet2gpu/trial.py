@@ -22,11 +22,11 @@ from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import Prediction, predict
-from alexnet2gpu.optim import set_rates
-from alexnet2gpu.precision import weight_dtype
+from alexnet2gpu.model.optim import set_rates
+from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.step import train_step
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
 OUT_OF_MEMORY = 70  # the exit status of a rank

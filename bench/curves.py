@@ -21,10 +21,10 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.config.keys import Memory
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import SGD2012, set_rates
-from alexnet2gpu.precision import weight_dtype
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.optim import SGD2012, set_rates
+from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.model.step import train_step
 
 STEPS = 200
 WAYS = ["ours", "ours, no compiler", "ours, all kept", "the port, weights a rounding off"]

@@ -22,7 +22,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.cpu import cores
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.step import train_step
 from alexnet2gpu.trial import parts
 
 WAYS = {

@@ -43,10 +43,10 @@ from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.optim import set_rates
+from alexnet2gpu.model.optim import set_rates
 from alexnet2gpu.grid import Grid
 from alexnet2gpu.ranks import Ranks
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.step import train_step
 
 TURN = 4  # steps
 SPARSE = 508_630  # images of 196,608 bytes: 100 GB

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.cpu import keep_freed_memory
-from alexnet2gpu.norm import ResponseNorm, Rule, layer, operations
+from alexnet2gpu.model.norm import ResponseNorm, Rule, layer, operations
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAYERS = {"norm1": (48, 55), "norm2": (128, 27)}  # maps and side, of one of two towers

@@ -22,14 +22,14 @@ import torch
 from ports import Columns, Port, torchvisions, usual_sgd, usual_step
 from rates import rates
 
-from alexnet2gpu import linear
+from alexnet2gpu.model import linear
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.cpu import keep_freed_memory
 from alexnet2gpu.config.network import totals
-from alexnet2gpu.norm import layer, operations
+from alexnet2gpu.model.norm import layer, operations
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.step import train_step
 from alexnet2gpu.trial import parts
 
 PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}

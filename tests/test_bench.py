@@ -9,7 +9,7 @@ import torch
 from conftest import REPOSITORY, program
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import totals
 
 RESULTS = REPOSITORY / "bench" / "results"

@@ -18,7 +18,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.table import draw_epoch
 from alexnet2gpu.diagnose import FAINT, Health, complaint, diagnose
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 
 # conv1 is final after relu1, which comes after a pooling; conv2 has no nonlinearity at all, fc3
 # has two, of which the first counts.

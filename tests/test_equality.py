@@ -10,7 +10,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.grid import Grid, place
 from alexnet2gpu.ranks import Ranks
 

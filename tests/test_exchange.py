@@ -11,7 +11,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.exchange import exchange, gather_logits
 from alexnet2gpu.link import Link
 from alexnet2gpu.config.keys import Memory
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import traffic
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks

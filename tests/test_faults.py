@@ -26,7 +26,7 @@ from alexnet2gpu.grid import Grid, place
 from alexnet2gpu.mistakes import Stop
 from alexnet2gpu.ranks import Ranks
 from alexnet2gpu.signs import alive
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.step import train_step
 
 SHORT = ["data.name=synthetic", "train.batch=128", "train.epochs=3", "train.log_every=3"]
 OPTIONS = [part for change in SHORT for part in ("--set", change)]  # 3 epochs of 4 steps

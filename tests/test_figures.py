@@ -15,7 +15,7 @@ from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.figures import network as network_figures
 from alexnet2gpu.figures import training as training_figures
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 
 
 @pytest.fixture(scope="module")

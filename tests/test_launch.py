@@ -1,6 +1,5 @@
 """If these fail, a stranger's first command does not work as the README has it."""
 
-import ast
 import json
 import os
 import re
@@ -14,7 +13,6 @@ import pytest
 from conftest import REPOSITORY, metrics, program, train
 from PIL import Image
 
-import alexnet2gpu
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import traffic
 from alexnet2gpu.run import default_folder
@@ -197,41 +195,6 @@ def test_help_lists_the_options():
             "--set",
         )
     )
-
-
-def test_the_map_of_the_package_names_every_file():
-    package = REPOSITORY / "alexnet2gpu"
-    names = {path.name for path in package.glob("*.py") if path.name != "__init__.py"}
-    names |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
-    assert set(re.findall(r"^    (\w+(?:\.py|/)) ", alexnet2gpu.__doc__, re.MULTILINE)) == names
-
-
-def imports(file):
-    """The files of the package that a file imports when it is imported itself."""
-    package = REPOSITORY / "alexnet2gpu"
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("alexnet2gpu"):
-            path = REPOSITORY / node.module.replace(".", "/")
-            for found in [path, *(path / alias.name for alias in node.names)]:
-                if found.with_suffix(".py").is_file() and package in found.parents:
-                    yield found.with_suffix(".py")
-
-
-def test_imports_go_one_way():
-    """From any file, following imports, one never comes back to it; and the core stays apart: the
-    network knows nothing of ranks, the exchange nothing of the network."""
-    graph = {file: set(imports(file)) for file in (REPOSITORY / "alexnet2gpu").rglob("*.py")}
-    reach = {}
-    for file in graph:
-        seen, todo = set(), [file]
-        while todo:
-            new = graph[todo.pop()] - seen
-            seen |= new
-            todo += new
-        assert file not in seen, f"{file.name} imports itself, by way of others"
-        reach[file.name] = {path.name for path in seen}
-    assert reach["exchange.py"] == {"link.py"} and not reach["link.py"]
-    assert not reach["model.py"] & {"ranks.py", "exchange.py", "config.py"}
 
 
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)

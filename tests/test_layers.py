@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alexnet2gpu.layers import Dropout, OverhangConv2d
+from alexnet2gpu.model.layers import Dropout, OverhangConv2d
 
 
 def random(*shape, scale=1.0):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.keys import Memory
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 
 ALL_OFF = Memory(
     norm_input_only=False, pool_places_only=False, image_unpadded=False, relu_in_place=False

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet2gpu import overlap
-from alexnet2gpu.linear import Linear, in_one_piece, linear
+from alexnet2gpu.model.linear import Linear, in_one_piece, linear
 
 by_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"

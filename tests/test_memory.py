@@ -11,12 +11,12 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory.ledger import Ledger
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import predict
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import totals, traffic
-from alexnet2gpu.norm import native, operations
-from alexnet2gpu.optim import SGD2012, set_rates
-from alexnet2gpu.precision import weight_dtype
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.norm import native, operations
+from alexnet2gpu.model.optim import SGD2012, set_rates
+from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.model.step import train_step
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import alexnet2gpu
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet2gpu.norm import ResponseNorm, Rule, layer, native, operations
+from alexnet2gpu.model.norm import ResponseNorm, Rule, layer, native, operations
 
 WAYS = [operations, native]
 LRN = Rule(True, 5, 1e-4 / 5, 0.75, 2)
@@ -152,7 +152,7 @@ def test_without_a_compiler_torch_does_it(compiler, monkeypatch, compile_again):
 
 IN_TRITONS_INTERPRETER = """
 import torch
-from alexnet2gpu.norm import Rule, operations, triton_kernels
+from alexnet2gpu.model.norm import Rule, operations, triton_kernels
 rules = Rule(True, 5, 0.3, 0.75, 2.0), Rule(True, 3, 0.2, 0.6, 1), Rule(True, 5, 1, 0.75, 0)
 # to bfloat16 the interpreter cuts off, where a GPU rounds
 for dtype, bound in (torch.float32, 5e-7), (torch.bfloat16, 8e-3):

@@ -5,8 +5,8 @@ import torch
 from conftest import train
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import SGD2012, rate_of, set_rates
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.optim import SGD2012, rate_of, set_rates
 
 SCHEDULE = load_config("configs/alexnet.yaml").optim.schedule
 

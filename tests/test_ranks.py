@@ -14,7 +14,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.grid import place
 from alexnet2gpu.ranks import Ranks, choose_device
 from alexnet2gpu.assemble import assemble
-from alexnet2gpu.step import train_step
+from alexnet2gpu.model.step import train_step
 
 PATIENCE = 5  # seconds that a thread may take to end
 

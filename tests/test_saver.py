@@ -17,8 +17,8 @@ from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.grid import Grid, place
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import SGD2012
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks import Ranks
 from alexnet2gpu.saver import Saver
 

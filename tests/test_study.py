@@ -10,7 +10,7 @@ from conftest import REPOSITORY, program
 
 from alexnet2gpu import trial
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.norm import native
+from alexnet2gpu.model.norm import native
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ import pytest
 import torch
 import yaml
 
-from alexnet2gpu import layers
+from alexnet2gpu.model import layers
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.load import REPOSITORY, load_config
 from alexnet2gpu.config.layers import Conv, Linear, Lrn, MapNorm
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.network import totals, trace, traffic
-from alexnet2gpu.optim import rate_of
+from alexnet2gpu.model.optim import rate_of
 
 # From epoch ... to ..., the rates of conv1 (weights, biases), of others (weights, biases), colour
 SCHEDULE = [

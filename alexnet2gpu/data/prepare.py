@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from alexnet2gpu.config.keys import Config, Data
 from alexnet2gpu.data.crops import Corners, each_cut
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.precision import weight_dtype
+from alexnet2gpu.model.step import weight_dtype
 
 AT_ONCE = 2**18  # elements on the CPU, so that they stay in its cache from one pass to the next
 

@@ -27,7 +27,7 @@ from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.network import Row
-from alexnet2gpu.norm import images_at_once, rule_of
+from alexnet2gpu.model.norm import images_at_once, rule_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alexnet2gpu.memory.places import START
-from alexnet2gpu.optim import local
+from alexnet2gpu.model.optim import local
 
 
 class Ledger(TorchDispatchMode):

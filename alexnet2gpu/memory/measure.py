@@ -29,8 +29,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from alexnet2gpu.memory.ledger import Ledger
 from alexnet2gpu.memory.places import START, Place, Places
-from alexnet2gpu.model import AlexNet
-from alexnet2gpu.optim import local
+from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.optim import local
 
 
 class StepMemory:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 
-from alexnet2gpu.model import AlexNet
+from alexnet2gpu.model.model import AlexNet
 
 Place = tuple[str, int | None, str]
 START, LOSS, UPDATE = (("start", None, ""), ("forward", None, "loss"), ("update", None, ""))

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from alexnet2gpu import layers
+from alexnet2gpu.model import layers
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.network import Network, trace
 from alexnet2gpu.config.seeds import seed_of

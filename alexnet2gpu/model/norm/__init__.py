@@ -10,7 +10,7 @@ is one function with its own backward, which keeps the input and computes the re
     triton_kernels.py  across maps, on GPUs
 """
 
-from alexnet2gpu.norm.layer import ResponseNorm, images_at_once
-from alexnet2gpu.norm.rule import Rule, rule_of
+from alexnet2gpu.model.norm.layer import ResponseNorm, images_at_once
+from alexnet2gpu.model.norm.rule import Rule, rule_of
 
 __all__ = ["ResponseNorm", "Rule", "images_at_once", "rule_of"]

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet2gpu.norm.rule import Rule
+from alexnet2gpu.model.norm.rule import Rule
 
 SOURCE = Path(__file__).with_name("native.c")
 TYPES = {

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet2gpu.norm.rule import Rule
+from alexnet2gpu.model.norm.rule import Rule
 
 BLOCK = 1024  # elements
 

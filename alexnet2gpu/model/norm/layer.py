@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from alexnet2gpu.norm import native, operations
-from alexnet2gpu.norm.rule import Rule
+from alexnet2gpu.model.norm import native, operations
+from alexnet2gpu.model.norm.rule import Rule
 
 
 class ResponseNorm(nn.Module):
@@ -43,7 +43,7 @@ def _triton_kernels():
     """The module, if a kernel of Triton's can be built here, for which it needs a C compiler and
     Python's headers, or if there is no GPU to try; else None."""
     try:
-        from alexnet2gpu.norm import triton_kernels
+        from alexnet2gpu.model.norm import triton_kernels
 
         if torch.cuda.is_available():
             triton_kernels.normalise(torch.ones(1, 1, 1, 1, device="cuda"), Rule(True, 1, 0, 1, 1))

@@ -7,7 +7,7 @@ two cores 2 to 4 times as fast as on a whole batch of 128.
 import torch
 from torch import Tensor
 
-from alexnet2gpu.norm.rule import Rule
+from alexnet2gpu.model.norm.rule import Rule
 
 
 def images_at_once(elements: int, on_gpu: bool) -> int:

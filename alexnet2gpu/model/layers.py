@@ -17,9 +17,9 @@ from torch.nn.utils import skip_init
 from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.keys import Memory
-from alexnet2gpu.linear import Linear
+from alexnet2gpu.model.linear import Linear
 from alexnet2gpu.config.network import Row
-from alexnet2gpu.norm import ResponseNorm, rule_of
+from alexnet2gpu.model.norm import ResponseNorm, rule_of
 
 
 def build(row: Row, before: Layer | None, levers: Memory) -> nn.Module:

@@ -1,0 +1,11 @@
+"""The arithmetic of 2012 on one device; it knows nothing of ranks.
+
+    model.py     Tower, AlexNet: stages of towers side by side. START HERE
+    layers.py    the convolution that overhangs, max-pooling, dropout
+    linear.py    fully connected layers
+    norm/        response normalisation: torch's operations, a C kernel, Triton kernels
+    optim.py     the update rule and its schedule
+    step.py      a training step, and its precision
+
+Imports config.
+"""

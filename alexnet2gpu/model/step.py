@@ -1,0 +1,45 @@
+"""A training step, the same in every mode: forward, loss, backward, update; and its precision.
+
+    train.precision   weights and velocity   activations                          update
+    float32           float32                float32                              float32
+    bfloat16          float32                bfloat16 by autocast, loss float32   float32
+    float64           float64                float64, for proofs of equality      float64
+
+On GPUs torch computes float32 convolutions in TF32 unless it is told otherwise; so does this.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from alexnet2gpu.model.optim import SGD2012
+
+
+def weight_dtype(precision: str) -> torch.dtype:
+    """The type of weights, velocity and input images."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def computing_in(precision: str, device: torch.device) -> torch.autocast:
+    """A context for forward passes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def train_step(
+    model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, precision: str
+) -> Tensor:
+    """One update from the images (B, C, H, W) and labels (B,) of this replica.
+
+    Returns: (2,) mean loss and share of wrong answers before the update, on the device.
+    """
+    model.train()
+    optimizer.zero_grad(set_to_none=True)
+    with computing_in(precision, images.device):
+        logits = model(images)  # (B, classes)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    optimizer.halt_unless_finite(loss)
+    optimizer.step()
+    wrong = (logits.detach().argmax(1) != labels).to(loss.dtype).mean()
+    return torch.stack([loss.detach(), wrong])

@@ -1,0 +1,84 @@
+"""If these fail, a room of the house has a door that it should not have: see "How it is made" in
+README.md, and CONTRIBUTING.md."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "alexnet2gpu"
+MAY = {  # room -> the rooms that it may import; the first four are the study
+    "config": "",
+    "model": "config",
+    "ranks": "config model",
+    "memory": "config model ranks",
+    "faults": "ranks",
+    "data": "config model ranks faults",
+    "runs": "config model ranks memory faults data",
+    "figures": "config model memory data runs",
+}
+APART = ("memory/predicted", "memory/measured")  # so that either can show the other wrong
+
+
+def modules(file, package=PACKAGE):
+    """What a file of the package imports from it, wherever in the file, in any form of the
+    statement: paths below the package, such as model/model/AlexNet."""
+    here = file.relative_to(package.parent).parent.parts
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name.split(".") for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = list(here[: len(here) + 1 - node.level]) if node.level else []
+            base += node.module.split(".") if node.module else []
+            names = [[*base, alias.name] for alias in node.names]
+        else:
+            continue
+        yield from ("/".join(name[1:]) for name in names if name[0] == package.name)
+
+
+def rooms(file, package=PACKAGE):
+    """The rooms that a file imports, its own among them."""
+    return {path.split("/")[0] for path in modules(file, package)} & set(MAY)
+
+
+@pytest.mark.parametrize("room", MAY)
+def test_a_room_imports_only_those_that_it_may(room):
+    for file in (PACKAGE / room).rglob("*.py"):
+        assert rooms(file) <= {room, *MAY[room].split()}, file
+
+
+def test_prediction_and_measurement_share_nothing():
+    for own, other in (APART, APART[::-1]):
+        for file in (PACKAGE / own).rglob("*.py"):
+            assert not [path for path in modules(file) if path.startswith(other)], file
+
+
+@pytest.mark.parametrize(
+    "line, found",
+    [
+        ("from alexnet2gpu.runs.loop import fit", {"runs"}),
+        ("from alexnet2gpu import runs", {"runs"}),
+        ("from alexnet2gpu import version, runs as others", {"runs"}),
+        ("import alexnet2gpu.runs.loop", {"runs"}),
+        ("import sys, alexnet2gpu.runs as others", {"runs"}),
+        ("from ..runs import loop", {"runs"}),
+        ("from ..runs.loop import fit", {"runs"}),
+        ("from .. import runs", {"runs"}),
+        ("def late():\n    from alexnet2gpu.runs import loop", {"runs"}),
+        ("from . import network", {"config"}),
+        ("from torch import nn\nimport runs", set()),
+    ],
+)
+def test_every_form_of_an_import_is_seen(line, found, tmp_path):
+    file = tmp_path / "alexnet2gpu" / "config" / "new.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(line)
+    assert rooms(file, tmp_path / "alexnet2gpu") == found
+
+
+@pytest.mark.parametrize("module", ["config.keys", "faults.mistakes", "ranks.modes"])
+def test_what_is_needed_before_torch_does_not_import_it(module):
+    code = f"import sys, alexnet2gpu.{module}; sys.exit('torch' in sys.modules)"
+    assert not subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode
