@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from alexnet2gpu import checkpoint
-from alexnet2gpu.assemble import build
+from alexnet2gpu.ranks.assemble import build
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.evaluate import errors, log_probabilities, mean_errors
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 
 
 def check_alike(configs: Sequence[Config], places: Sequence[Path], views: int) -> None:

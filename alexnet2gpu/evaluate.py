@@ -16,7 +16,7 @@ from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.step import computing_in
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 
 
 def check_images(images: Images, replicas: int) -> None:

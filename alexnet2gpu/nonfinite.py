@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.step import computing_in
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 
 
 @torch.no_grad()

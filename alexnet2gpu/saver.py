@@ -25,7 +25,7 @@ import alexnet2gpu
 from alexnet2gpu import checkpoint, files
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.grid import Grid
+from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
 

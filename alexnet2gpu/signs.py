@@ -4,25 +4,12 @@ import os
 import socket
 import sys
 import threading
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-PATIENCE = timedelta(seconds=5)  # with the store
 PACKAGE = Path(__file__).parent
-
-
-def store(patience: timedelta = PATIENCE) -> dist.Store:
-    """A connection of its own to the store by which ranks meet. Each start by torchrun has its own
-    part of it, since torchrun leaves there what an earlier start said, addresses of dead ranks
-    among it (seen in torch 2.14).
-
-    Raises: RuntimeError if it does not answer.
-    """
-    found, _, _ = next(dist.rendezvous("env://", timeout=patience))
-    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
 
 
 def of_communication(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.mistakes import Stop
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.run import Run
 from alexnet2gpu.saver import Saver
 from alexnet2gpu.watch import Watch

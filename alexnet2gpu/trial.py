@@ -17,15 +17,15 @@ from functools import partial
 
 import torch
 
-from alexnet2gpu.assemble import assemble
+from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import Prediction, predict
 from alexnet2gpu.model.optim import set_rates
 from alexnet2gpu.model.step import weight_dtype
-from alexnet2gpu.grid import place
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.model.step import train_step
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
@@ -96,7 +96,7 @@ def _on_rank(mode, config, limit):
     """Every rank. One that runs out of a GPU's memory ends, and so torch stops the others, who may
     be waiting for it."""
     split, replicated = mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp")
-    grid = place(config.model.towers, split, replicated)
+    grid = grid_of(config.model.towers, split, replicated)
     try:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
             if limit is not None and ranks.device.type == "cuda":

@@ -24,7 +24,8 @@ import time
 import traceback
 
 from alexnet2gpu import signs
-from alexnet2gpu.grid import Grid
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.store import store
 from alexnet2gpu.mistakes import LAUNCHER, one_line
 
 EVERY = 1.0  # seconds between two words
@@ -74,7 +75,7 @@ class Watch:
         until = time.monotonic() + START
         while True:
             try:
-                return signs.store()
+                return store()
             except RuntimeError as error:
                 self._check_launcher()
                 if time.monotonic() > until:
@@ -178,7 +179,7 @@ class Watch:
     def _reconnect(self):
         if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # else rank 0 has it, and is gone
             with contextlib.suppress(RuntimeError):
-                self.store = signs.store()
+                self.store = store()
 
     def _obey(self):
         """End, if another rank has said why."""
@@ -209,7 +210,7 @@ def tell(status: int) -> None:
     """Let ranks that are waiting for this one end, before it has joined them: mistakes.py."""
     with contextlib.suppress(RuntimeError, ValueError):
         mine = json.dumps({"rank": int(os.environ["RANK"]), "status": status})
-        signs.store().compare_set(VERDICT, "", mine)
+        store().compare_set(VERDICT, "", mine)
 
 
 def _name(rank, word):

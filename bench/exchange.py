@@ -19,9 +19,9 @@ from pages import rewrite
 from speed import STUDY, slow_links
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.cpu import cores
-from alexnet2gpu.grid import place
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.machine import cores
+from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.trial import parts
 
@@ -88,7 +88,7 @@ def main():
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
-    with Ranks(place(2, split=True, ddp=False), max(1, cores() // 2)) as ranks:
+    with Ranks(grid_of(2, split=True, ddp=False), max(1, cores() // 2)) as ranks:
         slow = Slow()
         steps = {way: stepper(more, ranks, args.batch, slow) for way, more in WAYS.items()}
         seconds = {case: [] for case in itertools.product(LINKS, WAYS)}

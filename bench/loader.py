@@ -32,7 +32,7 @@ from modes import write  # first: it finds the package
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.cpu import keep_freed_memory
+from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.crops import Corners, cut
 from alexnet2gpu.data.photographs import Photographs, classes_of

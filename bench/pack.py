@@ -36,16 +36,16 @@ import torch
 from modes import REPOSITORY, write  # first: it finds the package
 
 from alexnet2gpu import files
-from alexnet2gpu.assemble import assemble
+from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import pack
-from alexnet2gpu.cpu import keep_freed_memory
+from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model.optim import set_rates
-from alexnet2gpu.grid import Grid
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.model.step import train_step
 
 TURN = 4  # steps

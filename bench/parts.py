@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.cpu import keep_freed_memory
+from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.model.norm import ResponseNorm, Rule, layer, operations
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from modes import REPOSITORY
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.cpu import cores
+from alexnet2gpu.ranks.machine import cores
 
 ON_GPU = torch.cuda.is_available()
 

@@ -24,11 +24,11 @@ from rates import rates
 
 from alexnet2gpu.model import linear
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.cpu import keep_freed_memory
+from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.config.network import totals
 from alexnet2gpu.model.norm import layer, operations
-from alexnet2gpu.grid import place
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.trial import parts
 
@@ -178,7 +178,7 @@ def serve(name, config, allocator):
     threads, kept = config.train.threads, allocator == "kept"
     mode = name.split(", ")[0]
     if mode in OURS:
-        with Ranks(place(config.model.towers, *OURS[mode]), threads, kept) as ranks:
+        with Ranks(grid_of(config.model.towers, *OURS[mode]), threads, kept) as ranks:
             answer(*ours(name, config, ranks), config, ranks.device, name)
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

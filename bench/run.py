@@ -42,7 +42,7 @@ from parts import images, norms
 from race import race
 from speed import STUDY, tables
 
-from alexnet2gpu.cpu import cores
+from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.config.network import trace
 
 ON_GPU, ROUNDS = torch.cuda.is_available(), 5

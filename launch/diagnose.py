@@ -39,7 +39,7 @@ def main(argv=None):
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.diagnose import complaint, diagnose
         from alexnet2gpu.data.batches import check_batch
-        from alexnet2gpu.grid import Grid
+        from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.watch import Watch
 
         args = parse(argv)

@@ -47,8 +47,8 @@ def main(argv=None):
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.ensemble import average, check_alike
         from alexnet2gpu.evaluate import check_images
-        from alexnet2gpu.grid import place
-        from alexnet2gpu.ranks import Ranks
+        from alexnet2gpu.ranks.modes import grid_of
+        from alexnet2gpu.ranks.groups import Ranks
         from alexnet2gpu.watch import Watch
 
         args = parse(argv)
@@ -56,7 +56,7 @@ def main(argv=None):
         configs = [load_config(args.config or checkpoint.config_of(path), args.set)
                    for path in found]
         check_alike(configs, found, args.views)
-        grid = place(configs[0].model.towers, args.split_model, args.ddp)
+        grid = grid_of(configs[0].model.towers, args.split_model, args.ddp)
         images, test_images = load_images(configs[0].data, configs[0].model)
         check_images(test_images, grid.replicas)
         for path, config in zip(found, configs):

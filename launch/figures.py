@@ -33,7 +33,7 @@ def main(argv=None):
     with one_line_mistakes():
         args = parse(argv)
         from alexnet2gpu import figures, look
-        from alexnet2gpu.grid import Grid
+        from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.watch import Watch
 
         if not figures.possible():

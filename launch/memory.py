@@ -153,7 +153,7 @@ def main(argv=None):
 
         from alexnet2gpu import figures, trial
         from alexnet2gpu.config.load import load_config
-        from alexnet2gpu.grid import Grid
+        from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.memory import report
         from alexnet2gpu.watch import Watch
 

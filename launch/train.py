@@ -46,14 +46,14 @@ def parse(argv):
 def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu import resume
-        from alexnet2gpu.assemble import check_memory
+        from alexnet2gpu.ranks.assemble import check_memory
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.data.prepare import find_statistics
         from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.evaluate import check_images
-        from alexnet2gpu.grid import place
-        from alexnet2gpu.ranks import Ranks
+        from alexnet2gpu.ranks.modes import grid_of
+        from alexnet2gpu.ranks.groups import Ranks
         from alexnet2gpu.run import Run, begun_before, check_folder, default_folder
         from alexnet2gpu.watch import Watch
 
@@ -65,7 +65,7 @@ def main(argv=None):
         out = begun or check_folder(args.out, args.resume)
         file = args.config or (out / "config.yaml" if again else "configs/quick.yaml")
         config = load_config(file, args.set)
-        grid = place(config.model.towers, args.split_model, args.ddp)
+        grid = grid_of(config.model.towers, args.split_model, args.ddp)
         check_memory(config, grid)
         images, test_images = load_images(config.data, config.model)
         check_batch(config.train.batch, grid.replicas, len(images))
@@ -90,7 +90,7 @@ def train(config, ranks, watch, stop, run, images, test_images, start, content):
     if none. A function of its own, since model and DDP must be gone when the ranks end
     (ranks.py)."""
     from alexnet2gpu import resume
-    from alexnet2gpu.assemble import assemble
+    from alexnet2gpu.ranks.assemble import assemble
     from alexnet2gpu.checkpoint import restore
     from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
     from alexnet2gpu.data.prepare import Preparation

@@ -38,9 +38,9 @@ def pytest_addoption(parser):
 
 def serve(pipe):
     """The life of a process: wait for a task, run it, answer."""
-    from alexnet2gpu import ranks
+    from alexnet2gpu.ranks import groups
 
-    ranks.TIMEOUT = datetime.timedelta(seconds=PATIENCE / 2)
+    groups.TIMEOUT = datetime.timedelta(seconds=PATIENCE / 2)
     while True:
         function, args, environment = pipe.recv()
         os.environ.update(environment)

@@ -11,8 +11,8 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.grid import Grid, place
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.groups import Ranks
 
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 
@@ -54,7 +54,7 @@ def differences(file, overrides, split, ddp):
     logits."""
     config = load_config(file[0], overrides)
     expected = torch.load(file[1], mmap=True)
-    with Ranks(place(config.model.towers, split, ddp)) as ranks:
+    with Ranks(grid_of(config.model.towers, split, ddp)) as ranks:
         logits, gradients = one_step(config, ranks.grid, ranks)
         share = len(logits) * ranks.grid.replica
         logits_off = (logits - expected["logits"][share : share + len(logits)]).abs().max().item()
@@ -92,7 +92,7 @@ def test_a_mode_has_the_gradients_of_one_device(
 
 
 def logits_of_replica():
-    with Ranks(place(2, split=True, ddp=True)) as ranks:
+    with Ranks(grid_of(2, split=True, ddp=True)) as ranks:
         config = load_config("configs/quick.yaml", [*NO_DROPOUT, "train.precision=float64"])
         logits, _ = one_step(config, ranks.grid, ranks)
         return logits.sum().item()

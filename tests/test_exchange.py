@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from alexnet2gpu import exchange as exchange_module
-from alexnet2gpu import link as link_module
-from alexnet2gpu import overlap
+from alexnet2gpu.ranks import exchange as exchange_module
+from alexnet2gpu.ranks import link as link_module
+from alexnet2gpu.ranks import overlap
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.exchange import exchange, gather_logits
-from alexnet2gpu.link import Link
+from alexnet2gpu.ranks.exchange import exchange, gather_logits
+from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import traffic
-from alexnet2gpu.grid import place
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.groups import Ranks
 
 BFLOAT16 = "exchange.precision=bfloat16"
 OVERLAP = ["exchange.overlap=true"]
@@ -52,7 +52,7 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None, mes
     network = config.model
     with (
         pytest.MonkeyPatch.context() as patch,
-        Ranks(place(network.towers, split=True, ddp=False)) as ranks,
+        Ranks(grid_of(network.towers, split=True, ddp=False)) as ranks,
     ):
         if not messages:
             patch.setattr(link_module, "_by_messages", lambda tensor: False)
@@ -157,7 +157,7 @@ def test_in_bfloat16_a_quarter_of_float64s_bytes_travel(on_ranks, overrides):
 def in_flight(way):
     """What a rank computes between the start of an exchange and waiting for it."""
     done = []
-    with Ranks(place(2, split=True, ddp=False)) as ranks, pytest.MonkeyPatch.context() as patch:
+    with Ranks(grid_of(2, split=True, ddp=False)) as ranks, pytest.MonkeyPatch.context() as patch:
         link = Link(ranks.split_group)
         start, plain = getattr(link, f"start_{way}"), overlap._apply
         of_input = overlap._of_input
@@ -187,7 +187,7 @@ def test_overlap_computes_while_halves_travel(on_ranks):
 def both_transports(pointwise):
     """Gather and reduce-scatter of a known tensor, as the CPU does it or by the collectives that
     GPUs use."""
-    with pytest.MonkeyPatch.context() as patch, Ranks(place(4, split=True, ddp=False)) as ranks:
+    with pytest.MonkeyPatch.context() as patch, Ranks(grid_of(4, split=True, ddp=False)) as ranks:
         link = Link(ranks.split_group)
         if not pointwise:
             patch.setattr(link_module, "_by_messages", lambda tensor: False)
@@ -218,7 +218,7 @@ def test_by_collectives_as_on_gpus_gradients_are_the_same(on_ranks, overrides, r
 def on_halves(function):
     """Forward and backward of one of the two functions, each rank weighting the result
     differently."""
-    with Ranks(place(2, split=True, ddp=False)) as ranks:
+    with Ranks(grid_of(2, split=True, ddp=False)) as ranks:
         link = Link(ranks.split_group)
         half = torch.full((1, 2), float(link.rank + 1), requires_grad=True)
         joined = function(half, link)

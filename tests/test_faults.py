@@ -20,11 +20,11 @@ import torch.distributed as dist
 from conftest import REPOSITORY, metrics, program, train
 
 from alexnet2gpu import files, nonfinite
-from alexnet2gpu.assemble import assemble
+from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.grid import Grid, place
+from alexnet2gpu.ranks.modes import Grid, grid_of
 from alexnet2gpu.mistakes import Stop
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.signs import alive
 from alexnet2gpu.model.step import train_step
 
@@ -365,7 +365,7 @@ SPOILT = {
 def first_place(spoilt, mode):
     """In a split of two ranks, or on one device, with something in tower 1 that is not finite."""
     config = load_config("configs/quick.yaml")
-    grid = place(2, True, False) if mode == "split" else Grid(towers=range(2))
+    grid = grid_of(2, True, False) if mode == "split" else Grid(towers=range(2))
     with Ranks(grid, 1) as ranks:
         model, optimizer = assemble(config, ranks)
         images = torch.ones(4, 1, 28, 28)
@@ -412,7 +412,7 @@ def test_weights_stay_as_they_were_before_a_loss_that_is_not_finite():
 
 def agreed(calls):
     """What two ranks agree on, each with values of its own."""
-    with Ranks(place(2, True, False), 1) as ranks:
+    with Ranks(grid_of(2, True, False), 1) as ranks:
         return [ranks.agree([100 * ranks.grid.rank + call, -call]) for call in range(calls)]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alexnet2gpu import overlap
+from alexnet2gpu.ranks import overlap
 from alexnet2gpu.model.linear import Linear, in_one_piece, linear
 
 by_onednn = pytest.mark.skipif(

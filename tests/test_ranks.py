@@ -11,9 +11,9 @@ import torch
 from conftest import Pool, train
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.grid import place
-from alexnet2gpu.ranks import Ranks, choose_device
-from alexnet2gpu.assemble import assemble
+from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.groups import Ranks, choose_device
+from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.model.step import train_step
 
 PATIENCE = 5  # seconds that a thread may take to end
@@ -43,13 +43,13 @@ def environment(rank, world, local_world=None):
     ],
 )
 def test_who_holds_what(towers, split, ddp, world, expected):
-    grids = [place(towers, split, ddp, environment(rank, world)) for rank in range(world)]
+    grids = [grid_of(towers, split, ddp, environment(rank, world)) for rank in range(world)]
     assert [(list(grid.towers), grid.replica) for grid in grids] == expected
     assert {grid.replicas for grid in grids} == {1 + max(replica for _, replica in expected)}
 
 
 def test_without_torchrun_one_device_holds_all():
-    grid = place(2, False, False, {})
+    grid = grid_of(2, False, False, {})
     assert (list(grid.towers), grid.replica, grid.replicas, grid.world) == ([0, 1], 0, 1, 1)
 
 
@@ -87,7 +87,7 @@ def test_without_torchrun_one_device_holds_all():
 )
 def test_a_wrong_number_of_processes_is_an_error(towers, split, ddp, world, complaint):
     with pytest.raises(ValueError) as error:
-        place(towers, split, ddp, {} if world is None else environment(0, world))
+        grid_of(towers, split, ddp, {} if world is None else environment(0, world))
     assert complaint in str(error.value)
 
 
@@ -134,7 +134,7 @@ def step(config, ranks):
 def after_a_step(regather):
     gc.disable()  # only the ranks' own end collects
     config = load_config("configs/quick.yaml", [f"memory.regather={regather}"])
-    with Ranks(place(2, split=True, ddp=True), 1) as ranks:
+    with Ranks(grid_of(2, split=True, ddp=True), 1) as ranks:
         step(config, ranks)
     return threads_left()
 

@@ -12,14 +12,14 @@ import scenes
 import torch
 
 from alexnet2gpu import checkpoint, files, resume, saver
-from alexnet2gpu.assemble import assemble
+from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.grid import Grid, place
+from alexnet2gpu.ranks.modes import Grid, grid_of
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.saver import Saver
 
 CONFIG = load_config("configs/quick.yaml", ["data.name=synthetic"])
@@ -211,7 +211,7 @@ def test_after_an_error_no_rank_is_waited_for(network, tmp_path):
 
 def write_often(folder, rounds):
     """One rank's part of many checkpoints, each step twice; rank 0 is the slower one."""
-    with Ranks(place(2, True, False), 1) as ranks:
+    with Ranks(grid_of(2, True, False), 1) as ranks:
         model, optimizer = assemble(CONFIG, ranks)
         wait = (lambda: time.sleep(0.02)) if ranks.grid.rank == 0 else (lambda: None)
         with saver_of(folder, wait, grid=ranks.grid) as own:

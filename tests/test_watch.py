@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from alexnet2gpu import watch
-from alexnet2gpu.grid import Grid
+from alexnet2gpu.ranks.modes import Grid
 
 
 class End(Exception):

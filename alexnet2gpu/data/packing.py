@@ -23,7 +23,7 @@ from pathlib import Path
 import fcntl
 from tqdm import tqdm
 
-from alexnet2gpu.cpu import cores
+from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.data.growth import Form, Growth
 from alexnet2gpu.data.pack import PARTS, is_pack, read_sidecar
 from alexnet2gpu.data.photographs import Photographs, classes_of

@@ -23,7 +23,7 @@ import torch
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory.measure import StepMemory
 from alexnet2gpu.memory.predict import Prediction
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 
 MIB = 2**20
 

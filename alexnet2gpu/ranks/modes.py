@@ -37,7 +37,7 @@ class Grid:
         return self.world // self.span
 
 
-def place(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ) -> Grid:
+def grid_of(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ) -> Grid:
     """Find this rank's place from the flags and from what torchrun says in the environment.
 
     Raises: ValueError if the number of processes does not suit the flags and the towers.

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.cpu import memory
-from alexnet2gpu.grid import Grid
+from alexnet2gpu.ranks.machine import memory
+from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.model.step import weight_dtype
-from alexnet2gpu.ranks import Ranks
+from alexnet2gpu.ranks.groups import Ranks
 
 
 def check_memory(config: Config, grid: Grid) -> None:

@@ -22,16 +22,16 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
-from alexnet2gpu import signs
-from alexnet2gpu.cpu import cores, keep_freed_memory
-from alexnet2gpu.exchange import exchange, gather_logits
-from alexnet2gpu.grid import Grid
+from alexnet2gpu.ranks.machine import cores, keep_freed_memory
+from alexnet2gpu.ranks.exchange import exchange, gather_logits
+from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.config.keys import Memory
-from alexnet2gpu.link import Link
+from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.model.model import all_here, enter
 from alexnet2gpu.config.keys import Exchange
-from alexnet2gpu.overlap import overlapped
-from alexnet2gpu.regather import Regather
+from alexnet2gpu.ranks.overlap import overlapped
+from alexnet2gpu.ranks.regather import Regather
+from alexnet2gpu.ranks.store import store
 
 # For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
 TIMEOUT = timedelta(minutes=5)
@@ -70,7 +70,7 @@ class Ranks:
                 f"{grid.local_world} ranks share {gpus} GPU{'s' * (gpus > 1)}: "
                 "gloo instead of NCCL, so slower"
             )
-        self.store = signs.store(TIMEOUT)
+        self.store = store(TIMEOUT)
         dist.init_process_group(backend, store=self.store, rank=grid.rank,
                                 world_size=grid.world, timeout=TIMEOUT)  # fmt: skip
         self.control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)  # of all, on the CPU

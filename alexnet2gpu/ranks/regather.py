@@ -10,8 +10,8 @@ import weakref
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from alexnet2gpu.exchange import exchange
-from alexnet2gpu.link import Link
+from alexnet2gpu.ranks.exchange import exchange
+from alexnet2gpu.ranks.link import Link
 
 
 class Regather(saved_tensors_hooks):

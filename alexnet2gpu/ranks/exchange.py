@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from alexnet2gpu.link import Link
+from alexnet2gpu.ranks.link import Link
 
 
 class _Exchange(Function):

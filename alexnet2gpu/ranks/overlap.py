@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from alexnet2gpu.model.linear import in_one_piece, linear
-from alexnet2gpu.link import Link, add
+from alexnet2gpu.ranks.link import Link, add
 
 
 def overlapped(layer: nn.Conv2d | nn.Linear, half: Tensor, link: Link) -> Tensor:

@@ -1,0 +1,14 @@
+"""Several processes: which rank holds what, and how halves and gradients travel between them.
+
+    modes.py      which rank holds which towers of which replica
+    exchange.py   forward and backward between towers. THEN HERE, after model/model.py
+    link.py       how halves travel
+    overlap.py    an option: compute while they travel
+    regather.py   an option: gather them again instead of keeping them
+    groups.py     a rank's device and process groups
+    assemble.py   a rank's part of the network, and its optimizer
+    store.py      the store by which ranks meet
+    machine.py    cores, and memory that stays with the process
+
+Imports config and model.
+"""
