@@ -20,8 +20,8 @@ from tqdm import tqdm
 from alexnet2gpu import nonfinite
 from alexnet2gpu.evaluate import evaluate
 from alexnet2gpu.memory import report
-from alexnet2gpu.memory.measure import StepMemory
-from alexnet2gpu.memory.predict import predict
+from alexnet2gpu.memory.measured.step import StepMemory
+from alexnet2gpu.memory.predicted.step import predict_step
 from alexnet2gpu.mistakes import one_line
 from alexnet2gpu.model.optim import rate_of, set_rates
 from alexnet2gpu.model.step import train_step
@@ -179,7 +179,7 @@ def measured(t: Training, step: Callable[[], Tensor], images: Tensor, labels: Te
     """
     memory = StepMemory(t.model, t.replicated, t.optimizer, (images, labels))
     grid, on_gpu = t.ranks.grid, t.ranks.device.type == "cuda"
-    expected = predict(t.config, len(grid.towers), grid.span, grid.replicas, on_gpu)
+    expected = predict_step(t.config, len(grid.towers), grid.span, grid.replicas, on_gpu)
     figures, rank = report.measure(step, memory, t.ranks, t.config, expected)
     t.memory = t.ranks.gather(rank)
     t.run.write_memory(report.document(t.config, t.memory))

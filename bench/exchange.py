@@ -23,7 +23,7 @@ from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.ranks.modes import grid_of
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.model.step import train_step
-from alexnet2gpu.trial import parts
+from alexnet2gpu.memory.any_mode import parts
 
 WAYS = {
     "as it is": [],

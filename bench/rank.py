@@ -30,7 +30,7 @@ from alexnet2gpu.model.norm import layer, operations
 from alexnet2gpu.ranks.modes import grid_of
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.model.step import train_step
-from alexnet2gpu.trial import parts
+from alexnet2gpu.memory.any_mode import parts
 
 PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}
 OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True)}

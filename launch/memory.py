@@ -27,7 +27,7 @@ UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def parse(argv):
-    from alexnet2gpu.trial import MODES
+    from alexnet2gpu.memory.any_mode import MODES
 
     parser = ArgumentParser(prog="memory.py", description=__doc__.split("\n")[0])
     parser.add_argument("--config", metavar="FILE", default="configs/alexnet.yaml",
@@ -79,13 +79,13 @@ def check(args, on_gpu):
 
 def plan(args, config, on_gpu):
     """What the rows of the table are of: modes, each with a config of some batch and precision."""
-    from alexnet2gpu import trial
+    from alexnet2gpu.memory import any_mode
 
-    known = trial.MODES if args.measure and not args.budget else trial.MODES[:-1]
+    known = any_mode.MODES if args.measure and not args.budget else any_mode.MODES[:-1]
     splits = ("split", "grid") if config.model.towers == 1 else ()
     rows = []
     for mode in dict.fromkeys(args.modes or [mode for mode in known if mode not in splits]):
-        copies = trial.shape(mode, config.model.towers, args.replicas)[2]
+        copies = any_mode.shape_of(mode, config.model.towers, args.replicas)[2]
         for precision in dict.fromkeys(args.precision or [config.train.precision]):
             c = with_train(config, precision=precision)
             if args.budget:
@@ -109,11 +109,11 @@ def with_train(config, **keys):
 
 def largest(mode, config, args, copies, on_gpu):
     """The largest batch whose predicted peak fits the budget, if one does, and the next."""
-    from alexnet2gpu import trial
+    from alexnet2gpu.memory import any_mode
 
     def fits(share):
         c = with_train(config, batch=share * copies)
-        return trial.expect(mode, c, args.replicas, on_gpu).bytes["peak"] <= args.budget
+        return any_mode.predict(mode, c, args.replicas, on_gpu).bytes["peak"] <= args.budget
 
     least, most = 0, 1
     while fits(most):
@@ -151,7 +151,8 @@ def main(argv=None):
         import torch
         from tqdm import tqdm
 
-        from alexnet2gpu import figures, trial
+        from alexnet2gpu import figures
+        from alexnet2gpu.memory import any_mode
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.memory import report
@@ -169,9 +170,9 @@ def main(argv=None):
     with Watch(Grid()):
         rows, timelines = [], {}  # of each mode, the first that was planned
         for mode, c in tqdm(planned, disable=not args.measure or not sys.stderr.isatty()):
-            expected, ranks = trial.expect(mode, c, args.replicas, on_gpu), None
+            expected, ranks = any_mode.predict(mode, c, args.replicas, on_gpu), None
             if args.measure:
-                ranks = trial.run(mode, c, args.replicas, args.budget)
+                ranks = any_mode.measure(mode, c, args.replicas, args.budget)
             rows.append(row(mode, c, expected, ranks))
             moments = [rank["moments"] for rank in ranks or []]
             timelines.setdefault(mode, (c, expected, moments))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import ranks_of, train
 
-from alexnet2gpu import trial
+from alexnet2gpu.memory import any_mode
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.memory.ledger import Ledger
-from alexnet2gpu.memory.measure import StepMemory
-from alexnet2gpu.memory.predict import predict
+from alexnet2gpu.memory.measured.storages import Ledger
+from alexnet2gpu.memory.measured.step import StepMemory
+from alexnet2gpu.memory.predicted.step import predict_step
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import totals, traffic
 from alexnet2gpu.model.norm import native, operations
@@ -112,7 +112,7 @@ def test_a_prediction_is_what_is_measured_in_every_place(file, settings):
     """To the byte: categories, saved activations of every layer, the worst moment in every layer,
     forward and backward; in the update but for some numbers of each image."""
     config, memory = measured_step(load_config(file, settings), batch=2)
-    expected = predict(config, config.model.towers)
+    expected = predict_step(config, config.model.towers)
     assert memory.saved == expected.saved
     *moments, (last, in_update) = memory.moments
     assert [(m.place, m.bytes) for m in expected.moments[:-1]] == moments
@@ -127,7 +127,7 @@ def test_normalisation_without_a_compiler_is_predicted(settings, monkeypatch):
     monkeypatch.setattr(native, "compiled", lambda dtype: None)
     monkeypatch.setattr(operations, "images_at_once", lambda elements, on_gpu: 2)
     config, memory = measured_step(load_config(QUICK, settings), batch=5)
-    assert predict(config, 2).bytes == memory.bytes
+    assert predict_step(config, 2).bytes == memory.bytes
 
 
 @pytest.mark.parametrize("stages", ["[1]", "[1, 2, 3, 4, 5]"])
@@ -135,7 +135,7 @@ def test_recomputed_stages_are_predicted(stages):
     """But for what torch leaves out at the end of a stage that is computed again, to the byte."""
     config = load_config("configs/alexnet.yaml", [f"memory.recompute={stages}", *SMALL_FC])
     config, memory = measured_step(config, batch=2)
-    expected = predict(config, 2)
+    expected = predict_step(config, 2)
     assert expected.bytes["peak"] == pytest.approx(memory.bytes["peak"], rel=1e-3)
     something = [{place: held for place, held in saved.items() if held}
                  for saved in (expected.saved, memory.saved)]  # fmt: skip
@@ -164,8 +164,8 @@ def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
     """To the byte, on every rank. In every place too, exchanges as well, but for the
     gradient of a bias."""
     config = load_config(QUICK, settings)
-    expected = trial.expect(mode, config, 2, on_gpu=False)
-    for entry in on_ranks(trial._on_rank, ranks, mode, config, None):
+    expected = any_mode.predict(mode, config, 2, on_gpu=False)
+    for entry in on_ranks(any_mode._on_rank, ranks, mode, config, None):
         assert entry["measured"] == entry["predicted"] == expected.bytes
         pairs = zip(expected.moments, entry["moments"], strict=True)
         for moment, ((passing, _, layer), held) in list(pairs)[:-1]:
@@ -178,7 +178,7 @@ def test_on_gpus_a_message_holds_the_own_half_too():
     config = load_config(QUICK)
     half = traffic(config.model)[0].forward * config.train.batch
     on_cpu, on_gpu = (
-        {moment.place: moment.bytes for moment in predict(config, 1, 2, on_gpu=on_gpu).moments}
+        {moment.place: moment.bytes for moment in predict_step(config, 1, 2, on_gpu=on_gpu).moments}
         for on_gpu in (False, True)
     )
     join = ("forward", None, "join 1")
@@ -188,7 +188,7 @@ def test_on_gpus_a_message_holds_the_own_half_too():
 def test_fsdp_holds_its_part_of_weights_gradients_and_momentum(on_ranks):
     """Half, up to the five outputs of a tower's fc8, which two ranks share as three and two."""
     whole = 4 * totals(load_config(QUICK).model)[0]
-    entries = on_ranks(trial._on_rank, 2, "fsdp", load_config(QUICK), None)
+    entries = on_ranks(any_mode._on_rank, 2, "fsdp", load_config(QUICK), None)
     shares = [entry["measured"] for entry in entries]
     for category in ("weights", "gradients", "momentum"):
         assert sum(share[category] for share in shares) == whole
@@ -278,7 +278,7 @@ def test_norms_that_keep_everything_are_most_of_what_is_kept():
 
     def kept(*settings):
         config = load_config("configs/alexnet.yaml", settings)
-        return predict(config, 2).bytes["saved_activations"]
+        return predict_step(config, 2).bytes["saved_activations"]
 
     plain = kept("memory.norm_input_only=false", "memory.pool_places_only=false")
     lean = kept("memory.pool_places_only=false")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, program, ranks_of, train
 
-from alexnet2gpu import trial
+from alexnet2gpu.memory import any_mode
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory import report
 
@@ -95,25 +95,25 @@ def test_it_starts_its_own_ranks(monkeypatch, capsys):
 
 
 def out_of_memory_on_rank_1(mode, config, ranks):
-    """In the place of trial._step: rank 0 waits for rank 1, which has run out of memory."""
+    """In the place of any_mode._step: rank 0 waits for rank 1, which has run out of memory."""
     if ranks.grid.rank == 1:
         raise torch.OutOfMemoryError
     ranks.wait()
 
 
 def trial_out_of_memory(mode, config, limit):
-    trial._step = out_of_memory_on_rank_1
+    any_mode._step = out_of_memory_on_rank_1
     return on_rank(mode, config, limit)
 
 
-on_rank = trial._on_rank
+on_rank = any_mode._on_rank
 
 
 def test_a_rank_out_of_memory_ends_the_trial_of_all(monkeypatch):
     """And it is a line of the table, though other ranks were waiting for the one."""
     monkeypatch.setattr(trial, "_on_rank", trial_out_of_memory)
     config = load_config(QUICK)
-    assert trial.run("split", config, 2, None) == []
+    assert any_mode.measure("split", config, 2, None) == []
     row = program("memory").row("split", config, None, [])
     assert "too much" in report.comparison([row], 2**40)
     assert "does not fit" in report.comparison([row], 2**40)

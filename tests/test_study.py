@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import REPOSITORY, program
 
-from alexnet2gpu import trial
+from alexnet2gpu.memory import any_mode
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.norm import native
 
@@ -42,7 +42,7 @@ def test_what_was_measured_at_full_size_is_predicted_today(bench, results):
         for row in found["rows"]:
             precision, batch = row["precision"], row["batch"]
             train = replace(config.train, batch=batch, precision=precision)
-            expected = trial.expect(row["mode"], replace(config, train=train), 2, on_gpu=False)
+            expected = any_mode.predict(row["mode"], replace(config, train=train), 2, on_gpu=False)
             for measured in row["measured"] if expected else []:
                 assert expected.bytes["peak"] == pytest.approx(measured["peak"], rel=1e-3), row
                 for category in ("weights", "gradients", "momentum", "buckets", "batch"):

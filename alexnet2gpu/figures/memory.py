@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet2gpu.figures.page import pyplot, save
-from alexnet2gpu.memory.predict import Prediction
+from alexnet2gpu.memory.predicted.step import Prediction
 from alexnet2gpu.memory.report import MIB, fullest
 
 COLOURS = {

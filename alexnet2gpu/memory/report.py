@@ -21,8 +21,8 @@ from typing import Any
 import torch
 
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.memory.measure import StepMemory
-from alexnet2gpu.memory.predict import Prediction
+from alexnet2gpu.memory.measured.step import StepMemory
+from alexnet2gpu.memory.predicted.step import Prediction
 from alexnet2gpu.ranks.groups import Ranks
 
 MIB = 2**20

@@ -20,8 +20,8 @@ import torch
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
-from alexnet2gpu.memory.measure import StepMemory
-from alexnet2gpu.memory.predict import Prediction, predict
+from alexnet2gpu.memory.measured.step import StepMemory
+from alexnet2gpu.memory.predicted.step import Prediction, predict_step
 from alexnet2gpu.model.optim import set_rates
 from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.ranks.modes import grid_of
@@ -32,7 +32,7 @@ MODES = ("single", "split", "ddp", "grid", "fsdp")
 OUT_OF_MEMORY = 70  # the exit status of a rank
 
 
-def shape(mode: str, towers: int, replicas: int) -> tuple[int, int, int]:
+def shape_of(mode: str, towers: int, replicas: int) -> tuple[int, int, int]:
     """Towers on a rank, ranks in a replica, replicas.
 
     Raises: ValueError if so many towers or replicas do not make this mode.
@@ -50,14 +50,14 @@ def shape(mode: str, towers: int, replicas: int) -> tuple[int, int, int]:
     }[mode]
 
 
-def expect(mode: str, config: Config, replicas: int, on_gpu: bool) -> Prediction | None:
+def predict(mode: str, config: Config, replicas: int, on_gpu: bool) -> Prediction | None:
     """The prediction for any rank of the mode, all being alike; none for fsdp."""
     if mode == "fsdp":
         return None
-    return predict(config, *shape(mode, config.model.towers, replicas), on_gpu=on_gpu)
+    return predict_step(config, *shape_of(mode, config.model.towers, replicas), on_gpu=on_gpu)
 
 
-def run(mode: str, config: Config, replicas: int, limit: int | None) -> list[dict]:
+def measure(mode: str, config: Config, replicas: int, limit: int | None) -> list[dict]:
     """Measure a step on the ranks of a mode, started for it.
 
     Args:
@@ -72,7 +72,7 @@ def run(mode: str, config: Config, replicas: int, limit: int | None) -> list[dic
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    _, span, copies = shape(mode, config.model.towers, replicas)
+    _, span, copies = shape_of(mode, config.model.towers, replicas)
     launch = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=span * copies, run_id="memory",
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
@@ -115,7 +115,7 @@ def _step(mode, config, ranks):
     step()
     model.seed_dropout(config.train.seed, ranks.grid.replica, 1)
     memory = StepMemory(model, replicated, optimizer, batch)
-    expected = expect(mode, config, ranks.grid.replicas, ranks.device.type == "cuda")
+    expected = predict(mode, config, ranks.grid.replicas, ranks.device.type == "cuda")
     _, entry = report.measure(step, memory, ranks, config, expected)
     return entry | {"moments": memory.moments}
 

@@ -1,8 +1,8 @@
 """The memory of a training step, from its config alone: nothing is run, nothing allocated.
 
-The step of train.py is played on a tape of sizes (tape.py): forward through stages and joins, the
-loss, back through the same nodes (graph.py), the update. costs.py says what each layer needs,
-joins.py what exchanges do. The rest is who else holds what:
+The step of model/step.py is played on a tape of sizes (tape.py): forward through stages and joins, the
+loss, back through the same nodes (autograd.py), the update. layers.py says what each layer needs,
+exchange.py what exchanges do. The rest is who else holds what:
 
 - A layer's input is held while the layer runs, a stage's input while all towers run the stage.
 - Gradients of the last step go when the next one starts, those of weights stay when they come.
@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 
 from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.memory.costs import Cost, Sizes, costs
-from alexnet2gpu.memory.graph import Graph, Node, Value
-from alexnet2gpu.memory.joins import Travel, exchanged, gathered, overlapped
-from alexnet2gpu.memory.tape import Moment, Tape
+from alexnet2gpu.memory.predicted.layers import Cost, Sizes, costs
+from alexnet2gpu.memory.predicted.autograd import Graph, Node, Value
+from alexnet2gpu.memory.predicted.exchange import Travel, exchanged, gathered, overlapped
+from alexnet2gpu.memory.predicted.tape import Moment, Tape
 from alexnet2gpu.config.network import trace
 
 WIDTHS = {"float32": (4, 4), "bfloat16": (4, 2), "float64": (8, 8)}  # of weights, of computing
@@ -31,7 +31,7 @@ LABEL = 8  # bytes of one
 class Prediction:
     """What a rank holds in a step.
 
-    bytes     by category, as measure.py has them
+    bytes     by category, as measured/step.py has them
     saved     of the saved activations, by (tower, layer) that made them
     moments   the worst moment in every place of the step, in order
     """
@@ -46,7 +46,7 @@ class Prediction:
         return max(self.moments, key=lambda moment: moment.bytes)
 
 
-def predict(
+def predict_step(
     config: Config, towers: int, span: int = 1, replicas: int = 1, on_gpu: bool = False
 ) -> Prediction:
     """Play one step of a rank that holds `towers` of the network's towers, in one of `replicas`

@@ -27,8 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet2gpu.memory.ledger import Ledger
-from alexnet2gpu.memory.places import START, Place, Places
+from alexnet2gpu.memory.measured.storages import Ledger
+from alexnet2gpu.memory.measured.places import START, Place, Places
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import local
 

@@ -11,8 +11,8 @@ gradient of one tensor is added to the first in place.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from alexnet2gpu.memory.costs import Cost
-from alexnet2gpu.memory.tape import Storage, Tape
+from alexnet2gpu.memory.predicted.layers import Cost
+from alexnet2gpu.memory.predicted.tape import Storage, Tape
 
 
 @dataclass(eq=False)

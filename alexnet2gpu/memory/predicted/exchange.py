@@ -1,12 +1,12 @@
-"""What it takes to exchange activations between ranks, as nodes of autograd (costs.py).
+"""What it takes to exchange activations between ranks, as nodes of autograd (layers.py).
 
 In bytes: `half` of what a rank's tower gives, `sent` of the same as it travels. n ranks; on the
-CPU they send messages, on GPUs they use collectives (link.py).
+CPU they send messages, on GPUs they use collectives (ranks/link.py).
 """
 
 from dataclasses import dataclass, replace
 
-from alexnet2gpu.memory.costs import Cost
+from alexnet2gpu.memory.predicted.layers import Cost
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Travel:
 
 
 def exchanged(t: Travel) -> Cost:
-    """exchange.exchange"""
+    """ranks.exchange.exchange"""
     others = (t.n - 1) * t.sent
     packed = 0 if t.views else others
     backward = packed + ((t.n + 2) * t.sent if t.on_gpu else others)
@@ -38,7 +38,7 @@ def exchanged(t: Travel) -> Cost:
 
 
 def gathered(t: Travel) -> Cost:
-    """exchange.gather_logits"""
+    """ranks.exchange.gather_logits"""
     gives = t.n * t.half
     return Cost(gives=gives, width=t.width, forward=t.gathering + gives)
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from alexnet2gpu.memory.places import START
+from alexnet2gpu.memory.measured.places import START
 from alexnet2gpu.model.optim import local
 
 

@@ -1,0 +1,1 @@
+"""The memory of a step, as it is: see memory/__init__.py."""
