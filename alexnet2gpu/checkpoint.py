@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
-from alexnet2gpu.mistakes import one_line
+from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import Network, trace
 from alexnet2gpu.model.optim import SGD2012

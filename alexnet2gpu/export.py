@@ -19,7 +19,7 @@ import torch
 import yaml
 
 import alexnet2gpu
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.load import load_config
 

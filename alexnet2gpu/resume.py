@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu import checkpoint, files
+from alexnet2gpu import checkpoint
+from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
 from alexnet2gpu.checkpoint import Damaged, Progress
 from alexnet2gpu.config.keys import Config

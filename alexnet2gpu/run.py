@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import dump
-from alexnet2gpu.mistakes import LAUNCHER
+from alexnet2gpu.faults.mistakes import LAUNCHER
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
 PATIENCE = 60  # seconds, with a process that is about to end, or files that are about to be seen

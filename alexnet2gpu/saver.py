@@ -22,7 +22,8 @@ import numpy as np
 import torch
 
 import alexnet2gpu
-from alexnet2gpu import checkpoint, files
+from alexnet2gpu import checkpoint
+from alexnet2gpu.faults import files
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.ranks.modes import Grid

@@ -22,7 +22,7 @@ from alexnet2gpu.evaluate import evaluate
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.measured.step import StepMemory
 from alexnet2gpu.memory.predicted.step import predict_step
-from alexnet2gpu.mistakes import one_line
+from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.model.optim import rate_of, set_rates
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.training import Training

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
-from alexnet2gpu.mistakes import Stop
+from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.run import Run
 from alexnet2gpu.saver import Saver
-from alexnet2gpu.watch import Watch
+from alexnet2gpu.faults.watch import Watch
 
 
 @dataclass

@@ -20,7 +20,7 @@ import torch
 from modes import MODES, NO_DROPOUT, REPOSITORY
 from victim import children
 
-from alexnet2gpu.signs import alive
+from alexnet2gpu.faults.processes import alive
 
 SHORT = ["data.name=synthetic", "train.epochs=12", "train.log_every=1", "train.save_minutes=0.005",
          "optim.schedule=[{epoch: 1, weights: 0.01, biases: 0.02}]"]  # fmt: skip

@@ -36,7 +36,7 @@ import fuzz
 from alexnet2gpu import checkpoint, resume, saver
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.signs import alive
+from alexnet2gpu.faults.processes import alive
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all it starts: on GPUs two runs are not the same
 PAGE = REPOSITORY / "docs" / "faults.md"

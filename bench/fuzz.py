@@ -26,7 +26,8 @@ import numpy as np
 from modes import REPOSITORY  # first: it finds the package
 from PIL import Image
 
-from alexnet2gpu import checkpoint, mistakes
+from alexnet2gpu import checkpoint
+from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import packing
 from alexnet2gpu.data.growth import Form
@@ -220,7 +221,7 @@ def _train(*arguments, stopped=False):
             signal.signal(number, handler)
 
 
-class _Stopped(mistakes.Stop):
+class _Stopped(Stop):
     def __init__(self):
         super().__init__()
         self.signal = signal.SIGTERM

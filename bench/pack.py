@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from modes import REPOSITORY, write  # first: it finds the package
 
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import pack

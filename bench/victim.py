@@ -16,7 +16,8 @@ sys.path.insert(0, str(REPOSITORY))
 
 def plant(fault):
     """Put the fault where it belongs."""
-    from alexnet2gpu import evaluate, files, train
+    from alexnet2gpu import evaluate, train
+    from alexnet2gpu.faults import files
     from alexnet2gpu.ranks import link
 
     left = fault["count"]

@@ -16,7 +16,7 @@ from pathlib import Path
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
+from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
 
 
 def parse(argv):
@@ -40,7 +40,7 @@ def main(argv=None):
         from alexnet2gpu.diagnose import complaint, diagnose
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.ranks.modes import Grid
-        from alexnet2gpu.watch import Watch
+        from alexnet2gpu.faults.watch import Watch
 
         args = parse(argv)
         if args.seeds < 1:

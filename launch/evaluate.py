@@ -17,7 +17,7 @@ from pathlib import Path
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
+from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
 
 
 def parse(argv):
@@ -49,7 +49,7 @@ def main(argv=None):
         from alexnet2gpu.evaluate import check_images
         from alexnet2gpu.ranks.modes import grid_of
         from alexnet2gpu.ranks.groups import Ranks
-        from alexnet2gpu.watch import Watch
+        from alexnet2gpu.faults.watch import Watch
 
         args = parse(argv)
         found = [checkpoint.newest(path) for path in args.checkpoints]

@@ -14,7 +14,7 @@ from pathlib import Path
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
+from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
 
 
 def parse(argv):
@@ -34,7 +34,7 @@ def main(argv=None):
         args = parse(argv)
         from alexnet2gpu import figures, look
         from alexnet2gpu.ranks.modes import Grid
-        from alexnet2gpu.watch import Watch
+        from alexnet2gpu.faults.watch import Watch
 
         if not figures.possible():
             raise ValueError("figures need matplotlib: pip install -e '.[plots]'")

@@ -21,7 +21,7 @@ from pathlib import Path
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
+from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
 
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -156,7 +156,7 @@ def main(argv=None):
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.memory import report
-        from alexnet2gpu.watch import Watch
+        from alexnet2gpu.faults.watch import Watch
 
         args = parse(argv)
         check(args, torch.cuda.is_available())

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
+from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
 
 
 def parse(argv):

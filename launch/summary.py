@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from alexnet2gpu.config.load import load_config  # noqa: E402
 from alexnet2gpu.config.layers import text  # noqa: E402
-from alexnet2gpu.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
+from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
 from alexnet2gpu.config.network import Traffic, totals, trace, traffic  # noqa: E402
 
 

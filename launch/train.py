@@ -17,7 +17,8 @@ from pathlib import Path
 # So that a fresh clone works from anywhere, installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alexnet2gpu.mistakes import ArgumentParser, Stop, one_line_mistakes, with_data  # noqa: E402
+from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
+from alexnet2gpu.faults.signals import Stop  # noqa: E402
 
 
 OPTIONS = {
@@ -55,7 +56,7 @@ def main(argv=None):
         from alexnet2gpu.ranks.modes import grid_of
         from alexnet2gpu.ranks.groups import Ranks
         from alexnet2gpu.run import Run, begun_before, check_folder, default_folder
-        from alexnet2gpu.watch import Watch
+        from alexnet2gpu.faults.watch import Watch
 
         args = parse(argv)
         mode = "-".join(["split"] * args.split_model + ["ddp"] * args.ddp) or "single"

@@ -11,7 +11,8 @@ import torch
 from conftest import metrics, train
 
 import alexnet2gpu
-from alexnet2gpu import checkpoint, files, resume, run
+from alexnet2gpu import checkpoint, resume, run
+from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.keys import Config

@@ -129,7 +129,7 @@ def test_two_networks_and_their_average_are_those_of_plain_code(
 ):
     """The watch is told after each batch, or it would end a long evaluation as stuck."""
     ticks = []
-    monkeypatch.setattr("alexnet2gpu.watch.Watch.tick", lambda self: ticks.append(1))
+    monkeypatch.setattr("alexnet2gpu.faults.watch.Watch.tick", lambda self: ticks.append(1))
     arguments = [folder / "a", folder / "b" / "checkpoints", "--views", views]
     assert evaluate(*arguments, "--out", tmp_path / "out.json") == (0, "")
     check(tmp_path / "out.json", folder, "ab", views)

@@ -19,13 +19,14 @@ import torch
 import torch.distributed as dist
 from conftest import REPOSITORY, metrics, program, train
 
-from alexnet2gpu import files, nonfinite
+from alexnet2gpu import nonfinite
+from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.ranks.modes import Grid, grid_of
-from alexnet2gpu.mistakes import Stop
+from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.signs import alive
+from alexnet2gpu.faults.processes import alive
 from alexnet2gpu.model.step import train_step
 
 SHORT = ["data.name=synthetic", "train.batch=128", "train.epochs=3", "train.log_every=3"]
@@ -87,7 +88,8 @@ RANK = """
 import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import conftest
-from alexnet2gpu import train, watch
+from alexnet2gpu import train
+from alexnet2gpu.faults import watch
 watch.SILENT, watch.STUCK, watch.START = 3.0, {stuck}, {stuck}
 step, steps = train.train_step, 0
 def fault(*args):

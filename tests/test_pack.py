@@ -18,7 +18,7 @@ from conftest import metrics, train
 from PIL import Image
 from scenes import LABELS, squares
 
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import pack
 from alexnet2gpu.data.batches import TrainBatches

@@ -19,7 +19,7 @@ import pytest
 from conftest import REPOSITORY, program
 from scenes import InThisProcess, Killed, kill, write
 
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.data import growth, pack, workers
 
 
@@ -201,7 +201,7 @@ def test_a_pack_with_another_sidecar_is_named(content, complaint, packs, tmp_pat
 TERMINATED = """
 import os, signal
 from pathlib import Path
-from alexnet2gpu.mistakes import one_line_mistakes
+from alexnet2gpu.faults.mistakes import one_line_mistakes
 with one_line_mistakes():
     from alexnet2gpu.data import packing
     def check_room(*rest):

@@ -111,7 +111,7 @@ on_rank = any_mode._on_rank
 
 def test_a_rank_out_of_memory_ends_the_trial_of_all(monkeypatch):
     """And it is a line of the table, though other ranks were waiting for the one."""
-    monkeypatch.setattr(trial, "_on_rank", trial_out_of_memory)
+    monkeypatch.setattr(any_mode, "_on_rank", trial_out_of_memory)
     config = load_config(QUICK)
     assert any_mode.measure("split", config, 2, None) == []
     row = program("memory").row("split", config, None, [])

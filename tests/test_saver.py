@@ -11,7 +11,8 @@ import pytest
 import scenes
 import torch
 
-from alexnet2gpu import checkpoint, files, resume, saver
+from alexnet2gpu import checkpoint, resume, saver
+from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.checkpoint import Progress
 from alexnet2gpu.config.load import load_config

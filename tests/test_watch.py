@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from alexnet2gpu import watch
+from alexnet2gpu.faults import watch
 from alexnet2gpu.ranks.modes import Grid
 
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.data import stores
 from alexnet2gpu.data.images import Moments
 from alexnet2gpu.data.pack import all_files, mean_file, read_sidecar, sidecar_file

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu import files
+from alexnet2gpu.faults import files
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.stores import READERS, store_files
 

@@ -1,4 +1,4 @@
-"""What one rank can find out about others, and about itself; the store by which they meet."""
+"""Is another process alive, what has failed, and where in the package is this one."""
 
 import os
 import socket
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
 def of_communication(error: BaseException) -> bool:

@@ -23,16 +23,16 @@ import threading
 import time
 import traceback
 
-from alexnet2gpu import signs
+from alexnet2gpu.faults import processes
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
-from alexnet2gpu.mistakes import LAUNCHER, one_line
+from alexnet2gpu.faults.mistakes import LAUNCHER, one_line
+from alexnet2gpu.faults.verdict import VERDICT
 
 EVERY = 1.0  # seconds between two words
 SILENT = 15.0  # seconds
 STUCK = 50.0
 START = 300.0  # for ranks to arrive, and for the first steps, which may have to compile
-VERDICT = "verdict"
 
 
 class Watch:
@@ -91,12 +91,12 @@ class Watch:
         mistake = isinstance(error, ValueError | OSError)
         expected = mistake or isinstance(error, FloatingPointError | KeyboardInterrupt)
         status = 2 if mistake else 130 if kind is KeyboardInterrupt else 1
-        report = "" if expected or signs.of_memory(error) else "".join(
+        report = "" if expected or processes.of_memory(error) else "".join(
             traceback.format_exception(error))  # fmt: skip
         if self.grid.world == 1:
             _say(one_line(error), report)
             raise SystemExit(status) from None
-        if signs.of_communication(error):
+        if processes.of_communication(error):
             self._let_others_say()
         self._give_up(f"rank {self.grid.rank}: {one_line(error)}", status, report)
 
@@ -106,7 +106,7 @@ class Watch:
         until = time.monotonic() + SILENT + 2 * EVERY
         while time.monotonic() < until:
             for rank, (word, _) in list(self.heard.items()):
-                if signs.gone(word):
+                if processes.gone(word):
                     time.sleep(EVERY)  # had it raised, it would have said so by now
                     self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
             with contextlib.suppress(RuntimeError):
@@ -119,7 +119,7 @@ class Watch:
         while True:
             ended = self.over.wait(EVERY if word["count"] else 0)
             word |= {"count": word["count"] + 1, "done": ended, "ticks": self.ticks,
-                     "place": signs.place()}  # fmt: skip
+                     "place": processes.place()}  # fmt: skip
             try:
                 self.store.set(str(self.grid.rank), json.dumps(word))
                 if ended:
@@ -149,7 +149,7 @@ class Watch:
     def _judge(self):
         for rank, (word, since) in self.heard.items():
             silent = 0 if word["done"] else time.monotonic() - since
-            if silent > SILENT / 3 and signs.gone(word):  # had it raised, it would have said so
+            if silent > SILENT / 3 and processes.gone(word):  # had it raised, it would have said so
                 self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
             if silent > SILENT:
                 self._give_up(f"{_name(rank, word)} has not answered for {SILENT:.0f} s: stopped, "
@@ -166,7 +166,7 @@ class Watch:
             last = now
             limit = self._limit()
             if self.grid.world > 1 and now - self.moved > limit:
-                here = {self.grid.rank: signs.place()}
+                here = {self.grid.rank: processes.place()}
                 places = here | {rank: word["place"] for rank, (word, _) in self.heard.items()}
                 where = ", ".join(f"rank {rank} is at {places[rank]}" for rank in sorted(places))
                 self._give_up(f"no step was done in {limit:.0f} s: {where}", 1)
@@ -204,13 +204,6 @@ class Watch:
             sys.stdout.flush()
         finally:
             os._exit(status)
-
-
-def tell(status: int) -> None:
-    """Let ranks that are waiting for this one end, before it has joined them: mistakes.py."""
-    with contextlib.suppress(RuntimeError, ValueError):
-        mine = json.dumps({"rank": int(os.environ["RANK"]), "status": status})
-        store().compare_set(VERDICT, "", mine)
 
 
 def _name(rank, word):

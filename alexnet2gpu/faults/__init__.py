@@ -1,0 +1,11 @@
+"""How anything ends before its end: in one line, on every rank, and with nothing lost.
+
+    mistakes.py    a user's mistake: one line, status 2; imports nothing slow
+    signals.py     SIGTERM and Ctrl-C, noted
+    watch.py       ranks watch each other
+    verdict.py     who says why, once
+    processes.py   is another process alive, and where is this one
+    files.py       files that are whole, and that tell if they were changed
+
+Imports ranks.
+"""
