@@ -185,9 +185,3 @@ def most_confused(counts: np.ndarray, most: int) -> Sequence[tuple[int, int, int
     places = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(counts)) for place in places]
     return [(true, taken, int(wrong[true, taken])) for true, taken in pairs if wrong[true, taken]]
-
-
-def name_of(images: Images, label: int) -> str:
-    """A class's name, or its number if classes have no names or the network has more outputs."""
-    names = images.names or ()
-    return names[label] if label < len(names) else f"class {label}"

@@ -29,9 +29,9 @@ from PIL import Image
 from alexnet2gpu import checkpoint
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.data import packing
-from alexnet2gpu.data.growth import Form
-from alexnet2gpu.data.pack import read_pack
+from alexnet2gpu.data.pack import packing
+from alexnet2gpu.data.pack.growth import Form
+from alexnet2gpu.data.pack.layout import read_pack
 
 LIMIT = 20  # seconds for one file
 BOMB = "[&a [x, x, x, x, x, x, x, x, x], " + ", ".join(

@@ -35,7 +35,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.crops import Corners, cut
-from alexnet2gpu.data.photographs import Photographs, classes_of
+from alexnet2gpu.data.pack.photographs import Photographs, classes_of
 from alexnet2gpu.data.prepare import Preparation, colour_components
 from alexnet2gpu.data.sources import load_images
 

@@ -38,7 +38,7 @@ from modes import REPOSITORY, write  # first: it finds the package
 from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.data import pack
+from alexnet2gpu.data.pack import layout
 from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
@@ -103,7 +103,7 @@ def kills(folder, count):
 def taken(partial):
     """How many photographs the journals and finished parts of an unfinished pack account for."""
     total = 0
-    for part in pack.PARTS:
+    for part in layout.PARTS:
         with contextlib.suppress(OSError), np.load(partial / f"{part}.journal.npz") as journal:
             total += json.loads(str(journal["progress"]))["taken"]
         with contextlib.suppress(OSError, ValueError):
@@ -115,11 +115,11 @@ def memory(folder):
     """Resident MB of this process, every 200 batches of an epoch of a sparse pack."""
     config = load_config("configs/alexnet.yaml", ["data.mean=none", "data.colour=0",
         "optim.schedule=[{epoch: 1, weights: 0, biases: 0}]"])  # fmt: skip
-    source, resident = pack.place(folder, "raw", 256), []
+    source, resident = layout.pack_of(folder, "raw", 256), []
     with tempfile.TemporaryDirectory(dir=folder) as sparse:
         sparse = Path(sparse)
-        for part in pack.PARTS:
-            sidecar = pack.read_sidecar(source, part)
+        for part in layout.PARTS:
+            sidecar = layout.read_sidecar(source, part)
             (sparse / f"{part}.u8").touch()
             os.truncate(sparse / f"{part}.u8", SPARSE * 196_608)
             sums = np.full(SPARSE, zlib.crc32(bytes(196_608)), np.uint32)
@@ -129,7 +129,7 @@ def memory(folder):
             for name in (f"{part}.sums.u32", f"{part}.labels.i64"):
                 sidecar["checksums"][name] = files.checksum_of(sparse / name)
             (sparse / f"{part}.json").write_bytes(files.seal(sidecar))
-        images, _ = pack.read_pack(sparse)
+        images, _ = layout.read_pack(sparse)
         batches = TrainBatches(images, config, Preparation(images, config, CPU), 0, 1)
         for number, _ in enumerate(batches.epoch(1)):
             if number % 200 == 20:

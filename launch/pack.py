@@ -40,18 +40,18 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu.data import pack, packing
-        from alexnet2gpu.data.growth import Form
+        from alexnet2gpu.data.pack import layout, packing
+        from alexnet2gpu.data.pack.growth import Form
 
         args = parse(argv)
         form = Form(args.store, args.size, args.quality)
-        target = args.out or pack.place(args.data, form.store, form.size)
+        target = args.out or layout.pack_of(args.data, form.store, form.size)
         if target != args.data:  # which may be a pack already
             packing.pack(args.data, target, form, args.workers)
         if args.check:
-            pack.check(target)
-        for part in pack.PARTS:
-            sidecar = pack.read_sidecar(target, part)
+            layout.check(target)
+        for part in layout.PARTS:
+            sidecar = layout.read_sidecar(target, part)
             skipped = sidecar["skipped"]
             print(f"{part}: {sidecar['shape'][0]:,} images of {len(sidecar['classes']):,} classes"
                   + f", {len(skipped):,} left out:" * bool(skipped))

@@ -130,7 +130,7 @@ def photographs_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def packs(photographs_folder, tmp_path_factory):
     """Store -> the folder packed in it, by two processes."""
-    from alexnet2gpu.data import growth, packing
+    from alexnet2gpu.data.pack import growth, packing
 
     base = tmp_path_factory.mktemp("packs")
     for store in ("raw", "jpeg"):
@@ -142,7 +142,7 @@ def packs(photographs_folder, tmp_path_factory):
 @pytest.fixture
 def no_processes(monkeypatch):
     """Packing without worker processes and without waiting for the disk."""
-    from alexnet2gpu.data import workers
+    from alexnet2gpu.data.pack import workers
 
     monkeypatch.setattr(workers, "ProcessPoolExecutor", scenes.InThisProcess)
     monkeypatch.setattr(workers, "AT_ONCE", 8)

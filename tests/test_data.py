@@ -13,7 +13,7 @@ from alexnet2gpu.data.idx import FILES, read_idx
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import SAMPLE, load_images
-from alexnet2gpu.data.table import draw_epoch
+from alexnet2gpu.data.epoch import draw_epoch
 
 CPU = torch.device("cpu")
 

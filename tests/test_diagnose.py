@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from alexnet2gpu import diagnose as diagnose_module
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.data.table import draw_epoch
+from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.diagnose import FAINT, Health, complaint, diagnose
 from alexnet2gpu.model.model import AlexNet
 

@@ -20,14 +20,14 @@ from scenes import LABELS, squares
 
 from alexnet2gpu.faults import files
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.data import pack
+from alexnet2gpu.data.pack import layout
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 
 
 def test_a_raw_pack_is_what_a_plain_loop_makes_of_the_folder(photographs_folder, packs):
-    images = dict(zip(pack.PARTS, pack.read_pack(packs["raw"])))
+    images = dict(zip(layout.PARTS, layout.read_pack(packs["raw"])))
     for part, labels in {"train": LABELS, "val": {"cat": 1, "emu": 2}}.items():
         pixels, numbers = squares(photographs_folder, part, labels)
         assert images[part].pixels.shape == pixels.shape
@@ -38,12 +38,12 @@ def test_a_raw_pack_is_what_a_plain_loop_makes_of_the_folder(photographs_folder,
         assert (packs["raw"] / f"{part}.u8").read_bytes() == pixels.tobytes()
         stored = np.fromfile(packs["raw"] / f"{part}.labels.i64", "<i8")
         assert stored.tolist() == numbers
-        assert pack.read_sidecar(packs["raw"], part)["skipped"] == []
+        assert layout.read_sidecar(packs["raw"], part)["skipped"] == []
 
 
 def test_mean_and_covariance_are_of_the_training_pixels_in_plain_numpy(photographs_folder, packs):
     pixels = squares(photographs_folder, "train", LABELS)[0].astype(np.float64)
-    images, test_images = pack.read_pack(packs["raw"])
+    images, test_images = layout.read_pack(packs["raw"])
     np.testing.assert_allclose(images.mean_image(), pixels.mean(0), rtol=1e-6)
     colours = pixels.reshape(-1, 3)
     expected = (colours - colours.mean(0)).T @ (colours - colours.mean(0)) / len(colours)
@@ -53,7 +53,7 @@ def test_mean_and_covariance_are_of_the_training_pixels_in_plain_numpy(photograp
 
 def test_the_jpeg_store_is_read_as_pillow_decodes_it(photographs_folder, packs):
     squares_of = squares(photographs_folder, "train", LABELS)[0]
-    images, _ = pack.read_pack(packs["jpeg"])
+    images, _ = layout.read_pack(packs["jpeg"])
     offsets = np.fromfile(packs["jpeg"] / "train.offsets.i64", "<i8")
     strings = (packs["jpeg"] / "train.jpegs").read_bytes()
     assert offsets[0] == 0 and offsets[-1] == len(strings) and len(offsets) == len(images) + 1
@@ -134,7 +134,7 @@ def test_memory_does_not_grow_while_a_pack_larger_than_memory_is_read(packs, tmp
     sum_of_one = zlib.crc32(bytes(256 * 256 * 3))
     (folder / "train.sums.u32").write_bytes(np.full(count, sum_of_one, np.uint32).tobytes())
     (folder / "train.labels.i64").write_bytes(bytes(8 * count))
-    sidecar = pack.read_sidecar(folder, "train")
+    sidecar = layout.read_sidecar(folder, "train")
     sidecar |= {"shape": [count, 256, 256, 3], "mean": None, "covariance": None}
     for name in ("train.sums.u32", "train.labels.i64"):
         sidecar["checksums"][name] = files.checksum_of(folder / name)
@@ -143,7 +143,7 @@ def test_memory_does_not_grow_while_a_pack_larger_than_memory_is_read(packs, tmp
         pytest.skip("this file system has no sparse files")
     crop = ["data.crop=128", "data.mean=none", "model.input=[3,128,128]", "train.batch=32"]
     config = load_config("configs/quick.yaml", crop)
-    images, _ = pack.read_pack(folder)
+    images, _ = layout.read_pack(folder)
     batches = TrainBatches(images, config, Preparation(images, config, torch.device("cpu")), 0, 1)
     held = []
     for _, number in zip(batches.epoch(1), range(140)):

@@ -20,7 +20,7 @@ from conftest import REPOSITORY, program
 from scenes import InThisProcess, Killed, kill, write
 
 from alexnet2gpu.faults import files
-from alexnet2gpu.data import growth, pack, workers
+from alexnet2gpu.data.pack import growth, layout, workers
 
 
 def pack_py(*arguments):
@@ -176,10 +176,10 @@ def test_a_pack_that_has_changed_is_named(packs, tmp_path):
     file.write_bytes(content[:-1])
     size = f"{len(content) - 1:,} bytes, {len(content):,} expected: pack the folder again"
     with pytest.raises(ValueError, match=f"train.u8: has {size}"):
-        pack.read_pack(tmp_path / "pack")
+        layout.read_pack(tmp_path / "pack")
     file.unlink()
     with pytest.raises(ValueError, match="train.u8: is missing"):
-        pack.read_pack(tmp_path / "pack")
+        layout.read_pack(tmp_path / "pack")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_a_pack_with_another_sidecar_is_named(content, complaint, packs, tmp_pat
     shutil.copytree(packs["raw"], tmp_path / "pack")
     (tmp_path / "pack" / "val.json").write_bytes(content)
     with pytest.raises(ValueError) as error:
-        pack.read_pack(tmp_path / "pack")
+        layout.read_pack(tmp_path / "pack")
     assert complaint in str(error.value) and str(tmp_path / "pack") in str(error.value)
 
 

@@ -17,8 +17,8 @@ import pytest
 from conftest import REPOSITORY
 from scenes import SIZE, Killed, kill
 
-from alexnet2gpu.data import packing
-from alexnet2gpu.data.growth import Form
+from alexnet2gpu.data.pack import packing
+from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.images import Moments
 
 KILLS = 3  # of each store; 20 takes half a minute

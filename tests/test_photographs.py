@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from scenes import SIZE, scene, squares, write
 
-from alexnet2gpu.data import pack, packing
-from alexnet2gpu.data.growth import Form
-from alexnet2gpu.data.photographs import Photographs, classes_of, read_square
+from alexnet2gpu.data.pack import layout, packing
+from alexnet2gpu.data.pack.growth import Form
+from alexnet2gpu.data.pack.photographs import Photographs, classes_of, read_square
 
 
 def test_order_and_labels_are_those_of_torchvision(photographs_folder):
@@ -150,7 +150,7 @@ def odd(tmp_path_factory):
 
 def test_odd_files_become_what_a_person_sees(odd):
     target, seen = odd
-    images, _ = pack.read_pack(target)
+    images, _ = layout.read_pack(target)
     assert len(images) == len(seen) + 1
     for i, (name, (upper, lower)) in enumerate(sorted(seen.items())):
         off = 6 if name.endswith(".jpg") else 0
@@ -163,18 +163,18 @@ def test_odd_files_become_what_a_person_sees(odd):
 
 def test_files_that_cannot_be_read_are_left_out_named_with_the_reason(odd):
     target, seen = odd
-    skipped = pack.read_sidecar(target, "train")["skipped"]
+    skipped = layout.read_sidecar(target, "train")["skipped"]
     assert [name for name, _ in skipped] == [f"odd/{name}" for name in BROKEN]
     assert all(reason and "\n" not in reason for _, reason in skipped)
     assert "truncated" in dict(skipped)["odd/cut.jpg"].lower()
     assert "not whole numbers" in dict(skipped)["odd/float.tif"]
     assert "beyond 16 bits" in dict(skipped)["odd/deep.tif"]
     assert "file 'odd/notes.txt'" in dict(skipped)["odd/notes.txt"]  # wherever the folder is
-    images, test_images = pack.read_pack(target)
+    images, test_images = layout.read_pack(target)
     assert images.labels.tolist() == [0] * len(seen) + [1]  # those after them keep theirs
     assert (images.pixels[len(seen), :, :] == [1, 2, 3]).all()
-    assert len(test_images) == 1 and pack.read_sidecar(target, "val")["skipped"] == []
-    source = pack.read_sidecar(target, "train")["source"]
+    assert len(test_images) == 1 and layout.read_sidecar(target, "val")["skipped"] == []
+    source = layout.read_sidecar(target, "train")["source"]
     assert source["photographs"] == len(seen) + 1 + len(BROKEN)
 
 

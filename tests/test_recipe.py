@@ -13,7 +13,7 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation, colour_components
-from alexnet2gpu.data.table import draw_epoch
+from alexnet2gpu.data.epoch import draw_epoch
 
 CPU = torch.device("cpu")
 CROP, BATCH = 8, 6

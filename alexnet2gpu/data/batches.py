@@ -17,7 +17,7 @@ from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
-from alexnet2gpu.data.table import draw_epoch
+from alexnet2gpu.data.epoch import draw_epoch
 
 
 class TrainBatches:

@@ -71,6 +71,12 @@ class Images:
         return moments
 
 
+def name_of(images: Images, label: int) -> str:
+    """A class's name, or its number if classes have no names or the network has more outputs."""
+    names = images.names or ()
+    return names[label] if label < len(names) else f"class {label}"
+
+
 class Moments:
     """Sums over images of (H, W, C) uint8, from which mean and covariance follow.
 

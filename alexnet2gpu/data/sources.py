@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from alexnet2gpu.config.keys import Data
-from alexnet2gpu.data import idx, packing
-from alexnet2gpu.data.growth import Form
+from alexnet2gpu.data import idx
+from alexnet2gpu.data.pack import packing
+from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.data.pack import is_pack, place, read_pack
-from alexnet2gpu.data.photographs import classes_of
+from alexnet2gpu.data.pack.layout import is_pack, pack_of, read_pack
+from alexnet2gpu.data.pack.photographs import classes_of
 from alexnet2gpu.config.layers import text
 from alexnet2gpu.config.network import Network
 
@@ -132,7 +133,7 @@ def _folder(data, network):
             "pixels with --set data.name=synthetic"
         )
     source, size = Path(data.dir), data.size
-    target = place(source, data.store, size)
+    target = pack_of(source, data.store, size)
     if not is_pack(target):  # what would be found wrong with it afterwards, is found wrong now
         _check((size, size, 3), len(classes_of(source)), data, network)
         packing.pack(source, target, Form(data.store, size))

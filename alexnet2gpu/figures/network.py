@@ -14,7 +14,8 @@ from torch import Tensor
 
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.figures.page import OTHER, RIGHT, picture, pyplot, save, short
-from alexnet2gpu.look import most_confused, name_of
+from alexnet2gpu.data.images import name_of
+from alexnet2gpu.look import most_confused
 
 ACROSS = 16  # kernels in a row, as in the paper
 NAMED = 30  # classes whose names still fit the axes of the matrix of confusions

@@ -11,10 +11,10 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
-from alexnet2gpu.data.growth import Form
+from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.photographs import Photographs, read_square
-from alexnet2gpu.data.stores import decode, encode
+from alexnet2gpu.data.pack.photographs import Photographs, read_square
+from alexnet2gpu.data.pack.stores import decode, encode
 
 AT_ONCE = 16  # photographs that a worker is given
 

@@ -18,13 +18,13 @@ import numpy as np
 
 from alexnet2gpu.faults import files
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.data.stores import READERS, store_files
+from alexnet2gpu.data.pack.stores import READERS, store_files
 
 PARTS = ("train", "val")
 KEYS = ("shape", "store", "classes", "source", "skipped", "checksums", "mean", "covariance")
 
 
-def place(source: Path, store: str, size: int) -> Path:
+def pack_of(source: Path, store: str, size: int) -> Path:
     """Where the pack of a folder of photographs is, if it was not put elsewhere; of a pack, its
     own place."""
     return source if is_pack(source) else source / f"pack-{store}-{size}"

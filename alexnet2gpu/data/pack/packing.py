@@ -24,10 +24,10 @@ import fcntl
 from tqdm import tqdm
 
 from alexnet2gpu.ranks.machine import cores
-from alexnet2gpu.data.growth import Form, Growth
-from alexnet2gpu.data.pack import PARTS, is_pack, read_sidecar
-from alexnet2gpu.data.photographs import Photographs, classes_of
-from alexnet2gpu.data.workers import Workers
+from alexnet2gpu.data.pack.growth import Form, Growth
+from alexnet2gpu.data.pack.layout import PARTS, is_pack, read_sidecar
+from alexnet2gpu.data.pack.photographs import Photographs, classes_of
+from alexnet2gpu.data.pack.workers import Workers
 
 ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
 

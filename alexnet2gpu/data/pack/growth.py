@@ -18,9 +18,9 @@ from typing import BinaryIO
 import numpy as np
 
 from alexnet2gpu.faults import files
-from alexnet2gpu.data import stores
+from alexnet2gpu.data.pack import stores
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack import all_files, mean_file, read_sidecar, sidecar_file
+from alexnet2gpu.data.pack.layout import all_files, mean_file, read_sidecar, sidecar_file
 
 
 @dataclass(frozen=True)
