@@ -13,16 +13,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet2gpu import checkpoint
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
-from alexnet2gpu.evaluate import log_probabilities
+from alexnet2gpu.runs.evaluate import Trained
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.model.step import computing_in, weight_dtype
-from alexnet2gpu.run import read_metrics
+from alexnet2gpu.runs.folder import read_metrics
 
 BLOCK = 1024  # images whose distances are computed at a time
 
@@ -52,26 +51,6 @@ def history(run: Path) -> History:
             steps.append(figures["step"])
             values.append(figures[key])
     return found
-
-
-class Trained(NamedTuple):
-    """A trained network, all towers on one device, in evaluation mode, and how its images are
-    prepared."""
-
-    config: Config
-    model: AlexNet
-    prepare: Preparation
-
-
-def load(config: Config, place: Path, images: Images, device: torch.device) -> Trained:
-    """The network of the checkpoint in `place`; of the training `images` the mean counts.
-
-    Raises: ValueError if the checkpoint is unreadable or of another network.
-    """
-    model = AlexNet(config.model, config.train.seed, levers=config.memory)
-    checkpoint.restore(checkpoint.read(place, config.model, range(config.model.towers)), model)
-    model.to(device, weight_dtype(config.train.precision)).eval()
-    return Trained(config, model, Preparation(images, config, device))
 
 
 def kernels(model: AlexNet) -> list[Tensor]:
@@ -119,14 +98,6 @@ def spread(count: int, most: int) -> np.ndarray:
     """Indices of `most` of `count` images, evenly spread, in order; all if there are no more."""
     most = min(count, most)
     return ((np.arange(most) + 0.5) * count / most).astype(int)
-
-
-def answers(trained: Trained, images: Images) -> np.ndarray:
-    """The probabilities (N, outputs) float64 of the classes for all images."""
-    config, model, prepare = trained
-    batches = EvaluationBatches(images, prepare, config.train.batch, 0, 1)
-    parts = log_probabilities(model, batches, config.train.precision)
-    return torch.cat([log_p.cpu() for log_p, _ in parts]).exp().numpy()
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from pages import rewrite, table
 from victim import children, plant
 
 import fuzz
-from alexnet2gpu import checkpoint, resume, saver
+from alexnet2gpu.runs.checkpoints import format as checkpoint, resume, saver
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults.processes import alive

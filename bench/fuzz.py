@@ -26,7 +26,7 @@ import numpy as np
 from modes import REPOSITORY  # first: it finds the package
 from PIL import Image
 
-from alexnet2gpu import checkpoint
+from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.pack import packing

@@ -16,7 +16,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 def plant(fault):
     """Put the fault where it belongs."""
-    from alexnet2gpu import evaluate, train
+    from alexnet2gpu.runs import evaluate, loop
     from alexnet2gpu.faults import files
     from alexnet2gpu.ranks import link
 
@@ -46,7 +46,7 @@ def plant(fault):
 
     whole = files.write_whole
     if fault["phase"] == "step":
-        train.train_step = before(train.train_step)
+        loop.train_step = before(loop.train_step)
     elif fault["phase"] == "exchange":  # own messages are on their way, others' not yet here
         swap = link.Link._swap
         link.Link._swap = lambda self, *args: before(swap(self, *args))

@@ -37,7 +37,7 @@ def main(argv=None):
 
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.sources import load_images
-        from alexnet2gpu.diagnose import complaint, diagnose
+        from alexnet2gpu.runs.diagnose import complaint, diagnose
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.faults.watch import Watch

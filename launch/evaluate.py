@@ -41,12 +41,12 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu import checkpoint
+        from alexnet2gpu.runs.checkpoints import format as checkpoint
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.prepare import find_statistics
         from alexnet2gpu.data.sources import load_images
-        from alexnet2gpu.ensemble import average, check_alike
-        from alexnet2gpu.evaluate import check_images
+        from alexnet2gpu.runs.evaluate import average, check_alike
+        from alexnet2gpu.runs.evaluate import check_images
         from alexnet2gpu.ranks.modes import grid_of
         from alexnet2gpu.ranks.groups import Ranks
         from alexnet2gpu.faults.watch import Watch

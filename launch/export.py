@@ -31,8 +31,8 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu import checkpoint
-        from alexnet2gpu.export import export
+        from alexnet2gpu.runs.checkpoints import format as checkpoint
+        from alexnet2gpu.runs.checkpoints.export import export
 
         args = parse(argv)
         found = checkpoint.newest(args.checkpoint)

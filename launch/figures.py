@@ -55,7 +55,8 @@ def load(args):
     """The first run's newest network, training and validation images; None without checkpoint."""
     import torch
 
-    from alexnet2gpu import checkpoint, look
+    from alexnet2gpu import look
+    from alexnet2gpu.runs.checkpoints import format as checkpoint
     from alexnet2gpu.config.load import load_config
     from alexnet2gpu.data.sources import load_images
 

@@ -46,16 +46,16 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu import resume
+        from alexnet2gpu.runs.checkpoints import resume
         from alexnet2gpu.ranks.assemble import check_memory
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.data.prepare import find_statistics
         from alexnet2gpu.data.sources import load_images
-        from alexnet2gpu.evaluate import check_images
+        from alexnet2gpu.runs.evaluate import check_images
         from alexnet2gpu.ranks.modes import grid_of
         from alexnet2gpu.ranks.groups import Ranks
-        from alexnet2gpu.run import Run, begun_before, check_folder, default_folder
+        from alexnet2gpu.runs.folder import Run, begun_before, check_folder, default_folder
         from alexnet2gpu.faults.watch import Watch
 
         args = parse(argv)
@@ -90,14 +90,14 @@ def train(config, ranks, watch, stop, run, images, test_images, start, content):
     """The run, from `start` and the checkpoint's `content` on; returns the signal that ended it, 0
     if none. A function of its own, since model and DDP must be gone when the ranks end
     (ranks.py)."""
-    from alexnet2gpu import resume
+    from alexnet2gpu.runs.checkpoints import resume
     from alexnet2gpu.ranks.assemble import assemble
-    from alexnet2gpu.checkpoint import restore
+    from alexnet2gpu.runs.checkpoints.format import restore
     from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
     from alexnet2gpu.data.prepare import Preparation
-    from alexnet2gpu.saver import Saver
-    from alexnet2gpu.train import fit
-    from alexnet2gpu.training import Training
+    from alexnet2gpu.runs.checkpoints.saver import Saver
+    from alexnet2gpu.runs.loop import fit
+    from alexnet2gpu.runs.loop import Training
 
     resume.check_agreement(ranks.gather(start.progress.step))
     model, optimizer = assemble(config, ranks)

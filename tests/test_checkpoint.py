@@ -11,10 +11,11 @@ import torch
 from conftest import metrics, train
 
 import alexnet2gpu
-from alexnet2gpu import checkpoint, resume, run
+from alexnet2gpu.runs.folder import RUNS, Run, begun_before, read_metrics
+from alexnet2gpu.runs.checkpoints import format as checkpoint, resume
 from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
-from alexnet2gpu.checkpoint import Progress
+from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
@@ -165,7 +166,7 @@ def test_a_run_that_another_process_went_on_with_is_left_alone(unbroken, tmp_pat
     start = find(folder)
     shutil.copytree(folder / "checkpoints" / "step-00000009",
                     folder / "checkpoints" / "step-00000012")  # fmt: skip
-    with run.Run(folder, True) as files_, pytest.raises(ValueError, match="resume again"):
+    with Run(folder, True) as files_, pytest.raises(ValueError, match="resume again"):
         files_.start(load_config(folder / "config.yaml"), start.progress, start.damaged)
 
 
@@ -334,7 +335,7 @@ def test_an_evaluation_has_one_line(unbroken, tmp_path, evaluation, lines):
     config = load_config(unbroken / "config.yaml")
     logged = json.dumps({"step": 9, **EVALUATED}) + "\n"
     (tmp_path / "metrics.jsonl").write_text('{"step": 9, "loss": 1.0}\n' + logged * lines)
-    with run.Run(tmp_path, True) as own:
+    with Run(tmp_path, True) as own:
         own.start(config, Progress(9, evaluation=evaluation), [])
     found = metrics(tmp_path, "top1_error")
     assert found == ({9: 0.5} if evaluation else {}) and metrics(tmp_path, "loss") == {9: 1.0}
@@ -343,10 +344,10 @@ def test_an_evaluation_has_one_line(unbroken, tmp_path, evaluation, lines):
 
 def test_lines_that_are_not_whole_are_left_out(tmp_path):
     file = tmp_path / "metrics.jsonl"
-    assert list(run.read_metrics(file)) == []
+    assert list(read_metrics(file)) == []
     odd = b'{"step": 1}\n[]\n{"loss": 1}\n\xff\xfe\n' + b"[" * 10**5 + b'\n{"step": 2}\n{"step": 3'
     file.write_bytes(odd)
-    assert list(run.read_metrics(file)) == [{"step": 1}, {"step": 2}]
+    assert list(read_metrics(file)) == [{"step": 1}, {"step": 2}]
 
 
 def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
@@ -355,24 +356,24 @@ def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
     config = load_config("configs/quick.yaml")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
     for name in ("quick-split", "quick-split-2"):
-        with run.Run(run.RUNS / name, True) as own:
+        with Run(RUNS / name, True) as own:
             own.start(config, Progress(), [])
-    (run.RUNS / "quick-split" / "lock").write_text(f"another {socket.gethostname()} 1")
-    assert run.begun_before(None, "quick-split") is None  # the first start
+    (RUNS / "quick-split" / "lock").write_text(f"another {socket.gethostname()} 1")
+    assert begun_before(None, "quick-split") is None  # the first start
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert run.begun_before(None, "quick-split") == run.RUNS / "quick-split-2"
-    assert run.begun_before(run.RUNS / "quick-split", "quick-split") is None
-    lock = run.RUNS / "quick-split-2" / "lock"
+    assert begun_before(None, "quick-split") == RUNS / "quick-split-2"
+    assert begun_before(RUNS / "quick-split", "quick-split") is None
+    lock = RUNS / "quick-split-2" / "lock"
     lock.write_text("mine elsewhere 7")  # rank 0's machine is another
-    assert run.begun_before(None, "quick-split") == run.RUNS / "quick-split-2"
+    assert begun_before(None, "quick-split") == RUNS / "quick-split-2"
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     lock.write_text("none elsewhere 7")  # torchrun's default, as others have it too
-    assert run.begun_before(None, "quick-split") is None
+    assert begun_before(None, "quick-split") is None
 
 
 def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "PATIENCE", 0)
-    own = run.Run(tmp_path / "not here", False)
+    own = Run(tmp_path / "not here", False)
     for _ in range(2):
         with pytest.raises(ValueError, match="not here: is not the directory that rank 0 sees"):
             own.check_seen()

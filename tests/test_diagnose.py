@@ -13,11 +13,11 @@ import torch
 from conftest import program
 from torch.nn import functional as F
 
-from alexnet2gpu import diagnose as diagnose_module
+from alexnet2gpu.runs import diagnose as diagnose_module
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.epoch import draw_epoch
-from alexnet2gpu.diagnose import FAINT, Health, complaint, diagnose
+from alexnet2gpu.runs.diagnose import FAINT, Health, complaint, diagnose
 from alexnet2gpu.model.model import AlexNet
 
 # conv1 is final after relu1, which comes after a pooling; conv2 has no nonlinearity at all, fc3

@@ -7,7 +7,7 @@ from conftest import program, train
 
 import alexnet2gpu
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.export import export
+from alexnet2gpu.runs.checkpoints.export import export
 
 
 def export_py(*arguments):

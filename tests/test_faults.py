@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from conftest import REPOSITORY, metrics, program, train
 
-from alexnet2gpu import nonfinite
+from alexnet2gpu.runs import nonfinite
 from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
@@ -165,7 +165,7 @@ def test_a_mistake_on_one_machine_ends_ranks_on_others_that_wait_for_it(tmp_path
 
 def until_stopped(number, *arguments):
     """Train; rank 1, or the only one, gets a signal at its fifth step. Returns: exit status."""
-    from alexnet2gpu import train as loop
+    from alexnet2gpu.runs import loop
 
     step, steps = loop.train_step, 0
 
@@ -228,7 +228,7 @@ def test_only_a_second_ctrl_c_that_comes_later_takes_effect_at_once(monkeypatch)
 
 def test_a_signal_during_the_evaluation_saves_before_it(tmp_path, monkeypatch):
     """The evaluation is done when the run goes on."""
-    from alexnet2gpu import evaluate
+    from alexnet2gpu.runs import evaluate
 
     train(*OPTIONS, "--out", tmp_path / "unbroken")
     errors = evaluate.errors
@@ -265,11 +265,11 @@ def test_a_full_disk_loses_nothing(moment, tmp_path, monkeypatch, capsys):
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit) as exit_:
         if moment == "the metrics":
-            patched.setattr("alexnet2gpu.run.Run.log", lambda run, **figures: full(run.metrics))
+            patched.setattr("alexnet2gpu.runs.folder.Run.log", lambda run, **figures: full(run.metrics))
         elif moment == "the start":
             patched.setattr(files, "write_whole", full)
         else:
-            patched.setattr("alexnet2gpu.saver.files", Full(full))
+            patched.setattr("alexnet2gpu.runs.checkpoints.saver.files", Full(full))
         train("--out", tmp_path / "run", "--resume", "--set", "train.max_steps=12")
     said = capsys.readouterr().err
     assert exit_.value.code == 2 and said.count("error: ") == 1, said
@@ -290,7 +290,7 @@ def test_a_run_whose_first_checkpoint_fails_can_be_resumed(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device", str(file))
 
     with monkeypatch.context() as patched, pytest.raises(SystemExit):
-        patched.setattr("alexnet2gpu.saver.files", Full(full))
+        patched.setattr("alexnet2gpu.runs.checkpoints.saver.files", Full(full))
         train(*OPTIONS, "--out", tmp_path / "run")
     train("--out", tmp_path / "run", "--resume")
     train(*OPTIONS, "--out", tmp_path / "unbroken")
@@ -328,7 +328,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
 def test_what_is_not_finite_is_not_saved(what, tmp_path, monkeypatch, capsys):
     """An update may spoil the weights though the loss before it was finite, and a checkpoint may be
     due before the next loss."""
-    from alexnet2gpu import train as loop
+    from alexnet2gpu.runs import loop
 
     step, steps = loop.train_step, 0
 

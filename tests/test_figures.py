@@ -8,7 +8,8 @@ import pytest
 import torch
 from conftest import REPOSITORY, program, train
 
-from alexnet2gpu import checkpoint, figures, look
+from alexnet2gpu import figures, look
+from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation

@@ -15,7 +15,7 @@ from PIL import Image
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import traffic
-from alexnet2gpu.run import default_folder
+from alexnet2gpu.runs.folder import default_folder
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet2gpu.faults import files
-from alexnet2gpu.checkpoint import Progress
+from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import dump
 from alexnet2gpu.faults.mistakes import LAUNCHER
@@ -87,13 +87,6 @@ def _is_ours(text):
     ours, found = _this_start(), text.split()
     elsewhere = len(found) == 3 and found[0] == ours[0] != "none" and found[1] != ours[1]
     return found == ours or elsewhere
-
-
-def has_saved(folder: Path) -> bool:
-    """Whether a run must have had a checkpoint: the second evaluation is logged when that of the
-    first is written."""
-    metrics = folder / "metrics.jsonl"
-    return metrics.exists() and metrics.read_text(errors="replace").count('"top1_error"') > 1
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import alexnet2gpu
-from alexnet2gpu import checkpoint
+from alexnet2gpu import __version__
+from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.faults import files
-from alexnet2gpu.checkpoint import Progress
+from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.model.model import AlexNet
@@ -186,7 +186,7 @@ def _put(state, partial, final):
 
 def versions() -> dict[str, str]:
     """Of what has a part in the numbers."""
-    return {"alexnet2gpu": alexnet2gpu.__version__, "torch": torch.__version__,
+    return {"alexnet2gpu": __version__, "torch": torch.__version__,
             "numpy": np.__version__, "python": platform.python_version()}  # fmt: skip
 
 

@@ -12,14 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu import checkpoint
+from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
-from alexnet2gpu.checkpoint import Damaged, Progress
+from alexnet2gpu.runs.checkpoints.format import Damaged, Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.config.network import Network
-from alexnet2gpu.run import has_saved
 
 ANEW = "start anew, in another directory"
 SAME = ("model", "train.batch", "train.seed", "data.name")
@@ -83,6 +82,13 @@ def find(run: Path, config: Config, images: Images) -> Start:
         raise ValueError(f"{run / 'checkpoints'}: its checkpoints are gone: {ANEW}")
     start.remarks.append(f"{run}: no checkpoint yet: from the beginning")
     return start
+
+
+def has_saved(folder: Path) -> bool:
+    """Whether a run must have had a checkpoint: the second evaluation is logged when that of the
+    first is written."""
+    metrics = folder / "metrics.jsonl"
+    return metrics.exists() and metrics.read_text(errors="replace").count('"top1_error"') > 1
 
 
 def check_agreement(steps: Sequence[int]) -> None:

@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 import yaml
 
-import alexnet2gpu
 from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.runs.checkpoints.load import load
 
 # Every layer as torch's own operations, which exporters know.
 PLAIN = [f"memory.{lever}=false" for lever in ("norm_input_only", "pool_places_only",
@@ -42,7 +42,7 @@ def export(config: Path, checkpoint: Path, file: Path, overrides: Sequence[str] 
     if file.exists():
         raise ValueError(f"--out {file}: is there already: give another")
     changes = [*overrides, *PLAIN]
-    network = alexnet2gpu.load(config, checkpoint, changes).eval()
+    network = load(config, checkpoint, changes).eval()
     settings = load_config(config, overrides)
     about = {"config": yaml.safe_dump(schema.plain(settings))}
     try:
