@@ -26,7 +26,7 @@ import numpy as np
 from modes import REPOSITORY, device_name, origin  # first: it finds the package
 from pages import rewrite
 
-from alexnet2gpu import figures, look
+from alexnet2gpu.figures import curves
 
 STUDY = REPOSITORY / "docs" / "fidelity.md"
 RESULTS = REPOSITORY / "docs" / "results"
@@ -91,7 +91,7 @@ def trained(run, results, *arguments, ranks=1):
     for name, kept in (("metrics.jsonl", ".jsonl"), ("config.yaml", ".yaml")):
         text = re.sub(r"dir: .*?, store", "dir: DIR, store", (run / name).read_text())
         (results / (run.name + kept)).write_text(text)
-    return look.history(run)
+    return curves.history(run)
 
 
 def start(folder, runs, results, steps):
@@ -105,7 +105,7 @@ def start(folder, runs, results, steps):
         )
         for name in RECIPES
     }
-    figures.curves(histories, results / "start.png")
+    curves.draw(histories, results / "start.png")
     some = [steps * part // 5 // 10 * 10 for part in range(1, 6)]
     lines = [
         f"![loss of {', '.join(histories)}](results/{results.name}/start.png)", "",
@@ -130,7 +130,7 @@ def small(folder, runs, results, config):
         "one device": trained(runs / "single", results, *options, "--set", "train.threads=1"),
         "split": trained(runs / "split", results, *options, "--split-model", ranks=2),
     }
-    figures.curves(histories, results / "curves.png")
+    curves.draw(histories, results / "curves.png")
     lines = ["| | top-1, one view | top-5 | top-1, ten views | top-5 |", "|---|---|---|---|---|"]
     found, out = {}, runs / "evaluated.json"
     for name, run in (("one device", "single"), ("split", "split")):

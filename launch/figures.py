@@ -32,20 +32,20 @@ def parse(argv):
 def main(argv=None):
     with one_line_mistakes():
         args = parse(argv)
-        from alexnet2gpu import figures, look
+        from alexnet2gpu.figures import curves, page
         from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.faults.watch import Watch
 
-        if not figures.possible():
+        if not page.possible():
             raise ValueError("figures need matplotlib: pip install -e '.[plots]'")
         if args.among < 1:
             raise ValueError("--among: should be a whole number, at least 1")
-        histories = look.histories(args.runs)
+        histories = curves.histories(args.runs)
         trained = load(args)
         out = args.out or args.runs[0] / "figures"
         out.mkdir(parents=True, exist_ok=True)
     with Watch(Grid()):  # an image may be found changed when it is read
-        figures.curves(histories, out / "curves.png")
+        curves.draw(histories, out / "curves.png")
         print(out / "curves.png")
         for name in draw(*trained, args.among, out) if trained else []:
             print(out / name, flush=True)
@@ -55,10 +55,10 @@ def load(args):
     """The first run's newest network, training and validation images; None without checkpoint."""
     import torch
 
-    from alexnet2gpu import look
     from alexnet2gpu.runs.checkpoints import format as checkpoint
     from alexnet2gpu.config.load import load_config
     from alexnet2gpu.data.sources import load_images
+    from alexnet2gpu.runs import evaluate
 
     try:
         newest = checkpoint.newest(args.runs[0])
@@ -68,33 +68,34 @@ def load(args):
     config = load_config(checkpoint.config_of(newest), args.set)
     train, test = load_images(config.data, config.model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return look.load(config, newest, train, device), train, test
+    return evaluate.load(config, newest, train, device), train, test
 
 
 def draw(trained, train, test, among, out):
     """All figures of one network; gives the name of each when it is there."""
-    from alexnet2gpu import figures, look
+    from alexnet2gpu.figures import answers, filters, neighbours, page
+    from alexnet2gpu.runs import evaluate
 
-    kernels, shares = look.kernels(trained.model), None
+    kernels, shares = filters.kernels(trained.model), None
     if kernels and kernels[0].shape[1] == 3:
-        shares = [look.colour_share(weight) for weight in kernels]
+        shares = [filters.colour_share(weight) for weight in kernels]
     if kernels:
-        figures.filters(kernels, shares, out / "filters.png")
+        filters.draw(kernels, shares, out / "filters.png")
         yield "filters.png"
     for tower, share in enumerate(shares or []):
         print(f"  tower {tower}: {share:.1%} of the weights' energy is colour (untrained: 66.7%)")
-    probabilities = look.answers(trained, test)
-    figures.predictions(test, look.spread(len(test), 8), probabilities, out / "predictions.png")
+    probabilities = evaluate.answers(trained, test)
+    answers.draw(test, page.spread(len(test), 8), probabilities, out / "predictions.png")
     yield "predictions.png"
     answered = probabilities.argmax(1)
-    counts = look.confusion(test.labels, answered, max(test.classes, answered.max() + 1))
-    figures.confusion(counts, test, out / "confusion.png")
+    counts = answers.confusion(test.labels, answered, max(test.classes, answered.max() + 1))
+    answers.draw_confusion(counts, test, out / "confusion.png")
     yield "confusion.png"
-    few, many = look.spread(len(test), 5), look.spread(len(train), among)
-    queries, others = look.features(trained, test, few), look.features(trained, train, many)
-    near, distances = look.nearest(queries, others, 6)
+    few, many = page.spread(len(test), 5), page.spread(len(train), among)
+    queries, others = neighbours.features(trained, test, few), neighbours.features(trained, train, many)
+    near, distances = neighbours.nearest(queries, others, 6)
     near = many[near.numpy()]  # indices among all training images again
-    figures.neighbours(test, few, train, near, distances.numpy(), out / "neighbours.png")
+    neighbours.draw(test, few, train, near, distances.numpy(), out / "neighbours.png")
     yield "neighbours.png"
 
 

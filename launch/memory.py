@@ -151,7 +151,7 @@ def main(argv=None):
         import torch
         from tqdm import tqdm
 
-        from alexnet2gpu import figures
+        from alexnet2gpu.figures import page
         from alexnet2gpu.memory import any_mode
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.ranks.modes import Grid
@@ -181,7 +181,7 @@ def main(argv=None):
                 Path(args.out, "memory.json").write_text(text + "\n")
         print(f"MiB a rank, on {'a GPU' if on_gpu else 'the CPU'}")
         print(report.comparison(rows, args.budget))
-        if args.out and not figures.possible():
+        if args.out and not page.possible():
             print(f"memory.json: {args.out}; for figures as well: pip install -e '.[plots]'")
         elif args.out:
             draw(Path(args.config).stem, rows, timelines, Path(args.out))
@@ -190,14 +190,14 @@ def main(argv=None):
 
 def draw(name, rows, timelines, folder):
     """The bars of all rows, and each mode's timeline."""
-    from alexnet2gpu import figures
+    from alexnet2gpu.figures import memory as memory_figures
 
-    figures.bars(f"{name}: memory of a rank", rows, folder / "bars.png")
+    memory_figures.bars(f"{name}: memory of a rank", rows, folder / "bars.png")
     for mode, (config, expected, moments) in timelines.items():
         if expected:
             title = f"{name}, {mode}, batch {config.train.batch}, "
             title += f"{config.train.precision}: one step, each place at its worst"
-            figures.timeline(title, expected, moments, folder / f"timeline-{mode}.png")
+            memory_figures.timeline(title, expected, moments, folder / f"timeline-{mode}.png")
 
 
 if __name__ == "__main__":

@@ -316,7 +316,7 @@ def test_a_run_that_was_ended_before_its_first_checkpoint_starts_again(unbroken,
 
 def test_two_processes_do_not_write_one_run(unbroken, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
-    monkeypatch.setattr(run, "PATIENCE", 0)
+    monkeypatch.setattr("alexnet2gpu.runs.folder.PATIENCE", 0)
     with open(folder / "lock", "a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(SystemExit) as exit_:
@@ -372,7 +372,7 @@ def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
 
 
 def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "PATIENCE", 0)
+    monkeypatch.setattr("alexnet2gpu.runs.folder.PATIENCE", 0)
     own = Run(tmp_path / "not here", False)
     for _ in range(2):
         with pytest.raises(ValueError, match="not here: is not the directory that rank 0 sees"):

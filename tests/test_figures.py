@@ -8,14 +8,13 @@ import pytest
 import torch
 from conftest import REPOSITORY, program, train
 
-from alexnet2gpu import figures, look
+from alexnet2gpu.figures import answers, curves, filters, neighbours, page
+from alexnet2gpu.runs import evaluate
 from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.figures import network as network_figures
-from alexnet2gpu.figures import training as training_figures
 from alexnet2gpu.model.model import AlexNet
 
 
@@ -32,7 +31,7 @@ def trained(run):
     """The network of that run, its training and its validation images."""
     config = load_config(run / "config.yaml")
     images, test = load_images(config.data, config.model)
-    return look.load(config, checkpoint.newest(run), images, torch.device("cpu")), images, test
+    return evaluate.load(config, checkpoint.newest(run), images, torch.device("cpu")), images, test
 
 
 def draw(*arguments):
@@ -44,19 +43,19 @@ def test_grey_kernels_have_no_colour_and_opponent_ones_nothing_else():
     shape = torch.randn(1, 1, 5, 5, generator=torch.manual_seed(0))
     directions = torch.tensor([[1.0, 1, 1], [1, -1, 0], [1, 0, 0]])
     for pattern in (shape, torch.ones_like(shape)):
-        found = look.colourfulness(directions[:, :, None, None] * pattern)  # of (3, 3, 5, 5)
+        found = filters.colourfulness(directions[:, :, None, None] * pattern)  # of (3, 3, 5, 5)
         assert torch.allclose(found, torch.tensor([0, 1, 2 / 3], dtype=found.dtype))
-    assert look.colourfulness(torch.zeros(2, 3, 5, 5)).tolist() == [0, 0]
+    assert filters.colourfulness(torch.zeros(2, 3, 5, 5)).tolist() == [0, 0]
 
 
 def test_a_towers_share_of_colour_counts_strong_kernels_for_more():
     """And of weights that were drawn and not trained, two thirds are colour."""
     grey, opponent = torch.ones(1, 3, 2, 2), torch.tensor([1.0, -1, 0]).reshape(1, 3, 1, 1)
     both = torch.cat([3 * grey, opponent.expand(1, 3, 2, 2)])  # energies 9 * 3 and 2 a pixel
-    assert look.colour_share(both) == pytest.approx(2 / 29)
-    assert look.colour_share(0 * both) == 0
+    assert filters.colour_share(both) == pytest.approx(2 / 29)
+    assert filters.colour_share(0 * both) == 0
     weight = torch.randn(96, 3, 11, 11, generator=torch.manual_seed(0))
-    assert look.colour_share(weight) == pytest.approx(2 / 3, abs=0.02)
+    assert filters.colour_share(weight) == pytest.approx(2 / 3, abs=0.02)
 
 
 def test_the_network_is_that_of_the_checkpoint(run, trained):
@@ -69,13 +68,13 @@ def test_the_network_is_that_of_the_checkpoint(run, trained):
 def test_features_are_what_the_classifier_reads(trained):
     """fc7 of both towers, joined; in the order in which images were chosen, more than a batch."""
     network, images, _ = trained
-    assert torch.equal(look.kernels(network.model)[1], network.model.towers["1"].conv1.weight)
+    assert torch.equal(filters.kernels(network.model)[1], network.model.towers["1"].conv1.weight)
     chosen = np.random.default_rng(0).permutation(len(images))[:70]
     x = network.prepare(torch.from_numpy(images.pixels[chosen]))
     with torch.no_grad():
         for stage in range(4):
             x = torch.cat([tower(stage, x) for tower in network.model.towers.values()], 1)
-    found = look.features(network, images, chosen)
+    found = neighbours.features(network, images, chosen)
     assert found.shape == x.shape and torch.allclose(found, x, rtol=1e-4, atol=1e-4)
 
 
@@ -83,8 +82,8 @@ def untrained_features(config):
     """Of the first three training images."""
     images, _ = load_images(config.data, config.model)
     prepare = Preparation(images, config, torch.device("cpu"))
-    network = look.Trained(config, AlexNet(config.model).eval(), prepare)
-    return look.features(network, images, np.arange(3))
+    network = evaluate.Trained(config, AlexNet(config.model).eval(), prepare)
+    return neighbours.features(network, images, np.arange(3))
 
 
 def test_features_are_joined_where_the_classifier_begins_no_stage():
@@ -99,11 +98,11 @@ def test_features_are_joined_where_the_classifier_begins_no_stage():
 
 
 def test_the_nearest_are_those_of_a_plain_search(monkeypatch):
-    monkeypatch.setattr(look, "BLOCK", 7)
+    monkeypatch.setattr(neighbours, "BLOCK", 7)
     draw = np.random.default_rng(0)
     queries, among = draw.normal(size=(5, 9)), draw.normal(size=(40, 9))
     among[30] = among[3]  # of equals, the first comes first
-    near, distances = look.nearest(torch.from_numpy(queries), torch.from_numpy(among), 6)
+    near, distances = neighbours.nearest(torch.from_numpy(queries), torch.from_numpy(among), 6)
     for query, found, at in zip(queries, near.tolist(), distances.tolist()):
         plain = np.sqrt(((among - query) ** 2).sum(1))
         assert found == np.argsort(plain, kind="stable")[:6].tolist()
@@ -112,16 +111,16 @@ def test_the_nearest_are_those_of_a_plain_search(monkeypatch):
 
 def test_an_image_is_its_own_nearest_neighbour(trained):
     """Of 50 images, evenly spread."""
-    assert look.spread(100, 4).tolist() == [12, 37, 62, 87]
+    assert page.spread(100, 4).tolist() == [12, 37, 62, 87]
     network, _, test = trained
-    features = look.features(network, test, look.spread(len(test), 50))
-    near, distances = look.nearest(features, features, 1)
+    features = neighbours.features(network, test, page.spread(len(test), 50))
+    near, distances = neighbours.nearest(features, features, 1)
     assert near[:, 0].tolist() == list(range(50)) and not distances.any()
 
 
 def test_answers_are_probabilities_of_all_images_in_their_order(trained):
     network, _, test = trained
-    found = look.answers(network, test)
+    found = evaluate.answers(network, test)
     with torch.no_grad():
         logits = network.model(network.prepare(torch.from_numpy(test.pixels))).double()
     assert np.allclose(found, logits.softmax(1), atol=1e-5) and found.shape == (64, 10)
@@ -133,10 +132,10 @@ def test_confusions_are_counted():
     plain = np.zeros((4, 4), int)
     for label, answer in zip(labels, answered):
         plain[label, answer] += 1
-    assert (look.confusion(labels, answered, 4) == plain).all()
+    assert (answers.confusion(labels, answered, 4) == plain).all()
     counts = np.array([[9, 2, 0], [5, 8, 0], [0, 1, 7]])
-    assert look.most_confused(counts, 2) == [(1, 0, 5), (0, 1, 2)]
-    assert look.most_confused(counts, 9) == [(1, 0, 5), (0, 1, 2), (2, 1, 1)]
+    assert answers.most_confused(counts, 2) == [(1, 0, 5), (0, 1, 2)]
+    assert answers.most_confused(counts, 9) == [(1, 0, 5), (0, 1, 2), (2, 1, 1)]
 
 
 def test_curves_are_read_from_a_run_that_is_going_on(tmp_path):
@@ -144,11 +143,11 @@ def test_curves_are_read_from_a_run_that_is_going_on(tmp_path):
     lines = [{"step": 20, "loss": 2.5}, {"step": 40, "loss": 2.0}, {"step": 40, "top1_error": 0.5}]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 60, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
-    found = look.history(tmp_path)
+    found = curves.history(tmp_path)
     assert found["loss"] == ([20, 40], [2.5, 2.0]) and found["top1_error"] == ([40], [0.5])
-    assert look.histories([tmp_path]) == {tmp_path.name: found}
+    assert curves.histories([tmp_path]) == {tmp_path.name: found}
     same = [tmp_path, tmp_path / ".." / tmp_path.name]
-    assert list(look.histories(same)) == list(map(str, same))
+    assert list(curves.histories(same)) == list(map(str, same))
 
 
 def written(folder):
@@ -162,7 +161,7 @@ def drawn(monkeypatch):
     """A function that draws with one of figures/ and gives the axes of what would be saved."""
     pytest.importorskip("matplotlib")
     kept = []
-    for module in (network_figures, training_figures):
+    for module in (answers, curves, filters):
         monkeypatch.setattr(module, "save", lambda figure, file: kept.append(figure))
 
     def draw_and_look(function, *arguments):
@@ -177,7 +176,7 @@ def test_all_kernels_are_drawn_on_one_scale(drawn):
     strong = torch.linspace(-1, 1, 20 * 27).reshape(20, 3, 3, 3)
     first, second = (
         axes.images[0].get_array()
-        for axes in drawn(figures.filters, [strong, strong / 10], [0.5, 0.5])
+        for axes in drawn(filters.draw, [strong, strong / 10], [0.5, 0.5])
     )
     assert np.allclose(first[:3, :3], (strong[0].permute(1, 2, 0) + 1) / 2)  # kernel 0
     assert np.allclose(first[4:7, :3], (strong[16].permute(1, 2, 0) + 1) / 2)  # in the second row
@@ -188,7 +187,7 @@ def test_all_kernels_are_drawn_on_one_scale(drawn):
 def test_bars_are_the_five_likeliest_classes(drawn):
     images = Images(np.zeros((2, 8, 8, 3), np.uint8), np.array([6, 0]), 8, tuple("abcdefgh"))
     p = np.array([[1, 2, 3, 4, 5, 6, 7, 8], [30, 1, 1, 1, 1, 1, 1, 0]]) / 36
-    axes = drawn(figures.predictions, images, [0, 1], p)
+    axes = drawn(answers.draw, images, [0, 1], p)
     bars = axes[2].patches  # below the first image
     assert np.allclose([bar.get_width() for bar in bars], np.array([8, 7, 6, 5, 4]) / 36)
     names = [text.get_text() for text in axes[2].texts[::2]]
@@ -199,7 +198,7 @@ def test_bars_are_the_five_likeliest_classes(drawn):
 
 def test_a_row_of_the_matrix_is_the_true_class(drawn):
     images = Images(np.zeros((1, 8, 8, 3), np.uint8), np.array([0]), 3, ("a", "b", "c"))
-    axes = drawn(figures.confusion, np.array([[9, 1, 0], [5, 5, 0], [0, 0, 4]]), images)
+    axes = drawn(answers.draw_confusion, np.array([[9, 1, 0], [5, 5, 0], [0, 0, 4]]), images)
     assert axes[0].images[0].get_array().tolist() == [[90, 10, 0], [50, 50, 0], [0, 0, 100]]
     assert (axes[0].get_ylabel(), axes[0].get_xlabel()) == ("true class", "answer")
     assert "b\n  taken for a:\n  5 of 10" in axes[1].texts[0].get_text()
@@ -207,7 +206,7 @@ def test_a_row_of_the_matrix_is_the_true_class(drawn):
 
 def test_curves_are_drawn_in_percent(drawn):
     history = {"loss": ([1, 2], [3.0, 2.0]), "top1_error": ([2], [0.25])}
-    above, below = drawn(figures.curves, {"a": history})
+    above, below = drawn(curves.draw, {"a": history})
     assert above.lines[0].get_ydata().tolist() == [3.0, 2.0]
     assert any(np.array_equal(line.get_ydata(), [25]) for line in below.lines)
 
@@ -217,12 +216,12 @@ def test_neighbours_are_sought_among_training_images(run, trained, monkeypatch):
     pytest.importorskip("matplotlib")
     network, images, test = trained
     asked = []
-    monkeypatch.setattr(figures, "neighbours", lambda *arguments: asked.extend(arguments))
+    monkeypatch.setattr(neighbours, "draw", lambda *arguments: asked.extend(arguments))
     draw(run, "--among", 40)
     queries, chosen, _, near, distances, _ = asked
-    many, few = look.spread(len(images), 40), look.spread(len(test), 5)
+    many, few = page.spread(len(images), 40), page.spread(len(test), 5)
     assert np.array_equal(queries.pixels, test.pixels) and chosen.tolist() == few.tolist()
-    theirs, ours = look.features(network, images, many), look.features(network, test, few)
+    theirs, ours = neighbours.features(network, images, many), neighbours.features(network, test, few)
     for number, query in enumerate(ours):
         plain = (theirs - query).square().sum(1).sqrt()
         order = plain.argsort(stable=True)[:6]
@@ -247,12 +246,12 @@ def test_all_figures_of_a_run_are_drawn(run, tmp_path, capsys):
 def test_colours_and_names_are_drawn(tmp_path):
     """Three towers; names too long for their places, and one that would be a formula."""
     pytest.importorskip("matplotlib")
-    figures.filters(3 * [torch.rand(20, 3, 3, 3)], [0.1, 0.2, 0.3], tmp_path / "filters.png")
+    filters.draw(3 * [torch.rand(20, 3, 3, 3)], [0.1, 0.2, 0.3], tmp_path / "filters.png")
     labels, names = np.arange(3), ("$1 and $2", "a name " * 20, "c")
     images = Images(np.zeros((3, 8, 8, 3), np.uint8), labels, 3, names)
-    figures.predictions(images, labels, np.eye(3), tmp_path / "predictions.png")
-    figures.neighbours(images, [0], images, np.array([[2]]), np.ones((1, 1)), tmp_path / "n.png")
-    figures.confusion(np.ones((40, 40), int), images, tmp_path / "confusion.png")
+    answers.draw(images, labels, np.eye(3), tmp_path / "predictions.png")
+    neighbours.draw(images, [0], images, np.array([[2]]), np.ones((1, 1)), tmp_path / "n.png")
+    answers.draw_confusion(np.ones((40, 40), int), images, tmp_path / "confusion.png")
     assert len(written(tmp_path)) == 4
 
 
@@ -286,5 +285,5 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line(run, tmp_path, capsys
 
 
 def test_without_matplotlib_it_says_how_to_get_it(run, capsys, monkeypatch):
-    monkeypatch.setattr(figures, "possible", lambda: False)
+    monkeypatch.setattr(page, "possible", lambda: False)
     assert "pip install -e '.[plots]'" in mistake(capsys, run)

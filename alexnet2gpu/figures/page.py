@@ -46,3 +46,9 @@ def picture(pixels: np.ndarray) -> np.ndarray:
         return pixels
     grey = np.asarray(pixels).mean(2, keepdims=True).round().astype(np.uint8)
     return grey.repeat(3, axis=2)
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """Indices of `most` of `count` images, evenly spread, in order; all if there are no more."""
+    most = min(count, most)
+    return ((np.arange(most) + 0.5) * count / most).astype(int)

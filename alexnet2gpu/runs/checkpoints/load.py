@@ -1,6 +1,5 @@
 """A network of a config file, or of a run: `alexnet2gpu.load`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet2gpu.config.load import load_config

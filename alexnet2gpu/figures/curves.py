@@ -1,16 +1,41 @@
 """How runs were trained: their loss and their errors, step by step, all runs in one picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet2gpu.figures.page import pyplot, save, short
-from alexnet2gpu.look import History
+from alexnet2gpu.runs.folder import read_metrics
 
+History = dict[str, tuple[list[int], list[float]]]  # key -> steps, and the values at them
 NOTHING = [], []
 TOP1, TOP5 = {"marker": "o", "markersize": 3}, {"linestyle": "--", "marker": ".", "markersize": 4}
 
 
-def curves(histories: Mapping[str, History], file: Path) -> None:
+def histories(runs: Sequence[Path]) -> dict[str, History]:
+    """What each run's metrics.jsonl has, by the name of its folder, or where two have the same by
+    their paths. Raises: ValueError if there is no such file."""
+    names = [run.resolve().name for run in runs]
+    unique = [str(run) if names.count(name) > 1 else name for run, name in zip(runs, names)]
+    return {name: history(run) for name, run in zip(unique, runs)}
+
+
+def history(run: Path) -> History:
+    """What RUN/metrics.jsonl has in lines that are whole; runs/folder.py lists the keys.
+
+    Raises: ValueError if there is no such file.
+    """
+    found, file = {}, run / "metrics.jsonl"
+    if not file.is_file():
+        raise ValueError(f"{run}: no metrics.jsonl in it: is it the directory of a run?")
+    for figures in read_metrics(file):
+        for key in figures:
+            steps, values = found.setdefault(key, ([], []))
+            steps.append(figures["step"])
+            values.append(figures[key])
+    return found
+
+
+def draw(histories: Mapping[str, History], file: Path) -> None:
     """Above, the loss: in training a thin line, raw, and of validation images dots joined by a
     thicker one. Below, their two errors, in percent. A run has one colour; earlier runs have
     thicker lines, so that they are seen below those that came out the same.
