@@ -36,7 +36,7 @@ def losses(precision, way, train, config):
     """Of `STEPS` steps, one way."""
     dtype = weight_dtype(precision)
     levers = KEPT if way == "ours, all kept" else Memory()
-    model = AlexNet(config.model, 0, levers=levers).to(DEVICE, dtype)
+    model = AlexNet(config.model, 0, memory=levers).to(DEVICE, dtype)
     if way == "the port, weights a rounding off":
         with torch.no_grad():
             for weight in model.parameters():

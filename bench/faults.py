@@ -49,7 +49,7 @@ def writing(folder, count=50, seed=0):
     assert end(start("one device", run))[0] == 0
     config = load_config(run / "config.yaml")
     images, _ = load_images(config.data, config.model)
-    place = resume.find(run, config, images).place
+    place = resume.find_start(run, config, images).place
     contents = {file.name: memoryview(file.read_bytes()) for file in place.glob("*.pt")}
     state = {"progress": {"step": 97}, **resume.about(config, images)}
     sizes = [len(content) for content in contents.values()]
@@ -62,14 +62,14 @@ def writing(folder, count=50, seed=0):
             saver.write(run / "checkpoints", 97, state, contents, "x", len(sizes), threading.Event())
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        found["taken the one before"] += resume.find(run, config, images).place == place
+        found["taken the one before"] += resume.find_start(run, config, images).checkpoint == place
     saver.write(run / "checkpoints", 97, state, contents, "y", len(sizes), threading.Event())
-    newest = checkpoint.newest(run)
+    newest = checkpoint.newest_checkpoint(run)
     for _ in range(count):
         file = draw.choice(sorted(newest.iterdir()))
         whole = file.read_bytes()
         os.truncate(file, draw.randrange(len(whole)))
-        found["taken it again"] += resume.find(run, config, images).place == place
+        found["taken it again"] += resume.find_start(run, config, images).checkpoint == place
         file.write_bytes(whole)
     return found
 

@@ -118,7 +118,7 @@ class Packed:
             pixels = np.random.default_rng(number).integers(0, 256, (24, 30, 3), np.uint8)
             Image.fromarray(pixels).save(folder / place / f"{number}.png")
         self.pack = folder / f"pack-{store}"
-        packing.pack(folder, self.pack, Form(store, 20), workers=1)
+        packing.make_pack(folder, self.pack, Form(store, 20), workers=1)
         self.files = sorted(self.pack.glob(kinds))
         self.expected = self._read()
 
@@ -155,7 +155,7 @@ def victims(folder: Path) -> dict[str, object]:
     """By name, made in an empty folder."""
     return {
         "YAML": Resumed(folder / "yaml", lambda run: [run / "config.yaml"]),
-        "checkpoint": Resumed(folder / "run", lambda run: sorted(checkpoint.newest(run).iterdir())),
+        "checkpoint": Resumed(folder / "run", lambda run: sorted(checkpoint.newest_checkpoint(run).iterdir())),
         "pack": Packed(folder / "raw", "raw", "*.[!j]*"),
         "pack of JPEG": Packed(folder / "jpeg", "jpeg", "*.[!j]*"),
         "sidecar": Packed(folder / "sidecar", "raw", "*.json"),

@@ -119,7 +119,7 @@ def memory(folder):
     with tempfile.TemporaryDirectory(dir=folder) as sparse:
         sparse = Path(sparse)
         for part in layout.PARTS:
-            sidecar = layout.read_sidecar(source, part)
+            sidecar = layout.Part(source, part).read_sidecar()
             (sparse / f"{part}.u8").touch()
             os.truncate(sparse / f"{part}.u8", SPARSE * 196_608)
             sums = np.full(SPARSE, zlib.crc32(bytes(196_608)), np.uint32)

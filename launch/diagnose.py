@@ -11,59 +11,58 @@ classifier.
 """
 
 import sys
-from pathlib import Path
 
-# So that a fresh clone works from anywhere, installed or not.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from options import Parser, device
 
-from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes, with_data  # noqa: E402
+from alexnet2gpu.faults.mistakes import one_line_mistakes
 
 
 def parse(argv):
-    parser = ArgumentParser(prog="diagnose.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", metavar="FILE", default="configs/quick.yaml",
-                        help="default: configs/quick.yaml")
-    parser.add_argument("--data", metavar="DIR", help="where the images are (data.dir)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N",
-                        help="with so many seeds, from train.seed on; default: 1")
-    parser.add_argument("--set", metavar="KEY.PATH=VALUE", action="append", default=[],
-                        help="change a key of the config; any number of times")
-    return with_data(parser.parse_args(argv))
+    parser = Parser("diagnose.py", __doc__, "--data", "--set")
+    parser.share_config("configs/quick.yaml")
+    seeds = "with so many seeds, from train.seed on; default: 1"
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help=seeds)
+    args = parser.parse_args(argv)
+    if args.seeds < 1:
+        raise ValueError(f"--seeds {args.seeds}: at least 1 is needed")
+    return args
 
 
 def main(argv=None):
     with one_line_mistakes():
-        import torch
-
         from alexnet2gpu.config.load import load_config
-        from alexnet2gpu.data.sources import load_images
-        from alexnet2gpu.runs.diagnose import complaint, diagnose
         from alexnet2gpu.data.batches import check_batch
-        from alexnet2gpu.ranks.modes import Grid
+        from alexnet2gpu.data.sources import load_images
         from alexnet2gpu.faults.watch import Watch
+        from alexnet2gpu.ranks.modes import Grid
+        from alexnet2gpu.runs.diagnose import complaint, diagnose
 
         args = parse(argv)
-        if args.seeds < 1:
-            raise ValueError(f"--seeds {args.seeds}: at least 1 is needed")
         first = load_config(args.config, args.set).train.seed
-        configs = [load_config(args.config, [*args.set, f"train.seed={seed}"])
-                   for seed in range(first, first + args.seeds)]
+        seeds = [f"train.seed={first + number}" for number in range(args.seeds)]
+        configs = [load_config(args.config, [*args.set, seed]) for seed in seeds]
         images, _ = load_images(configs[0].data, configs[0].model)
         check_batch(configs[0].train.batch, 1, len(images))
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     verdicts = []
     with Watch(Grid()):  # an image may be found changed when it is read
         for config in configs:
-            loss, even, health = diagnose(config, images, device)
-            print(f"{'layer':<8} {'std / mean':>11} {'dead units':>11} {'step / weights':>15}")
-            for layer, signal, dead, step in health:
-                print(f"{layer:<8} {signal:>11.4f} {dead:>11.1%} {step:>15.2e}")
-            print(f"loss at the start {loss:.3f}, over all outputs evenly {even:.3f}, seed "
-                  f"{config.train.seed}\n")
-            verdicts.append(complaint(health))
+            found = diagnose(config, images, device())
+            print(words(found, config.train.seed), end="\n\n")
+            verdicts.append(complaint(found.health))
     if any(verdicts):
         print(f"warning: {next(filter(None, verdicts))}")
     return int(any(verdicts))
+
+
+def words(found, seed):
+    """A Diagnosis as text."""
+    from alexnet2gpu.config.text import table
+
+    rows = [("layer", "std / mean", "dead units", "step / weights")]
+    for layer, signal, dead, step in found.health:
+        rows.append((layer, f"{signal:.4f}", f"{dead:.1%}", f"{step:.2e}"))
+    loss, even = f"{found.loss:.3f}", f"{found.even:.3f}"
+    return f"{table(rows)}\nloss at the start {loss}, over all outputs evenly {even}, seed {seed}"
 
 
 if __name__ == "__main__":

@@ -12,26 +12,25 @@ An image of 256x256 takes 197 KB in the raw store (ImageNet: 252 GB), about a te
 jpeg store, from which it is decoded in every epoch.
 """
 
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from options import Parser
 
-from alexnet2gpu.faults.mistakes import ArgumentParser, one_line_mistakes  # noqa: E402
+from alexnet2gpu.faults.mistakes import one_line_mistakes
 
 
 def parse(argv):
-    parser = ArgumentParser(prog="pack.py", description=__doc__.split("\n")[0])
-    parser.add_argument("--data", metavar="DIR", required=True, type=Path,
-                        help="has train/ and val/, each with a folder per class")
+    parser = Parser("pack.py", __doc__)
+    folder = "has train/ and val/, each with a folder per class"
+    parser.share("--data", required=True, type=Path, help=folder)
     parser.add_argument("--out", metavar="PACK", type=Path, help="default: DIR/pack-STORE-SIZE")
-    parser.add_argument("--store", choices=("raw", "jpeg"), default="raw",
-                        help="pixels as they are, or JPEG strings; default: raw")
+    kind = "pixels as they are, or JPEG strings; default: raw"
+    parser.add_argument("--store", choices=("raw", "jpeg"), default="raw", help=kind)
     parser.add_argument("--size", type=int, default=256, help="side in pixels; default: 256")
     parser.add_argument("--quality", type=int, default=90, help="of JPEG; default: 90")
     parser.add_argument("--workers", type=int, help="processes; default: one for each core")
-    parser.add_argument("--check", action="store_true",
-                        help="read the whole pack and compare checksums")
+    check = "read the whole pack and compare checksums"
+    parser.add_argument("--check", action="store_true", help=check)
     args = parser.parse_args(argv)
     if args.size < 1 or not 1 <= args.quality <= 95 or (args.workers or 1) < 1:
         raise ValueError("--size and --workers are at least 1, --quality is from 1 to 95")
@@ -40,27 +39,32 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu.data.pack import layout, packing
+        from alexnet2gpu.data.pack import layout
         from alexnet2gpu.data.pack.growth import Form
+        from alexnet2gpu.data.pack.packing import make_pack
 
         args = parse(argv)
         form = Form(args.store, args.size, args.quality)
         target = args.out or layout.pack_of(args.data, form.store, form.size)
         if target != args.data:  # which may be a pack already
-            packing.pack(args.data, target, form, args.workers)
+            make_pack(args.data, target, form, args.workers)
         if args.check:
-            layout.check(target)
-        for part in layout.PARTS:
-            sidecar = layout.read_sidecar(target, part)
-            skipped = sidecar["skipped"]
-            print(f"{part}: {sidecar['shape'][0]:,} images of {len(sidecar['classes']):,} classes"
-                  + f", {len(skipped):,} left out:" * bool(skipped))
-            for name, reason in skipped[:10]:
-                print(f"  {name}: {reason}".encode(errors="replace").decode())
-            if len(skipped) > 10:
-                print(f"  and others, all in {target / part}.json")
+            layout.check_pack(target)
+        for part in layout.parts_of(target):
+            report(part.sidecar, part.read_sidecar())
         size = sum(file.stat().st_size for file in target.iterdir())
         print(f"{target}: {size / 1e9:.2f} GB" + ", as it was written" * args.check)
+
+
+def report(file, sidecar):
+    """What a part of a pack has, and what was left out."""
+    images, classes, skipped = sidecar["shape"][0], sidecar["classes"], sidecar["skipped"]
+    left_out = f", {len(skipped):,} left out:" if skipped else ""
+    print(f"{file.stem}: {images:,} images of {len(classes):,} classes{left_out}")
+    for name, reason in skipped[:10]:
+        print(f"  {name}: {reason}".encode(errors="replace").decode())
+    if len(skipped) > 10:
+        print(f"  and others, all in {file}")
 
 
 if __name__ == "__main__":

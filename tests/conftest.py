@@ -14,6 +14,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -25,6 +26,7 @@ import scenes  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPOSITORY / "launch"))  # for options.py, as when one of them is started
 PATIENCE = 60  # seconds
 
 
@@ -135,7 +137,7 @@ def packs(photographs_folder, tmp_path_factory):
     base = tmp_path_factory.mktemp("packs")
     for store in ("raw", "jpeg"):
         form = growth.Form(store, scenes.SIZE, quality=80)
-        packing.pack(photographs_folder, base / store, form, workers=2)
+        packing.make_pack(photographs_folder, base / store, form, workers=2)
     return {store: base / store for store in ("raw", "jpeg")}
 
 
@@ -145,7 +147,7 @@ def no_processes(monkeypatch):
     from alexnet2gpu.data.pack import workers
 
     monkeypatch.setattr(workers, "ProcessPoolExecutor", scenes.InThisProcess)
-    monkeypatch.setattr(workers, "AT_ONCE", 8)
+    monkeypatch.setattr(workers, "WORK", 8)
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 

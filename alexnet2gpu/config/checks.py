@@ -1,7 +1,8 @@
 """What no single key of a config shows: layers fit each other, images the network, rates are
 known, options go together."""
 
-from alexnet2gpu.config.layers import Conv, Linear, text
+from alexnet2gpu.config.layers import Conv, Linear
+from alexnet2gpu.config.text import shape_text
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.config.schema import Problem
 
@@ -20,7 +21,7 @@ def check(config) -> None:
         raise Problem(key, "the last layer should be linear: the logits")
     side = config.data.resize or config.data.crop
     if side and config.model.input[1:] != (side, side):
-        key, reads = "resize" if config.data.resize else "crop", text(config.model.input)
+        key, reads = "resize" if config.data.resize else "crop", shape_text(config.model.input)
         raise Problem(f"data.{key}", f"gives {side}x{side} images, but model.input is {reads}")
     if config.data.divide == 0:
         raise Problem("data.divide", "should not be 0")

@@ -21,9 +21,10 @@ reads zeros (conv) or nothing (pool).
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 from alexnet2gpu.config.schema import bounded
+from alexnet2gpu.config.text import shape_text
 
 Shape = tuple[int, ...]  # of one image in one tower: (C, H, W) or (F,)
 
@@ -105,7 +106,7 @@ class Linear(Layer):
 
     def gives(self, reads, towers):
         if len(reads) != 1:
-            maps = f"a linear layer cannot read maps, {text(reads)}"
+            maps = f"a linear layer cannot read maps, {shape_text(reads)}"
             raise ValueError(f"{maps}: put a flatten layer before it")
         return (_share(self.out, towers),)
 
@@ -135,10 +136,22 @@ class AvgPool(Pool):
     """The mean of each window, zeros of the padding included."""
 
 
+class NormRule(NamedTuple):
+    """x / (k + alpha S)^beta, S the sum of x^2 over a window of `size`, odd, around each value:
+    across neighbouring maps, or over size x size pixels of the same map."""
+
+    across_maps: bool
+    size: int
+    alpha: float
+    beta: float
+    k: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResponseNorm(Layer):
     """x / (k + alpha/n * sum of x^2 over the n places around it)^beta, n places across maps or
-    within a map."""
+    within a map. The division by n is that of nn.LocalResponseNorm and of the code of 2012; the
+    paper's formula lacks it."""
 
     size: int = bounded(least=1, most=1025)
     alpha: float = bounded(least=0)
@@ -150,6 +163,13 @@ class ResponseNorm(Layer):
         if self.size % 2 == 0:
             raise ValueError(f"size {self.size} has no middle: take an odd one")
         return reads
+
+    @property
+    def rule(self) -> NormRule:
+        """With the n in alpha."""
+        across_maps = isinstance(self, Lrn)
+        n = self.size if across_maps else self.size**2
+        return NormRule(across_maps, self.size, self.alpha / n, self.beta, self.k)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,14 +220,9 @@ Layer.kinds = dict(
 )
 
 
-def text(shape: Shape) -> str:
-    """(48, 55, 55) as 48x55x55."""
-    return "x".join(map(str, shape))
-
-
 def _three(shape):
     if len(shape) != 3:
-        raise ValueError(f"needs maps (C, H, W) but reads {text(shape)} features")
+        raise ValueError(f"needs maps (C, H, W) but reads {shape_text(shape)} features")
     return shape
 
 

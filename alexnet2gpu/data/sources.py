@@ -27,7 +27,7 @@ from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack.layout import is_pack, pack_of, read_pack
 from alexnet2gpu.data.pack.photographs import classes_of
-from alexnet2gpu.config.layers import text
+from alexnet2gpu.config.text import shape_text
 from alexnet2gpu.config.network import Network
 
 SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
@@ -59,8 +59,8 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
         _check(images.pixels.shape[1:], images.classes, data, network)
     if train.pixels.shape[1:] != test.pixels.shape[1:]:
         raise ValueError(
-            f"data.name {data.name}: training images are {text(train.pixels.shape[1:])}, test "
-            f"images {text(test.pixels.shape[1:])}: make them alike"
+            f"data.name {data.name}: training images are {shape_text(train.pixels.shape[1:])}, test "
+            f"images {shape_text(test.pixels.shape[1:])}: make them alike"
         )
     return train, test
 
@@ -136,7 +136,7 @@ def _folder(data, network):
     target = pack_of(source, data.store, size)
     if not is_pack(target):  # what would be found wrong with it afterwards, is found wrong now
         _check((size, size, 3), len(classes_of(source)), data, network)
-        packing.pack(source, target, Form(data.store, size))
+        packing.make_pack(source, target, Form(data.store, size))
     return read_pack(target)
 
 
@@ -193,7 +193,7 @@ def _check(shape, classes, data, network):
     fits = crop <= min(height, width) and (data.crop or height == width)
     if not fits or (side, side) != network.input[1:]:
         raise ValueError(
-            f"{who} of {height}x{width} pixels do not give the {text(network.input[1:])} of "
+            f"{who} of {height}x{width} pixels do not give the {shape_text(network.input[1:])} of "
             "model.input: set data.crop or data.resize"
         )
     if classes > _outputs(network):

@@ -12,11 +12,11 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-LARGEST = 2**28  # bytes of a sealed file
-AT_ONCE = 2**24  # bytes
+LARGEST_SEALED = 2**28  # bytes of a sealed file
+BLOCK = 2**24  # bytes
 
 
-def write_whole(file: Path, content: bytes | memoryview, flush_name: bool = True) -> None:
+def write_whole(file: Path, content: bytes, flush_name: bool = True) -> None:
     """Write a file, or replace it; with `flush_name` the disk knows its name too when it returns.
     Raises: OSError; then what was there is there still."""
     beside = file.with_name(f".{file.name}.new")
@@ -51,7 +51,7 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def checksum(content: bytes | memoryview) -> str:
+def checksum(content: bytes) -> str:
     """Of some bytes."""
     return f"crc32 {zlib.crc32(content):08x}"
 
@@ -60,12 +60,12 @@ def checksum_of(file: Path) -> str:
     """Of a file, of which only a part is in memory at a time. Raises: OSError."""
     crc = 0
     with open(file, "rb") as opened:
-        while block := opened.read(AT_ONCE):
+        while block := opened.read(BLOCK):
             crc = zlib.crc32(block, crc)
     return f"crc32 {crc:08x}"
 
 
-def check(file: Path, expected: str) -> None:
+def compare_checksum(file: Path, expected: str) -> None:
     """Raises: ValueError if a file is not there, or has not the expected checksum."""
     try:
         found = checksum_of(file)
@@ -84,8 +84,8 @@ def seal(document: dict[str, Any]) -> bytes:
 def read_sealed(file: Path) -> dict[str, Any]:
     """What `seal` was given. Raises: ValueError if the file is unreadable or was changed."""
     try:
-        if file.stat().st_size > LARGEST:
-            raise ValueError(f"larger than {LARGEST:,} bytes")
+        if file.stat().st_size > LARGEST_SEALED:
+            raise ValueError(f"larger than {LARGEST_SEALED:,} bytes")
         content = file.read_bytes()
     except (OSError, ValueError) as error:
         raise ValueError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from None

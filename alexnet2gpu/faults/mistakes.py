@@ -12,13 +12,10 @@ and raised as ValueError. Two races make this less simple than it sounds:
 This file imports nothing slow: the guard must stand before torch is imported.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
-from pathlib import Path
 
 LAUNCHER = os.getppid()  # torchrun, if a rank is not an orphan from the first
 
@@ -64,18 +61,3 @@ def _report(text):
         from alexnet2gpu.faults import watch
 
         watch.tell(2)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose complaints are ValueErrors, so that they too are printed once."""
-
-    def error(self, message):
-        """Raises: ValueError, instead of printing the usage on every rank."""
-        raise ValueError(f"{message} ({self.prog} --help lists the options)")
-
-
-def with_data(args: argparse.Namespace) -> argparse.Namespace:
-    """`--data DIR` as one more `--set data.dir=DIR`, in quotes since those values are YAML."""
-    if args.data is not None:
-        args.set.append(f"data.dir={json.dumps(str(Path(args.data).resolve()))}")
-    return args

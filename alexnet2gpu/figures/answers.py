@@ -63,6 +63,12 @@ def confusion(labels: np.ndarray, answered: np.ndarray, classes: int) -> np.ndar
     return pairs.reshape(classes, classes)
 
 
+def confusion_of(images: Images, probabilities: np.ndarray) -> np.ndarray:
+    """`confusion` of images whose classes have these probabilities (N, outputs)."""
+    answered = probabilities.argmax(1)
+    return confusion(images.labels, answered, max(images.classes, answered.max() + 1))
+
+
 def most_confused(counts: np.ndarray, most: int) -> Sequence[tuple[int, int, int]]:
     """The most frequent mistakes of a matrix of `confusion`, at most so many: (true class, the one
     it was taken for, how many images)."""

@@ -53,6 +53,12 @@ def colour_share(weight: Tensor) -> float:
     return (colour / all_).item() if all_ > 0 else 0.0
 
 
+def colour_shares(kernels: Sequence[Tensor]) -> list[float] | None:
+    """`colour_share` of each tower's kernels; None if the network sees no colours."""
+    in_colour = kernels and kernels[0].shape[1] == 3
+    return [colour_share(weight) for weight in kernels] if in_colour else None
+
+
 def _energies(weight):
     """(F, 3, k, k) -> (F,), (F,): sums of squares off the grey axis, and of all."""
     weight = weight.double()

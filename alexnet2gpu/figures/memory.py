@@ -25,7 +25,7 @@ COLOURS = {
 }
 
 
-def bars(title: str, rows: Sequence[dict], file: Path) -> None:
+def draw_bars(title: str, rows: Sequence[dict], file: Path) -> None:
     """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in MiB; a
     mark where the peak was measured. Of what was not predicted, what was measured."""
     plt = pyplot()
@@ -58,7 +58,7 @@ def _measured_parts(row):
     return parts | {"not told apart": most["peak"] - sum(parts.values())}
 
 
-def timeline(
+def draw_timeline(
     title: str, expected: Prediction, measured: Sequence[Sequence], file: Path
 ) -> None:
     """A step from left to right, place by place, each at its worst, in MiB: stacked as predicted,

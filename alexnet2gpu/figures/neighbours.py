@@ -10,7 +10,7 @@ from torch import Tensor
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images, name_of
-from alexnet2gpu.figures.page import RIGHT, picture, pyplot, save, short
+from alexnet2gpu.figures.page import RIGHT, picture, pyplot, save, short, spread
 from alexnet2gpu.model.step import computing_in
 from alexnet2gpu.runs.evaluate import Trained
 
@@ -57,6 +57,17 @@ def nearest(queries: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]
     blocks = [torch.cdist(queries, block, compute_mode=exact) for block in among.split(BLOCK)]
     distances, order = torch.cat(blocks, dim=1).sort(dim=1, stable=True)
     return order[:, :count], distances[:, :count]
+
+
+def find(
+    trained: Trained, images: Images, train: Images, among: int, few: int = 5, count: int = 6
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A `few` of the images, evenly spread, and the `count` training images nearest to each,
+    `among` as many of them: indices (few,), indices (few, count), distances (few, count)."""
+    chosen, many = spread(len(images), few), spread(len(train), among)
+    queries, others = features(trained, images, chosen), features(trained, train, many)
+    near, distances = nearest(queries, others, count)
+    return chosen, many[near.numpy()], distances.numpy()
 
 
 def draw(

@@ -16,12 +16,13 @@ import signal
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from alexnet2gpu.ranks.assemble import assemble
+from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
-from alexnet2gpu.memory.measured.step import StepMemory
 from alexnet2gpu.memory.predicted.step import Prediction, predict_step
+from alexnet2gpu.model.norm.layer import has_kernels
 from alexnet2gpu.model.optim import set_rates
 from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.ranks.modes import grid_of
@@ -51,10 +52,13 @@ def shape_of(mode: str, towers: int, replicas: int) -> tuple[int, int, int]:
 
 
 def predict(mode: str, config: Config, replicas: int, on_gpu: bool) -> Prediction | None:
-    """The prediction for any rank of the mode, all being alike; none for fsdp."""
+    """The prediction for any rank of the mode, all being alike; none for fsdp. For this machine,
+    if it is of the kind that `on_gpu` says; else for a GPU that has Triton."""
     if mode == "fsdp":
         return None
-    return predict_step(config, *shape_of(mode, config.model.towers, replicas), on_gpu=on_gpu)
+    here = not on_gpu or torch.cuda.is_available()
+    kernel = has_kernels("cuda" if on_gpu else "cpu") if here else True
+    return predict_step(config, *shape_of(mode, config.model.towers, replicas), on_gpu, kernel)
 
 
 def measure(mode: str, config: Config, replicas: int, limit: int | None) -> list[dict]:
@@ -78,7 +82,7 @@ def measure(mode: str, config: Config, replicas: int, limit: int | None) -> list
         rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
     )  # fmt: skip
     try:
-        answers = elastic_launch(launch, _on_rank)(mode, config, limit)
+        answers = elastic_launch(launch, step_on_rank)(mode, config, limit)
     except ChildFailedError as error:
         ends = {failure.exitcode for failure in error.failures.values()}
         if OUT_OF_MEMORY in ends:
@@ -92,7 +96,7 @@ def measure(mode: str, config: Config, replicas: int, limit: int | None) -> list
     return [answers[rank] for rank in sorted(answers)]
 
 
-def _on_rank(mode, config, limit):
+def step_on_rank(mode, config, limit):
     """Every rank. One that runs out of a GPU's memory ends, and so torch stops the others, who may
     be waiting for it."""
     split, replicated = mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp")
@@ -102,39 +106,39 @@ def _on_rank(mode, config, limit):
             if limit is not None and ranks.device.type == "cuda":
                 whole = torch.cuda.get_device_properties(ranks.device).total_memory
                 torch.cuda.set_per_process_memory_fraction(min(1, limit / whole), ranks.device)
-            return _step(mode, config, ranks)
+            return second_step(mode, config, ranks)
     except torch.OutOfMemoryError:
         os._exit(OUT_OF_MEMORY)  # at once: gloo's threads may abort a usual exit
 
 
-def _step(mode, config, ranks):
+def second_step(mode, config, ranks):
     """The second of two steps, measured."""
-    model, replicated, optimizer, batch = parts(mode, config, ranks)
-    step = partial(train_step, replicated, optimizer, *batch, config.train.precision)
-    model.seed_dropout(config.train.seed, ranks.grid.replica, 0)
+    parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision)
+    parts.model.seed_dropout(config.train.seed, ranks.grid.replica, 0)
     step()
-    model.seed_dropout(config.train.seed, ranks.grid.replica, 1)
-    memory = StepMemory(model, replicated, optimizer, batch)
-    expected = predict(mode, config, ranks.grid.replicas, ranks.device.type == "cuda")
-    _, entry = report.measure(step, memory, ranks, config, expected)
-    return entry | {"moments": memory.moments}
+    parts.model.seed_dropout(config.train.seed, ranks.grid.replica, 1)
+    _, entry, moments = report.measure(step, parts, batch, config, ranks, mode != "fsdp")
+    return entry | {"moments": moments}
 
 
-def parts(mode: str, config: Config, ranks: Ranks) -> tuple:
-    """What a step of a mode takes: this rank's model, what the step calls, the optimizer at the
-    first epoch's rates, random images (B, C, H, W), channels last as from batches.py, and labels
-    (B,), the same on every rank."""
-    shard = partial(shard_fully, ranks=ranks) if mode == "fsdp" else None
-    model, optimizer = assemble(config, ranks, shard)
-    replicated = model if mode == "fsdp" else ranks.replicate(model, config.memory)
-    set_rates(optimizer, config.optim.schedule, 1)
+def parts_of(mode: str, config: Config, ranks: Ranks) -> Parts:
+    """What a step of a mode works on, at the first epoch's rates."""
+    parts = assemble(config, ranks, partial(shard_fully, ranks=ranks) if mode == "fsdp" else None)
+    set_rates(parts.optimizer, config.optim.schedule, 1)
+    return parts
+
+
+def random_batch(config: Config, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Random images (B, C, H, W), channels last as from data/batches.py, and labels (B,) of a
+    replica, the same on every rank."""
     count, draw = config.train.batch // ranks.grid.replicas, torch.Generator().manual_seed(0)
     images = 60 * torch.randn(count, *config.model.input, generator=draw)
     images = images.contiguous(memory_format=torch.channels_last)
     images = images.to(ranks.device, weight_dtype(config.train.precision))
     (*_, classifier) = config.model.stages[-1].values()
     labels = torch.randint(classifier.out, (count,), generator=draw).to(ranks.device)
-    return model, replicated, optimizer, (images, labels)
+    return images, labels
 
 
 def shard_fully(model, ranks):

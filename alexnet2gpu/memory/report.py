@@ -19,10 +19,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from alexnet2gpu.config import text
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory.measured.step import StepMemory
-from alexnet2gpu.memory.predicted.step import Prediction
+from alexnet2gpu.memory.predicted.step import Prediction, predict_step
+from alexnet2gpu.model.norm.layer import has_kernels
+from alexnet2gpu.ranks.assemble import Parts
 from alexnet2gpu.ranks.groups import Ranks
 
 MIB = 2**20
@@ -30,17 +34,24 @@ MIB = 2**20
 
 def measure(
     step: Callable[[], Any],
-    memory: StepMemory,
-    ranks: Ranks,
+    parts: Parts,
+    batch: Sequence[Tensor],
     config: Config,
-    expected: Prediction | None,
-) -> tuple[Any, dict]:
-    """Carry out `step` within `memory`. Returns: what it returns, and this rank's entry of
-    memory.json, with what was `expected` of it."""
+    ranks: Ranks,
+    predicted: bool = True,
+) -> tuple[Any, dict, list]:
+    """Carry out a step of `parts` on a `batch` and count what this rank holds and sends.
+
+    Args:
+        predicted: whether a prediction of it is possible, and wanted.
+
+    Returns: what `step` returns; this rank's entry of memory.json; the most that was held in every
+        place of the step (measured/places.py).
+    """
+    grid, device, images = ranks.grid, ranks.device.type, config.train.batch // ranks.grid.replicas
     before = [dict(link.sent) for link in ranks.links]
-    with memory:
+    with StepMemory(parts, batch) as memory:
         result = step()
-    grid, images = ranks.grid, config.train.batch // ranks.grid.replicas
     sent = [
         {way: (link.sent[way] - old[way]) // images for way in old}
         for link, old in zip(ranks.links, before)
@@ -53,9 +64,11 @@ def measure(
         "measured": memory.bytes | _beyond_the_allocator(ranks),
         "sent_per_image": sent,
     }
-    if expected:
+    if predicted:
+        shape = len(grid.towers), grid.span, grid.replicas
+        expected = predict_step(config, *shape, device == "cuda", has_kernels(device))
         entry |= {"predicted": expected.bytes, "worst": expected.worst.place}
-    return result, entry
+    return result, entry, memory.moments
 
 
 def _beyond_the_allocator(ranks):
@@ -93,49 +106,53 @@ def table(ranks: Sequence[dict]) -> str:
     measured."""
     if not ranks:
         return ""
-    head = [f"rank {rank['rank']}" for rank in ranks]
     towers = ["towers " + "+".join(map(str, rank["towers"])) for rank in ranks]
-    width = max(len(cell) for cell in [*head, *towers])
-    lines = [_line("memory, MiB", head, width), _line("", towers, width)]
+    rows = [["memory, MiB", *(f"rank {rank['rank']}" for rank in ranks)], ["", *towers]]
     for category in ranks[0]["measured"]:
         held = [rank["measured"][category] for rank in ranks]
         if any(held):
             cells = [f"{bytes_ / MIB:.2f}" for bytes_ in held]
-            lines.append(_line(category.replace("_", " "), cells, width))
+            rows.append([category.replace("_", " "), *cells])
     expected = [f"{rank['predicted']['peak'] / MIB:.2f}" for rank in ranks]
-    lines.append(_line("peak, as predicted", expected, width))
-    sent = [
-        sum(direction for stage in rank["sent_per_image"] for direction in stage.values())
-        for rank in ranks
-    ]
+    rows.append(["peak, as predicted", *expected])
+    sent = [sum(sum(way.values()) for way in rank["sent_per_image"]) for rank in ranks]
     if any(sent):
-        cells = [f"{bytes_ / 1024:.1f}" for bytes_ in sent]
-        lines.append(_line("sent, KiB an image", cells, width))
-    return "\n".join(["", *lines, ""])
+        rows.append(["sent, KiB an image", *(f"{bytes_ / 1024:.1f}" for bytes_ in sent)])
+    return f"\n{text.table(rows)}\n"
 
 
-def _line(name, cells, width):
-    return f"{name:<20}" + "".join(f"  {cell:>{width}}" for cell in cells)
+def row(
+    mode: str, config: Config, expected: Prediction | None, ranks: Sequence[dict] | None
+) -> dict[str, Any]:
+    """A line of launch/memory.py's table: what is `expected`, and what was measured on the `ranks`,
+    if it was; on none if a GPU's memory did not suffice."""
+    entry = {"mode": mode, "batch": config.train.batch, "precision": config.train.precision}
+    if expected:
+        worst = expected.worst
+        entry |= {"predicted": expected.bytes, "worst": worst.place, "at_worst": worst.parts}
+    if ranks is not None:
+        entry["measured"] = [rank["measured"] for rank in ranks]
+        entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
+    if ranks and not expected:
+        most = entry["measured"].index(fullest(entry["measured"]))
+        entry["worst"], _ = max(ranks[most]["moments"], key=lambda moment: moment[1])
+    if ranks and expected:
+        peaks = [rank["measured"]["peak"] for rank in ranks]
+        entry["errors"] = [expected.bytes["peak"] / peak - 1 for peak in peaks]
+    return entry
 
 
 def comparison(rows: Sequence[dict], budget: int | None = None) -> str:
     """Lines of launch/memory.py as text: modes and batches, predicted and measured, in MiB a rank.
     Measured is the rank that held most; with a `budget`, whether it fits, measured if it was."""
     lines = [_compared(row, budget) for row in rows]
-    head = dict.fromkeys(name for line in lines for name in line)
-    widths = {name: max(len(name), *(len(line.get(name, "")) for line in lines)) for name in head}
-    text = ["  ".join(_cell(name, name, widths) for name in head).rstrip()]
-    for line in lines:
-        cells = (_cell(name, line.get(name, ""), widths) for name in head)
-        text.append("  ".join(cells).rstrip())
+    head = list(dict.fromkeys(name for line in lines for name in line))
+    cells = [[line.get(name, "") for name in head] for line in lines]
+    words = [head.index(name) for name in ("mode", "precision", "worst in")]
+    said = [text.table([head, *cells], words)]
     if any("measured" in row and "predicted" not in row for row in rows):
-        text.append("fsdp: all as measured, nothing is predicted")
-    return "\n".join(text)
-
-
-def _cell(name, text, widths):
-    words = name in ("mode", "precision", "worst in")
-    return text.ljust(widths[name]) if words else text.rjust(widths[name])
+        said.append("fsdp: all as measured, nothing is predicted")
+    return "\n".join(said)
 
 
 def _compared(row, budget):

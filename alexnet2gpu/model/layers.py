@@ -1,6 +1,7 @@
-"""The layers that torch lacks or does otherwise; `build` makes a module of a layer in a config.
+"""The layers that torch lacks or does otherwise; `build_layer` makes a module of a layer in a config.
 
-    OverhangConv2d   a convolution whose last windows hang over the edge (`ceil: true`)
+    Conv2d           a convolution, channels last in memory
+    OverhangConv2d   one whose last windows hang over the edge (`ceil: true`)
     MaxPool2d        keeps only where its maxima were
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
@@ -12,17 +13,16 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.nn.utils import skip_init
 
 from alexnet2gpu.config import layers as kinds
-from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.keys import Memory
-from alexnet2gpu.model.linear import Linear
+from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.network import Row
-from alexnet2gpu.model.norm import ResponseNorm, rule_of
+from alexnet2gpu.model.linear import Linear
+from alexnet2gpu.model.norm.layer import ResponseNorm
 
 
-def build(row: Row, before: Layer | None, levers: Memory) -> nn.Module:
+def build_layer(row: Row, before: Layer | None, memory: Memory) -> nn.Module:
     """The module for a layer in its place; its weights are not yet drawn.
 
     `before` is the layer that stands before it in its stage, None if it is the first.
@@ -32,27 +32,26 @@ def build(row: Row, before: Layer | None, levers: Memory) -> nn.Module:
         case kinds.Conv():
             square = layer.kernel, layer.stride, layer.pad
             overhang = layer.overhang(reads, gives)
-            kind = OverhangConv2d if any(overhang) else nn.Conv2d
-            module = skip_init(kind, reads[0], gives[0], *square)
-            module.overhang, module.keep_padded = overhang, not levers.image_unpadded
+            if not any(overhang):
+                return Conv2d(reads[0], gives[0], *square)
+            module = OverhangConv2d(reads[0], gives[0], *square)
+            module.overhang, module.keep_padded = overhang, not memory.image_unpadded
             return module
         case kinds.Linear():
-            return skip_init(Linear, reads[0], gives[0])
+            return Linear(reads[0], gives[0])
         case kinds.MaxPool():
-            kind = MaxPool2d if levers.pool_places_only else nn.MaxPool2d
+            kind = MaxPool2d if memory.pool_places_only else nn.MaxPool2d
             return kind(layer.kernel, layer.stride, layer.pad, ceil_mode=layer.ceil)
         case kinds.AvgPool():
             return nn.AvgPool2d(layer.kernel, layer.stride, layer.pad)
         case kinds.ResponseNorm():
-            module = ResponseNorm(rule_of(layer))
-            module.keep_all = not levers.norm_input_only
-            return module
+            return ResponseNorm(layer.rule, keep_all=not memory.norm_input_only)
         case kinds.Dropout():
             return Dropout(layer.p, layer.scaling)
         case kinds.Flatten():
             return nn.Flatten()
         case kinds.Relu():
-            return nn.ReLU(inplace=levers.overwrites(layer, before))
+            return nn.ReLU(inplace=memory.overwrites(layer, before))
         case kinds.Tanh():
             return nn.Tanh()
         case kinds.Sigmoid():
@@ -61,20 +60,35 @@ def build(row: Row, before: Layer | None, levers: Memory) -> nn.Module:
 
 
 @torch.no_grad()
-def draw(module: nn.Module, layer: Layer, generator: torch.Generator) -> None:
-    """Draw initial weights, on the CPU in float32; biases are constant.
+def draw_weights(module: nn.Module, layer: Layer, seed: int) -> None:
+    """Draw initial weights, on the CPU in float32 whatever the module's; biases are constant. On
+    the meta device there is nothing to draw.
 
     `init: xavier` is the uniform distribution of Glorot and Bengio (2010), from -b to b with
     b = sqrt(6 / (fan_in + fan_out)).
     """
+    if module.weight.is_meta:
+        return
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.empty(module.weight.shape, dtype=torch.float32, device="cpu")
     if layer.init == "xavier":
-        nn.init.xavier_uniform_(module.weight, generator=generator)
+        nn.init.xavier_uniform_(weight, generator=generator)
     else:
-        module.weight.normal_(0, layer.init, generator=generator)
+        weight.normal_(0, layer.init, generator=generator)
+    module.weight.copy_(weight)
     module.bias.fill_(layer.bias)
 
 
-class OverhangConv2d(nn.Conv2d):
+class Conv2d(nn.Conv2d):
+    """(B, C, H, W) -> (B, C', H', W'), weights (C', C, k, k) with channels last in memory: maps
+    and gradients then have them last too. They are left for `draw_weights` to fill."""
+
+    def reset_parameters(self):
+        last = torch.empty_like(self.weight, memory_format=torch.channels_last)
+        self.weight = nn.Parameter(last)
+
+
+class OverhangConv2d(Conv2d):
     """(B, C, H, W) -> (B, C', H', W'), reading zeros beyond the lower and the right edge.
 
     With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of

@@ -2,26 +2,65 @@
 
 In float32 torch gives products of matrices to MKL, which on AMD's processors reaches less than
 half the rate of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself; and torch.compile
-is left to choose for itself, since it cannot translate the operation that is called here.
+and torch.export are left to choose for themselves. To torch's other tools the product is an
+operation of its own, alexnet2gpu::linear.
 """
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
+@torch.library.custom_op("alexnet2gpu::linear", mutates_args=(), device_types="cpu")
+def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As `linear`, of float32 on the CPU, x and weight in one piece."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@by_onednn.register_fake
+def _(x, weight, bias):
+    return x.new_empty(len(x), len(weight))
+
+
+def _keep(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward(ctx, gradient):
+    x, weight = ctx.saved_tensors
+    need_x, need_weight, need_bias = ctx.needs_input_grad
+    return (
+        linear(gradient, weight.t()) if need_x else None,
+        linear(gradient.t(), x.t()) if need_weight else None,
+        gradient.sum(0) if need_bias else None,
+    )
+
+
+by_onednn.register_autograd(_backward, setup_context=_keep)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x (B, F), weight (F', F), bias (F') -> x weight^T + bias, (B, F'), on any device; autograd
-    sees nothing of it on the CPU in float32."""
-    if _suits_onednn(x) and _in_one_piece(x) and _in_one_piece(weight):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    """x (B, F), weight (F', F), bias (F') -> x weight^T + bias, (B, F'), on any device."""
+    if suits_onednn(x) and x.dim() == 2 and _in_one_piece(x) and _in_one_piece(weight):
+        return by_onednn(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def suits_onednn(x: Tensor) -> bool:
+    """Whether `linear` is to take oneDNN for a tensor like this."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.enabled
+    )
 
 
 def in_one_piece(weight: Tensor) -> Tensor:
     """A part of a weight as `linear` can give it to oneDNN: a copy, if that is to multiply it."""
-    apart = _suits_onednn(weight) and not _in_one_piece(weight)
+    apart = suits_onednn(weight) and not _in_one_piece(weight)
     return weight.contiguous() if apart else weight
 
 
@@ -30,36 +69,11 @@ def _in_one_piece(matrix):
     return matrix.is_contiguous() or matrix.t().is_contiguous()
 
 
-def _suits_onednn(x):
-    return (
-        x.device.type == "cpu" and x.dtype == torch.float32
-        and not torch.compiler.is_compiling() and not torch.is_autocast_enabled("cpu")
-        and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    )  # fmt: skip
-
-
 class Linear(nn.Linear):
-    """(B, F) -> (B, F')."""
+    """(B, F) -> (B, F'); weights (F', F) are left for layers.draw_weights to fill."""
+
+    def reset_parameters(self):
+        pass
 
     def forward(self, x):
-        if _suits_onednn(x) and x.dim() == 2:
-            return _Linear.apply(x, self.weight, self.bias)
-        return super().forward(x)
-
-
-class _Linear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias):
-        ctx.save_for_backward(x, weight)
-        return linear(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad
-        return (
-            linear(gradient, weight.t()) if need_x else None,
-            linear(gradient.t(), x.t()) if need_weight else None,
-            gradient.sum(0) if need_bias else None,
-        )
+        return linear(x, self.weight, self.bias)

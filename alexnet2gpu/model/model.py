@@ -12,25 +12,25 @@ where there are more than two towers.
     join            (B, 1000)               logits
 
 What a *join* does between two stages is passed in, one callable per stage. With all towers on one
-device there is nothing to do but to concatenate. With a tower on each rank, ranks.py passes the
-exchange (exchange.py): that is the whole difference between the modes. Parameters have the same
+device there is nothing to do but to concatenate. With a tower on each rank, ranks/assemble.py
+passes the exchange (ranks/exchange.py): that is the whole difference between the modes. Parameters have the same
 names everywhere: `towers.0.conv1.weight`.
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from alexnet2gpu.model import layers
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.network import Network, trace
 from alexnet2gpu.config.seeds import seed_of
+from alexnet2gpu.model import layers
 
 Join = Callable[[Tensor], Tensor]  # (B, C/n, ...), this rank's half -> (B, C, ...), everybody's
-Entry = Callable[[nn.Module, Tensor], Tensor]  # a stage's first layer, what it reads -> output
+Wrap = Callable[[int, nn.Module], nn.Module]  # a stage (from 0) and its first layer -> a module
+# with the same parameters in the layer's place
 
 
 def all_here(x: Tensor) -> Tensor:
@@ -38,29 +38,22 @@ def all_here(x: Tensor) -> Tensor:
     return x
 
 
-def enter(layer: nn.Module, x: Tensor) -> Tensor:
-    """The usual entry to a stage: its first layer is called."""
-    return layer(x)
-
-
 class Tower(nn.Module):
     """One column of the network: all stages' layers by name, drawn from (seed, index, layer)."""
 
-    def __init__(self, network: Network, index: int, seed: int, levers: Memory):
+    def __init__(self, network: Network, index: int, seed: int, memory: Memory, wrap: Wrap | None):
         super().__init__()
-        self.index, self.recompute = index, levers.recompute
+        self.index, self.recompute = index, memory.recompute
         self.generator = None  # of dropout masks; None is torch's global one
         self.stages = [list(stage) for stage in network.stages]
         before = None
         for row in trace(network):
             first = row.name == self.stages[row.stage][0]
-            module = layers.build(row, None if first else before, levers)
+            layer = layers.build_layer(row, None if first else before, memory)
             if row.parameters:
-                seed_of_layer = seed_of(seed, "weights", index, row.name)
-                layers.draw(module, row.layer, torch.Generator().manual_seed(seed_of_layer))
-            self.add_module(row.name, module)
+                layers.draw_weights(layer, row.layer, seed_of(seed, "weights", index, row.name))
+            self.add_module(row.name, wrap(row.stage, layer) if first and wrap else layer)
             before = row.layer
-        self.to(memory_format=torch.channels_last)  # after which maps and gradients have it too
 
     def own_generator(self) -> torch.Generator:
         """The generator of dropout masks on the tower's device, the same one from the first time
@@ -73,23 +66,20 @@ class Tower(nn.Module):
                     layer.generator = self.generator
         return self.generator
 
-    def forward(self, stage: int, x: Tensor, entry: Entry = enter) -> Tensor:
+    def forward(self, stage: int, x: Tensor) -> Tensor:
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
         if stage + 1 not in self.recompute or not torch.is_grad_enabled():
-            return self._run(stage, x, entry)
+            return self._run(stage, x)
         masks = self.generator and self.generator.get_state()
         return checkpoint(
-            self._run, stage, x, entry, masks,
-            use_reentrant=False, preserve_rng_state=not self.generator,
-        )  # fmt: skip
+            self._run, stage, x, masks, use_reentrant=False, preserve_rng_state=not self.generator
+        )
 
-    def _run(self, stage, x, entry, masks=None):
+    def _run(self, stage, x, masks=None):
         if masks is not None:  # computed again, a stage draws the same ones
             self.generator.set_state(masks)
-        first, *others = (self.get_submodule(name) for name in self.stages[stage])
-        x = entry(first, x)
-        for layer in others:
-            x = layer(x)
+        for name in self.stages[stage]:
+            x = self.get_submodule(name)(x)
         return x
 
 
@@ -100,11 +90,9 @@ class AlexNet(nn.Module):
         network: the `model` section of a config.
         seed: of the weights.
         towers: indices of the towers to build, in order; all of them if not given.
-        levers: what to keep for backward.
+        memory: what to keep for backward.
         joins: one callable per stage, see above; by default each passes on what it gets.
-        entries: one callable per stage, of its first layer and what was joined before it, which
-            gives the layer's output; by default the layer is just called.
-        keeping: a context around the forward pass, which may change what autograd keeps.
+        wrap: what becomes of each stage's first layer; by default it stays as it is.
 
     Images (B, C, H, W) -> logits (B, classes), the same in every mode.
     """
@@ -114,33 +102,29 @@ class AlexNet(nn.Module):
         network: Network,
         seed: int = 0,
         towers: Sequence[int] | None = None,
-        levers: Memory = Memory(),
+        memory: Memory = Memory(),
         joins: Sequence[Join] | None = None,
-        entries: Sequence[Entry] | None = None,
-        keeping: contextlib.AbstractContextManager = contextlib.nullcontext(),
+        wrap: Wrap | None = None,
     ):
         super().__init__()
         held = range(network.towers) if towers is None else towers
-        self.towers = nn.ModuleDict(
-            {str(index): Tower(network, index, seed, levers) for index in held}
-        )
+        own = {str(index): Tower(network, index, seed, memory, wrap) for index in held}
+        self.towers = nn.ModuleDict(own)
         self.joins = joins or [all_here] * len(network.stages)
-        self.entries = entries or [enter] * len(network.stages)
-        self.keeping = keeping
 
     def forward(self, x: Tensor) -> Tensor:
-        with self.keeping:
-            for stage, (entry, join) in enumerate(zip(self.entries, self.joins)):
-                x = join(self._side_by_side(stage, x, entry))
-        return x
+        for stage, join in enumerate(self.joins):
+            x = join(self._side_by_side(stage, x))  # (B, C, ...), channels of all towers
+        return x  # (B, classes)
 
-    def _side_by_side(self, stage, x, entry):
-        halves = [tower(stage, x, entry) for tower in self.towers.values()]
+    def _side_by_side(self, stage, x):
+        """(B, C, ...) -> (B, C'/n, ...). A function of its own, so that no half outlives the
+        join."""
+        halves = [tower(stage, x) for tower in self.towers.values()]
         return torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:
         """Set each tower's generator of dropout masks by (seed, tower, replica, step)."""
         for tower in self.towers.values():
-            tower.own_generator().manual_seed(
-                seed_of(seed, "dropout", tower.index, replica, step)
-            )
+            key = seed, "dropout", tower.index, replica, step
+            tower.own_generator().manual_seed(seed_of(*key))

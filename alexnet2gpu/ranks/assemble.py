@@ -1,57 +1,83 @@
-"""A rank's own part of the network and its optimizer, put together from a config."""
+"""A rank's own part of the network, joined to the others', and its optimizer."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.ranks.machine import memory
-from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.config.network import trace
+from alexnet2gpu.model.model import AlexNet, all_here
 from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.ranks.exchange import exchange, gather_logits
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.overlap import Overlapped
+from alexnet2gpu.ranks.regather import Regathering
 
 
-def check_memory(config: Config, grid: Grid) -> None:
-    """Raises: ValueError if, without GPU, the ranks of this machine cannot hold as much as their
-    weights, gradients and momentum. What else a step needs, memory/predict.py knows."""
-    parameters = sum(row.parameters for row in trace(config.model)) * len(grid.towers)
-    size = torch.finfo(weight_dtype(config.train.precision)).bits // 8
-    needed, there = 3 * size * parameters * grid.local_world, memory()
-    if needed > there and not torch.cuda.is_available():
-        raise ValueError(
-            f"weights, gradients and momentum take {needed / 2**30:,.0f} GiB, and this machine "
-            f"has {there / 2**30:,.0f}: make layers of model.stages smaller"
-        )
+class Parts(NamedTuple):
+    """What a step works on.
+
+    model       this rank's towers
+    replicated  what a step calls: DDP around the model where there are replicas, else the model
+    optimizer   of the model's parameters
+    """
+
+    model: AlexNet
+    replicated: nn.Module
+    optimizer: SGD2012
 
 
-def build(config: Config, ranks: Ranks) -> AlexNet:
+def joined(config: Config, ranks: Ranks) -> Callable[..., AlexNet]:
+    """AlexNet for towers that meet those of other ranks: by exchanges between stages, and after
+    the last by the gathering of logits. With overlap it is a stage's first layer that exchanges.
+    """
+    wire = getattr(torch, config.exchange.precision) if config.exchange.precision else None
+    links = ranks.connect(len(config.model.stages), wire)
+    if not links:
+        return AlexNet
+    *between, last = links
+    logits = partial(gather_logits, link=last)
+    if config.memory.regather:
+        return partial(Regathering, links=between, logits=logits)
+    if config.exchange.overlap and len(ranks.grid.towers) == 1:
+
+        def wrap(stage, layer):
+            return Overlapped(layer, between[stage - 1]) if stage else layer
+
+        return partial(AlexNet, joins=[*[all_here] * len(between), logits], wrap=wrap)
+    return partial(AlexNet, joins=[*(partial(exchange, link=link) for link in between), logits])
+
+
+def build_model(config: Config, ranks: Ranks) -> AlexNet:
     """The towers of this rank, joined to those of other ranks, on its device and in the type of
-    its weights. The caller replicates them.
+    its weights.
 
     Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
     """
-    links = ranks.connect(len(config.model.stages), config.memory, config.exchange)
-    model = AlexNet(config.model, config.train.seed, ranks.grid.towers, config.memory, **links)
+    network = joined(config, ranks)
+    model = network(config.model, config.train.seed, ranks.grid.towers, config.memory)
     return model.to(ranks.device, weight_dtype(config.train.precision))
 
 
 def assemble(
     config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | None = None
-) -> tuple[AlexNet, SGD2012]:
-    """What `build` gives, and its optimizer.
+) -> Parts:
+    """What `build_model` gives, its optimizer, and DDP around it where there are replicas.
 
     Args:
-        change: what is done to the model's parameters in place before the optimizer sees them, as
-            FSDP2 does; None: they stay as they are.
+        change: in DDP's place, what is done to the model's parameters before the optimizer sees
+            them, as FSDP2 does.
 
     Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
     """
-    model = build(config, ranks)
+    model = build_model(config, ranks)
     if change is not None:
         change(model)
     optim = config.optim
-    return model, SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
+    optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
+    if change is not None:
+        return Parts(model, model, optimizer)
+    return Parts(model, ranks.replicate(model, config.memory.gradients_in_buckets), optimizer)

@@ -9,9 +9,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import torch
@@ -23,14 +21,8 @@ import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
 from alexnet2gpu.ranks.machine import cores, keep_freed_memory
-from alexnet2gpu.ranks.exchange import exchange, gather_logits
 from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.ranks.link import Link
-from alexnet2gpu.model.model import all_here, enter
-from alexnet2gpu.config.keys import Exchange
-from alexnet2gpu.ranks.overlap import overlapped
-from alexnet2gpu.ranks.regather import Regather
 from alexnet2gpu.ranks.store import store
 
 # For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
@@ -86,30 +78,19 @@ class Ranks:
         on_gpu = self.device.type == "cuda"
         return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
 
-    def connect(self, stages: int, levers: Memory, how: Exchange = Exchange()) -> dict[str, Any]:
-        """What makes a model's towers meet those of other ranks, as arguments of AlexNet: the
-        joins of so many stages, exchanges and at last the gathering of logits; what is kept. With
-        overlap it is a stage's first layer that exchanges."""
-        if self.split_group is None:
-            return {}
-        wire = getattr(torch, how.precision) if how.precision else None
-        links = [Link(self.split_group, wire) for _ in range(stages - 1)]
-        last = Link(self.split_group)
-        self.links = [*links, last]
-        logits = partial(gather_logits, link=last)
-        if how.overlap and len(self.grid.towers) == 1:
-            entries = [partial(overlapped, link=link) for link in links]
-            return {"joins": [all_here] * len(links) + [logits], "entries": [enter, *entries]}
-        keeping = Regather() if levers.regather else nullcontext()
-        between = keeping.exchange if levers.regather else exchange
-        joins = [partial(between, link=link) for link in links]
-        return {"joins": [*joins, logits], "keeping": keeping}
+    def connect(self, stages: int, wire: torch.dtype | None = None) -> list[Link]:
+        """A link for the end of each stage, over which this rank's towers meet those of others;
+        none if it holds all. All but the last, of the logits, send in the type `wire`."""
+        if self.split_group is not None:
+            between = [Link(self.split_group, wire) for _ in range(stages - 1)]
+            self.links = [*between, Link(self.split_group)]
+        return self.links
 
-    def replicate(self, model: nn.Module, levers: Memory) -> nn.Module:
+    def replicate(self, model: nn.Module, in_buckets: bool = True) -> nn.Module:
         """`model` with gradients averaged over the replicas in every backward pass.
 
         Replicas draw or load the same weights, so none are sent. If gradients lie in DDP's
-        buckets, there is no second copy of them.
+        buckets, `in_buckets`, there is no second copy of them.
         """
         if self.replica_group is None:
             return model
@@ -117,7 +98,7 @@ class Ranks:
             model,
             process_group=self.replica_group,
             init_sync=False,
-            gradient_as_bucket_view=levers.gradients_in_buckets,
+            gradient_as_bucket_view=in_buckets,
         )
 
     def sum_over_replicas(self, values: Tensor) -> Tensor:
@@ -135,9 +116,9 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def agree(self, values: Sequence[int]) -> list[int]:
+    def largest_a_call_ago(self, values: Sequence[int]) -> list[int]:
         """The largest of each value over all ranks, as they gave them one call earlier, 0 at
-        first: so nobody waits for an answer. All ranks call this equally often and get the
+        first, so that nobody waits for an answer; of one rank alone, at once. All ranks call this equally often and get the
         same."""
         if self.grid.world == 1:
             return list(values)

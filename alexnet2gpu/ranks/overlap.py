@@ -11,7 +11,7 @@ It is an option of a config, `exchange.overlap`, off by default: docs/speed.md.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
@@ -20,11 +20,17 @@ from alexnet2gpu.model.linear import in_one_piece, linear
 from alexnet2gpu.ranks.link import Link, add
 
 
-def overlapped(layer: nn.Conv2d | nn.Linear, half: Tensor, link: Link) -> Tensor:
-    """layer(exchange(half, link)): this rank's half (B, C/n, ...) -> what the layer gives, of all
-    channels (B, C, ...)."""
-    window = (layer.stride, layer.padding) if isinstance(layer, nn.Conv2d) else None
-    return _Overlapped.apply(half, layer.weight, layer.bias, link, window)
+class Overlapped(nn.Module):
+    """In the place of a stage's first layer, with its parameters: this rank's half (B, C/n, ...) ->
+    what the layer gives of all channels (B, C, ...), as layer(exchange(half, link)) would."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear, link: Link):
+        super().__init__()
+        self.weight, self.bias, self.link = layer.weight, layer.bias, link
+        self.window = (layer.stride, layer.padding) if isinstance(layer, nn.Conv2d) else None
+
+    def forward(self, half):
+        return _Overlapped.apply(half, self.weight, self.bias, self.link, self.window)
 
 
 class _Overlapped(Function):

@@ -2,16 +2,32 @@
 
 The layer that reads gathered activations keeps them for the gradient of its weights: of n halves,
 this rank could have had all but its own from the others once more. So this trades traffic, half as
-much again, for memory. It is a lever (levers.py), off by default.
+much again, for memory. It is an option of a config, `memory.regather`, off by default.
 """
 
 import weakref
+from collections.abc import Sequence
+from functools import partial
 
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from alexnet2gpu.model.model import AlexNet, Join
 from alexnet2gpu.ranks.exchange import exchange
 from alexnet2gpu.ranks.link import Link
+
+
+class Regathering(AlexNet):
+    """An AlexNet that exchanges over `links`, one for each boundary of stages, and regathers."""
+
+    def __init__(self, *args, links: Sequence[Link], logits: Join, **how):
+        self.regather = Regather()
+        between = [partial(self.regather.exchange, link=link) for link in links]
+        super().__init__(*args, joins=[*between, logits], **how)
+
+    def forward(self, x):
+        with self.regather:
+            return super().forward(x)
 
 
 class Regather(saved_tensors_hooks):

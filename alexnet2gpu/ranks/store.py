@@ -15,5 +15,17 @@ def store(patience: timedelta = STORE_PATIENCE) -> dist.Store:
 
     Raises: RuntimeError if it does not answer.
     """
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+    return dist.PrefixStore(f"start {start}", _whole_store(patience))
+
+
+def store_of_all_starts() -> dist.Store:
+    """The part that the ranks which torchrun started, and all that it has started anew after a
+    failure (--max-restarts), have in common. Raises: RuntimeError if it does not answer."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return dist.PrefixStore(f"all starts of {run}", _whole_store(STORE_PATIENCE))
+
+
+def _whole_store(patience):
     found, _, _ = next(dist.rendezvous("env://", timeout=patience))
-    return dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", found)
+    return found

@@ -65,7 +65,7 @@ def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
     How much activations differ is measured as in testing, where no dropout masks differ too.
     """
     train = config.train
-    model = AlexNet(config.model, train.seed, levers=config.memory)
+    model = AlexNet(config.model, train.seed, memory=config.memory)
     model.to(device, weight_dtype(train.precision))
     model.seed_dropout(train.seed, 0, 0)
     batches = TrainBatches(images, config, Preparation(images, config, device), 0, 1)

@@ -21,9 +21,10 @@ from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.step import computing_in, weight_dtype
-from alexnet2gpu.ranks.assemble import build
+from alexnet2gpu.ranks.assemble import build_model
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.runs.checkpoints.format import read, restore
+from alexnet2gpu.runs.checkpoints.format import read_towers, restore
+from alexnet2gpu.runs.checkpoints.load import load_network
 
 
 def check_images(images: Images, replicas: int) -> None:
@@ -97,18 +98,18 @@ class Trained(NamedTuple):
     prepare: Preparation
 
 
-def load(config: Config, place: Path, images: Images, device: torch.device) -> Trained:
-    """The network of the checkpoint in `place`; of the training `images` the mean counts.
+def load_trained(
+    config: Config, checkpoint: Path, images: Images, device: torch.device
+) -> Trained:
+    """The network of a checkpoint; of the training `images` the mean counts.
 
     Raises: ValueError if the checkpoint is unreadable or of another network.
     """
-    model = AlexNet(config.model, config.train.seed, levers=config.memory)
-    restore(read(place, config.model, range(config.model.towers)), model)
-    model.to(device, weight_dtype(config.train.precision)).eval()
-    return Trained(config, model, Preparation(images, config, device))
+    model = load_network(config, checkpoint).to(device, weight_dtype(config.train.precision))
+    return Trained(config, model.eval(), Preparation(images, config, device))
 
 
-def answers(trained: Trained, images: Images) -> np.ndarray:
+def probabilities(trained: Trained, images: Images) -> np.ndarray:
     """The probabilities (N, outputs) float64 of the classes for all images."""
     config, model, prepare = trained
     batches = EvaluationBatches(images, prepare, config.train.batch, 0, 1)
@@ -116,18 +117,18 @@ def answers(trained: Trained, images: Images) -> np.ndarray:
     return torch.cat([log_p.cpu() for log_p, _ in parts]).exp().numpy()
 
 
-def check_alike(configs: Sequence[Config], places: Sequence[Path], views: int) -> None:
+def check_alike(configs: Sequence[Config], checkpoints: Sequence[Path], views: int) -> None:
     """Raises: ValueError if networks do not tell the same classes apart in the same images over
     as many towers, or if ten views cannot be cropped from them."""
-    for config, place in zip(configs, places):
+    for config, path in zip(configs, checkpoints):
         if _task(config) != _task(configs[0]):
             raise ValueError(
-                f"{place}: cannot be averaged with {places[0]}: {_task(config)} is not "
+                f"{path}: cannot be averaged with {checkpoints[0]}: {_task(config)} is not "
                 f"{_task(configs[0])}"
             )
         if views > 1 and config.data.crop is None:
             raise ValueError(
-                f"--views {views}: {place} reads whole images (data.crop null), so there are no "
+                f"--views {views}: {path} reads whole images (data.crop null), so there are no "
                 "corners to crop: leave --views out"
             )
 
@@ -151,16 +152,16 @@ def average(
         networks: the config of each and the directory of its checkpoint.
         images: the training images, of which the mean is subtracted.
         test: the images to classify.
-        tick: called after each batch: watch.py.
+        tick: called after each batch: faults/watch.py.
 
     Yields: the figures of `mean_errors` of each network alone, and of the mean of all so far; the
         same on every rank.
     """
     total = None
     grid = ranks.grid
-    for number, (config, place) in enumerate(networks, 1):
-        model = build(config, ranks)
-        restore(read(place, config.model, grid.towers), model)
+    for number, (config, checkpoint) in enumerate(networks, 1):
+        model = build_model(config, ranks)
+        restore(read_towers(checkpoint, config.model, grid.towers), model)
         prepare = Preparation(images, config, ranks.device)
         size = max(1, config.train.batch // grid.replicas)
         batches = EvaluationBatches(test, prepare, size, grid.replica, grid.replicas, views)

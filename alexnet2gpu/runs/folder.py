@@ -6,8 +6,12 @@ metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, image
                 over the global batch and the steps since the last line, errors fractions of 1,
                 lr is the rate of the weights
 memory.json     bytes per rank, by category: memory/report.py
-checkpoints/    the newest of them, and the best: checkpoint.py
-lock            held by the process that writes the run; it says which start by torchrun that is
+checkpoints/    the newest of them, and the best: checkpoints/format.py
+run.json        whether there has been a checkpoint
+lock            held by the process that writes the run
+
+Under torchrun its store has the directory of the run that was begun, for the ranks to go on there
+if they are started anew.
 """
 
 import contextlib
@@ -15,7 +19,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,10 +28,12 @@ from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import dump
-from alexnet2gpu.faults.mistakes import LAUNCHER
+from alexnet2gpu.faults.mistakes import one_line
+from alexnet2gpu.ranks.store import store_of_all_starts
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
-PATIENCE = 60  # seconds, with a process that is about to end, or files that are about to be seen
+RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
+BEGUN = "run"  # its key in the store
 
 
 def default_folder(name: str) -> Path:
@@ -57,7 +62,7 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
             f"--out {out} holds another run: give another directory, "
             "or add --resume to go on with it"
         )
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(
             f"--out {folder}: {there} is not a directory that can be written to: give another"
@@ -65,28 +70,20 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     return folder if out else None
 
 
-def begun_before(out: str | None, name: str) -> Path | None:
-    """The run that this start by torchrun has begun already, if torchrun has restarted the ranks
-    (--max-restarts): `out`, or the one of this name in RUNS. Else None."""
+def begun_before() -> Path | None:
+    """The run that was begun before torchrun started the ranks anew (--max-restarts), else None.
+
+    Raises: ValueError if torchrun's store, which knows it, does not answer.
+    """
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
-    for folder in [Path(out)] if out else sorted(RUNS.glob(f"{name}*")):
-        lock = folder / "lock"
-        if (folder / "config.yaml").is_file() and lock.is_file() and _is_ours(lock.read_text()):
-            return folder
-    return None
-
-
-def _this_start():
-    """Which start by torchrun this is, the same after a restart."""
-    return [os.environ.get("TORCHELASTIC_RUN_ID", ""), socket.gethostname(), str(LAUNCHER)]
-
-
-def _is_ours(text):
-    """On another machine than the writer's, torchrun's name for the run must do."""
-    ours, found = _this_start(), text.split()
-    elsewhere = len(found) == 3 and found[0] == ours[0] != "none" and found[1] != ours[1]
-    return found == ours or elsewhere
+    try:
+        store = store_of_all_starts()
+        begun = Path(store.get(BEGUN).decode()) if store.check([BEGUN]) else None
+    except RuntimeError as error:
+        raise ValueError(f"torchrun's store does not answer ({one_line(error)}): go on with "
+                         "--out DIR --resume") from None
+    return begun if begun and (begun / "config.yaml").is_file() else None
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
@@ -141,8 +138,8 @@ class Run:
         newer = set(self.checkpoints.glob("step-*")) - set(damaged)
         if newer and max(newer).name > f"step-{progress.step:08d}":
             raise ValueError(f"{max(newer)}: another process wrote it meanwhile: resume again")
-        for place in damaged:
-            place.rename(place.with_name(f"damaged-{place.name}-{time.time_ns():x}"))
+        for old in damaged:
+            old.rename(old.with_name(f"damaged-{old.name}-{time.time_ns():x}"))
         for partial in self.checkpoints.glob(".step-*.partial"):  # of an earlier start
             shutil.rmtree(partial, ignore_errors=True)
         kept = [line for line in read_metrics(self.metrics) if _is_of(line, progress)]
@@ -152,10 +149,12 @@ class Run:
         if progress.evaluation and progress.step not in evaluated:
             self.log_evaluation(progress)
         files.write_whole(self.folder / "config.yaml", dump(config).encode())
+        if "TORCHELASTIC_RUN_ID" in os.environ:
+            store_of_all_starts().set(BEGUN, str(self.folder))
 
     def _lock(self):
         self.lock = open(self.folder / "lock", "a+")
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + RUN_PATIENCE
         while True:
             try:
                 fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -167,14 +166,11 @@ class Run:
                 time.sleep(0.1)
             except OSError:  # a file system without locks
                 break
-        self.lock.truncate(0)
-        self.lock.write(" ".join(_this_start()))
-        self.lock.flush()
 
     def check_seen(self) -> None:
         """Called by all ranks once it has started. Raises: ValueError if this one does not see
         its files."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + RUN_PATIENCE
         while not self._is_seen():
             if time.monotonic() > until:
                 raise ValueError(f"--out {self.folder.absolute()}: is not the directory that rank "
@@ -184,6 +180,11 @@ class Run:
     def _is_seen(self):
         with contextlib.suppress(FileNotFoundError):
             return "config.yaml" in os.listdir(self.folder)  # `exists` may be of a cache
+
+    def say(self, *lines: str) -> None:
+        """Print lines, on one rank."""
+        if self.writes and lines:
+            print(*lines, sep="\n", flush=True)
 
     def log(self, **figures: float) -> None:
         """Add a line to metrics.jsonl."""

@@ -1,6 +1,6 @@
 """Where numbers stop being finite: the layer, once a loss is infinite or no number.
 
-The optimizer changes nothing from the step of such a loss on (optim.py), so its forward pass can
+The optimizer changes nothing from the step of such a loss on (model/optim.py), so its forward pass can
 be done once more, with the same weights, images and masks, and looked at layer by layer.
 """
 
@@ -13,11 +13,10 @@ from alexnet2gpu.ranks.groups import Ranks
 
 
 @torch.no_grad()
-def first_place(model: AlexNet, images: Tensor, ranks: Ranks, precision: str) -> str:
+def first_not_finite(model: AlexNet, images: Tensor, ranks: Ranks, precision: str) -> str:
     """Of all layers of all ranks, the first whose weights or whose output is not finite.
 
     All ranks call it, each with the images (B, C, H, W) that its replica saw, and get the same.
-    With exchange.overlap a stage's first layer is not looked at: the one after it is named.
     """
     found = []  # of this rank: (order, in words)
     for index, tower in model.towers.items():
@@ -28,13 +27,13 @@ def first_place(model: AlexNet, images: Tensor, ranks: Ranks, precision: str) ->
     model.train()
     with computing_in(precision, images.device):
         model(images)
-    in_weights = first_place_in_weights(model, ranks)
+    in_weights = first_weights_not_finite(model, ranks)
     everywhere = sum(ranks.gather(found), [])
     return in_weights or (min(everywhere)[1] if everywhere else "the loss itself")
 
 
 @torch.no_grad()
-def first_place_in_weights(model: AlexNet, ranks: Ranks) -> str | None:
+def first_weights_not_finite(model: AlexNet, ranks: Ranks) -> str | None:
     """The layer whose weights were the first not to be finite; None if all are. Gradients come
     from the last layer down, so of several it is the last. All ranks call it and get the same."""
     found = [

@@ -136,7 +136,7 @@ def test_the_papers_text_has_weights_of_001_and_1e_4_times_the_plain_sum():
     assert weights == [0.01] * 8
     x = 300 * torch.rand(2, 9, 4, 4, dtype=torch.float64)
     for row in (row for row in rows if isinstance(row.layer, Lrn)):
-        y = layers.build(row, None, Memory())(x)
+        y = layers.build_layer(row, None, Memory())(x)
         for i in range(9):
             around = x[:, max(0, i - 2) : i + 3].square().sum(1)
             torch.testing.assert_close(y[:, i], x[:, i] / (2 + 1e-4 * around) ** 0.75)

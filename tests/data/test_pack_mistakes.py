@@ -208,7 +208,7 @@ with one_line_mistakes():
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError("the disk is too small")
     packing._check_room = check_room
-    packing.pack(Path("."), Path("pack"), packing.Form())
+    packing.make_pack(Path("."), Path("pack"), packing.Form())
 """
 
 
@@ -224,7 +224,7 @@ def test_a_rank_that_is_ended_while_it_looks_for_mistakes_still_says_them(tmp_pa
 UNGUARDED = """
 from pathlib import Path
 from alexnet2gpu.data import packing
-packing.pack(Path("."), Path("pack"), packing.Form(size=8), workers=1)
+packing.make_pack(Path("."), Path("pack"), packing.Form(size=8), workers=1)
 """
 
 

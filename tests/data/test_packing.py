@@ -53,10 +53,10 @@ def test_a_kill_before_any_step_changes_nothing_in_the_end(
     for steps in range(1000):
         todo, target = steps, tmp_path / str(steps)
         with contextlib.suppress(Killed):
-            packing.pack(photographs_folder, target, form, every=0)
+            packing.make_pack(photographs_folder, target, form, every=0)
         unbroken = todo >= 0
         todo = 1000
-        packing.pack(photographs_folder, target, form, every=0)
+        packing.make_pack(photographs_folder, target, form, every=0)
         assert contents(target) == expected, f"killed before step {steps}"
         assert not target.with_name(f"{steps}.partial").exists()
         if unbroken:
@@ -77,11 +77,11 @@ def slowly(self, images, *rest):
     time.sleep(0.02)
     append(self, images, *rest)
     appended += len(images)
-growth.Growth.append, workers.AT_ONCE = slowly, 2
+growth.Growth.append, workers.WORK = slowly, 2
 if __name__ == "__main__":
     source, target, store = sys.argv[1:]
     form = growth.Form(store, SIZE, quality=80)
-    packing.pack(Path(source), Path(target), form, workers=2, every=0.02)
+    packing.make_pack(Path(source), Path(target), form, workers=2, every=0.02)
     print("appended", appended)
 """.replace("SIZE", str(SIZE))
 
@@ -151,6 +151,6 @@ def test_a_pack_goes_on_from_the_folder_by_any_of_its_names(
     with monkeypatch.context() as change, pytest.raises(Killed):
         change.chdir(photographs_folder)
         change.setattr(os, "rename", kill)
-        packing.pack(Path("."), target, form)
-    packing.pack(photographs_folder, target, form)
+        packing.make_pack(Path("."), target, form)
+    packing.make_pack(photographs_folder, target, form)
     assert (target / "train.u8").read_bytes() == (packs["raw"] / "train.u8").read_bytes()

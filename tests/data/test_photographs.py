@@ -144,7 +144,7 @@ def odd(tmp_path_factory):
     for place in ("train/plain", "val/odd"):
         Image.new("RGB", (3, 5), (1, 2, 3)).save(folder / place / "x.png")
     target = folder / "pack"
-    packing.pack(folder, target, Form("raw", 256), workers=1)
+    packing.make_pack(folder, target, Form("raw", 256), workers=1)
     return target, seen
 
 
@@ -163,7 +163,7 @@ def test_odd_files_become_what_a_person_sees(odd):
 
 def test_files_that_cannot_be_read_are_left_out_named_with_the_reason(odd):
     target, seen = odd
-    skipped = layout.read_sidecar(target, "train")["skipped"]
+    skipped = layout.Part(target, "train").read_sidecar()["skipped"]
     assert [name for name, _ in skipped] == [f"odd/{name}" for name in BROKEN]
     assert all(reason and "\n" not in reason for _, reason in skipped)
     assert "truncated" in dict(skipped)["odd/cut.jpg"].lower()
@@ -173,8 +173,8 @@ def test_files_that_cannot_be_read_are_left_out_named_with_the_reason(odd):
     images, test_images = layout.read_pack(target)
     assert images.labels.tolist() == [0] * len(seen) + [1]  # those after them keep theirs
     assert (images.pixels[len(seen), :, :] == [1, 2, 3]).all()
-    assert len(test_images) == 1 and layout.read_sidecar(target, "val")["skipped"] == []
-    source = layout.read_sidecar(target, "train")["source"]
+    assert len(test_images) == 1 and layout.Part(target, "val").read_sidecar()["skipped"] == []
+    source = layout.Part(target, "train").read_sidecar()["source"]
     assert source["photographs"] == len(seen) + 1 + len(BROKEN)
 
 

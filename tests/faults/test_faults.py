@@ -369,7 +369,7 @@ def first_place(spoilt, mode):
     config = load_config("configs/quick.yaml")
     grid = grid_of(2, True, False) if mode == "split" else Grid(towers=range(2))
     with Ranks(grid, 1) as ranks:
-        model, optimizer = assemble(config, ranks)
+        model, _, optimizer = assemble(config, ranks)
         images = torch.ones(4, 1, 28, 28)
         if spoilt == "an image":
             images[2, 0, 3, 3] = float("inf")
@@ -380,7 +380,7 @@ def first_place(spoilt, mode):
                 for layer in map(tower.get_submodule, name):
                     layer.weight[0, 0, 0, 0] = float("nan") if spoilt == "a weight" else 3e38
                     layer.bias += 3e38 if spoilt == "a layer" else 0
-        return nonfinite.first_place(model, images, ranks, "float32")
+        return nonfinite.first_not_finite(model, images, ranks, "float32")
 
 
 @pytest.mark.parametrize("spoilt", SPOILT)
@@ -395,7 +395,7 @@ def test_weights_stay_as_they_were_before_a_loss_that_is_not_finite():
     config = load_config("configs/quick.yaml")
     with Ranks(Grid(towers=range(2))) as ranks:
         for bad in ("loss", "gradient"):
-            model, optimizer = assemble(config, ranks)
+            model, _, optimizer = assemble(config, ranks)
             for group in optimizer.param_groups:
                 group["lr"] = 0.01
             images, labels = torch.randn(4, 1, 28, 28), torch.zeros(4, dtype=torch.int64)
@@ -415,13 +415,13 @@ def test_weights_stay_as_they_were_before_a_loss_that_is_not_finite():
 def agreed(calls):
     """What two ranks agree on, each with values of its own."""
     with Ranks(grid_of(2, True, False), 1) as ranks:
-        return [ranks.agree([100 * ranks.grid.rank + call, -call]) for call in range(calls)]
+        return [ranks.largest_a_call_ago([100 * ranks.grid.rank + call, -call]) for call in range(calls)]
 
 
 def test_ranks_agree_one_call_later(on_ranks):
     assert on_ranks(agreed, 2, 4) == [[[0, 0], [100, 0], [101, -1], [102, -2]]] * 2
     with Ranks(Grid()) as alone:
-        assert alone.agree([7, 8]) == [7, 8]
+        assert alone.largest_a_call_ago([7, 8]) == [7, 8]
 
 
 def test_few_changed_files_end_as_they_should(tmp_path, monkeypatch):

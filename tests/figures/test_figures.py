@@ -31,7 +31,7 @@ def trained(run):
     """The network of that run, its training and its validation images."""
     config = load_config(run / "config.yaml")
     images, test = load_images(config.data, config.model)
-    return evaluate.load(config, checkpoint.newest(run), images, torch.device("cpu")), images, test
+    return evaluate.load_trained(config, checkpoint.newest_checkpoint(run), images, torch.device("cpu")), images, test
 
 
 def draw(*arguments):
@@ -60,7 +60,7 @@ def test_a_towers_share_of_colour_counts_strong_kernels_for_more():
 
 def test_the_network_is_that_of_the_checkpoint(run, trained):
     for tower, module in trained[0].model.towers.items():
-        saved = torch.load(checkpoint.newest(run) / f"tower-{tower}.pt")["weights"]
+        saved = torch.load(checkpoint.newest_checkpoint(run) / f"tower-{tower}.pt")["weights"]
         for name, parameter in module.named_parameters():
             assert torch.equal(parameter, saved[f"towers.{tower}.{name}"])
 
@@ -120,7 +120,7 @@ def test_an_image_is_its_own_nearest_neighbour(trained):
 
 def test_answers_are_probabilities_of_all_images_in_their_order(trained):
     network, _, test = trained
-    found = evaluate.answers(network, test)
+    found = evaluate.probabilities(network, test)
     with torch.no_grad():
         logits = network.model(network.prepare(torch.from_numpy(test.pixels))).double()
     assert np.allclose(found, logits.softmax(1), atol=1e-5) and found.shape == (64, 10)

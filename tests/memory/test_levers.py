@@ -19,7 +19,7 @@ ALL_OFF = Memory(
 def gradients(file, levers, settings=()):
     """Of a step in float64, dropout on, weights and image the same each time."""
     config = load_config(file, settings)
-    model = AlexNet(config.model, levers=levers).double()
+    model = AlexNet(config.model, memory=levers).double()
     model.seed_dropout(0, 0, 0)
     draw = torch.Generator().manual_seed(1)
     images = 60 * torch.randn(2, *config.model.input, generator=draw).double()

@@ -15,6 +15,7 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import totals, traffic
 from alexnet2gpu.model.norm import native, operations
 from alexnet2gpu.model.optim import SGD2012, set_rates
+from alexnet2gpu.ranks.assemble import Parts
 from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.model.step import train_step
 
@@ -55,7 +56,7 @@ def step_of(config):
     """A function that does a step on one device, given its number; the model, the optimizer, the
     batch."""
     train = config.train
-    model = AlexNet(config.model, levers=config.memory).to(weight_dtype(train.precision))
+    model = AlexNet(config.model, memory=config.memory).to(weight_dtype(train.precision))
     optimizer = SGD2012(model.named_parameters(), 0.9, 0.0005)
     set_rates(optimizer, config.optim.schedule, 1)
     images = torch.randn(train.batch, *config.model.input, dtype=weight_dtype(train.precision))
@@ -74,7 +75,7 @@ def measured_step(config, batch):
     config = replace(config, train=replace(config.train, batch=batch))
     step, model, optimizer, images_and_labels = step_of(config)
     step(0)  # so that gradients of an earlier step are there and seen to go
-    with StepMemory(model, model, optimizer, images_and_labels) as memory:
+    with StepMemory(Parts(model, model, optimizer), images_and_labels) as memory:
         step(1)
     return config, memory
 
@@ -127,7 +128,7 @@ def test_normalisation_without_a_compiler_is_predicted(settings, monkeypatch):
     monkeypatch.setattr(native, "compiled", lambda dtype: None)
     monkeypatch.setattr(operations, "images_at_once", lambda elements, on_gpu: 2)
     config, memory = measured_step(load_config(QUICK, settings), batch=5)
-    assert predict_step(config, 2).bytes == memory.bytes
+    assert predict_step(config, 2, kernel=False).bytes == memory.bytes
 
 
 @pytest.mark.parametrize("stages", ["[1]", "[1, 2, 3, 4, 5]"])
@@ -165,7 +166,7 @@ def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
     gradient of a bias."""
     config = load_config(QUICK, settings)
     expected = any_mode.predict(mode, config, 2, on_gpu=False)
-    for entry in on_ranks(any_mode._on_rank, ranks, mode, config, None):
+    for entry in on_ranks(any_mode.step_on_rank, ranks, mode, config, None):
         assert entry["measured"] == entry["predicted"] == expected.bytes
         pairs = zip(expected.moments, entry["moments"], strict=True)
         for moment, ((passing, _, layer), held) in list(pairs)[:-1]:
@@ -188,7 +189,7 @@ def test_on_gpus_a_message_holds_the_own_half_too():
 def test_fsdp_holds_its_part_of_weights_gradients_and_momentum(on_ranks):
     """Half, up to the five outputs of a tower's fc8, which two ranks share as three and two."""
     whole = 4 * totals(load_config(QUICK).model)[0]
-    entries = on_ranks(any_mode._on_rank, 2, "fsdp", load_config(QUICK), None)
+    entries = on_ranks(any_mode.step_on_rank, 2, "fsdp", load_config(QUICK), None)
     shares = [entry["measured"] for entry in entries]
     for category in ("weights", "gradients", "momentum"):
         assert sum(share[category] for share in shares) == whole

@@ -95,26 +95,26 @@ def test_it_starts_its_own_ranks(monkeypatch, capsys):
 
 
 def out_of_memory_on_rank_1(mode, config, ranks):
-    """In the place of any_mode._step: rank 0 waits for rank 1, which has run out of memory."""
+    """In the place of any_mode.second_step: rank 0 waits for rank 1, which has run out of memory."""
     if ranks.grid.rank == 1:
         raise torch.OutOfMemoryError
     ranks.wait()
 
 
 def trial_out_of_memory(mode, config, limit):
-    any_mode._step = out_of_memory_on_rank_1
+    any_mode.second_step = out_of_memory_on_rank_1
     return on_rank(mode, config, limit)
 
 
-on_rank = any_mode._on_rank
+on_rank = any_mode.step_on_rank
 
 
 def test_a_rank_out_of_memory_ends_the_trial_of_all(monkeypatch):
     """And it is a line of the table, though other ranks were waiting for the one."""
-    monkeypatch.setattr(any_mode, "_on_rank", trial_out_of_memory)
+    monkeypatch.setattr(any_mode, "step_on_rank", trial_out_of_memory)
     config = load_config(QUICK)
     assert any_mode.measure("split", config, 2, None) == []
-    row = program("memory").row("split", config, None, [])
+    row = report.row("split", config, None, [])
     assert "too much" in report.comparison([row], 2**40)
     assert "does not fit" in report.comparison([row], 2**40)
 

@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from alexnet2gpu.model.norm import ResponseNorm, Rule, layer, native, operations
+from alexnet2gpu.config.layers import NormRule
+from alexnet2gpu.model.norm import layer, native, operations
+from alexnet2gpu.model.norm.layer import ResponseNorm
 
 WAYS = [operations, native]
-LRN = Rule(True, 5, 1e-4 / 5, 0.75, 2)
-MAP_NORM = Rule(False, 5, 1e-3 / 25, 0.75, 1)
-ODD = [Rule(across, *rest) for across in (True, False) for rest in
+LRN = NormRule(True, 5, 1e-4 / 5, 0.75, 2)
+MAP_NORM = NormRule(False, 5, 1e-3 / 25, 0.75, 1)
+ODD = [NormRule(across, *rest) for across in (True, False) for rest in
        [(3, 0.3, 0.6, 1.5), (7, 0.1, 0.75, 1), (1, 0.2, 0.5, 2)]]  # fmt: skip
 
 
@@ -30,7 +32,7 @@ def way(request, monkeypatch):
     """Each way to compute it on the CPU, in the layer too."""
     if request.param is native and native.compiled(torch.float64) is None:
         pytest.skip("no C compiler")
-    monkeypatch.setattr(layer, "_implementation", lambda x, rule: request.param)
+    monkeypatch.setattr(layer, "has_kernel", lambda *of: request.param is native)
     return request.param
 
 
@@ -147,13 +149,14 @@ def test_without_a_compiler_torch_does_it(compiler, monkeypatch, compile_again):
     monkeypatch.setenv("CC", compiler)
     with pytest.warns(UserWarning, match="normalisation without its C kernel, so slower: ."):
         assert torch.equal(ResponseNorm(LRN)(x), operations.normalise(x, LRN))
-        assert layer.images_at_once(LRN, 100, 4, on_gpu=False) > 0
+        assert not layer.has_kernels("cpu")
 
 
 IN_TRITONS_INTERPRETER = """
 import torch
-from alexnet2gpu.model.norm import Rule, operations, triton_kernels
-rules = Rule(True, 5, 0.3, 0.75, 2.0), Rule(True, 3, 0.2, 0.6, 1), Rule(True, 5, 1, 0.75, 0)
+from alexnet2gpu.config.layers import NormRule
+from alexnet2gpu.model.norm import operations, triton_kernels
+rules = NormRule(True, 5, 0.3, 0.75, 2.0), NormRule(True, 3, 0.2, 0.6, 1), NormRule(True, 5, 1, 0.75, 0)
 # to bfloat16 the interpreter cuts off, where a GPU rounds
 for dtype, bound in (torch.float32, 5e-7), (torch.bfloat16, 8e-3):
     for rule in rules:

@@ -12,6 +12,7 @@ from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.assemble import joined
 from alexnet2gpu.ranks.groups import Ranks
 
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
@@ -38,9 +39,9 @@ def one_step(config, grid, ranks=None):
     """Logits and gradients of this rank for its share of the first batch, averaged as the mode
     does it."""
     images, _ = load_images(config.data, config.model)
-    links = ranks.connect(len(config.model.stages), config.memory) if ranks else {}
-    model = AlexNet(config.model, 0, grid.towers, config.memory, **links).double()
-    replicated = ranks.replicate(model, config.memory) if ranks else model
+    network = joined(config, ranks) if ranks else AlexNet
+    model = network(config.model, 0, grid.towers, config.memory).double()
+    replicated = ranks.replicate(model) if ranks else model
     prepare = Preparation(images, config, torch.device("cpu"))
     x, labels = next(TrainBatches(images, config, prepare, grid.replica, grid.replicas).epoch(1))
     model.seed_dropout(0, grid.replica, 0)

@@ -10,10 +10,10 @@ from alexnet2gpu.ranks import overlap
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.ranks.exchange import exchange, gather_logits
 from alexnet2gpu.ranks.link import Link
-from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.config.network import traffic
 from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.assemble import joined
 from alexnet2gpu.ranks.groups import Ranks
 
 BFLOAT16 = "exchange.precision=bfloat16"
@@ -30,9 +30,9 @@ def batch(network, count=6):
     )
 
 
-def gradients(network, towers=None, **links):
+def gradients(network, towers=None, kind=AlexNet):
     """Loss, logits and all gradients of one training step in float64, dropout on."""
-    model = AlexNet(network, seed=0, towers=towers, **links).double()
+    model = kind(network, seed=0, towers=towers).double()
     model.seed_dropout(0, 0, 0)
     images, labels = batch(network)
     logits = model(images)
@@ -62,8 +62,7 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None, mes
         ):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
-        links = ranks.connect(len(network.stages), Memory(), config.exchange)
-        results = gradients(network, ranks.grid.towers, **links)
+        results = gradients(network, ranks.grid.towers, joined(config, ranks))
         return results, [link.sent for link in ranks.links]
 
 
@@ -171,7 +170,7 @@ def in_flight(way):
         patch.setattr(overlap, "_apply", lambda *a: done.append("apply") or plain(*a))
         patch.setattr(overlap, "_of_input", lambda *a: done.append("of input") or of_input(*a))
         half = torch.ones(2, 3, requires_grad=True)
-        overlap.overlapped(torch.nn.Linear(6, 4), half, link).sum().backward()
+        overlap.Overlapped(torch.nn.Linear(6, 4), link)(half).sum().backward()
     return done
 
 

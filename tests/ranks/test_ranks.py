@@ -126,9 +126,9 @@ def threads_left():
 
 def step(config, ranks):
     """A training step on random images."""
-    model, optimizer = assemble(config, ranks)
+    parts = assemble(config, ranks)
     images, labels = torch.randn(4, *config.model.input), torch.zeros(4, dtype=torch.int64)
-    train_step(ranks.replicate(model, config.memory), optimizer, images, labels, "float32")
+    train_step(parts.replicated, parts.optimizer, images, labels, "float32")
 
 
 def after_a_step(regather):

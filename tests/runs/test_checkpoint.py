@@ -3,11 +3,11 @@
 import fcntl
 import json
 import shutil
-import socket
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 from conftest import metrics, train
 
 import alexnet2gpu
@@ -109,7 +109,7 @@ def test_metrics_after_the_checkpoint_are_forgotten(tmp_path):
 def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
     """One file per tower with weights and velocities of the names that every mode uses; nothing
     but tensors. The state has the rest: place, best, config, versions, checksums."""
-    newest = checkpoint.newest(unbroken)
+    newest = checkpoint.newest_checkpoint(unbroken)
     assert sorted(file.name for file in newest.iterdir()) == [
         "state.json",
         "tower-0.pt",
@@ -140,7 +140,7 @@ def test_the_newest_are_kept_and_the_best(tmp_path):
     for last in (1, 2, 3, 4):
         train(*upto(last), "--out", out, *["--resume"] * (last > 1))
         if last == 2:
-            newest = checkpoint.newest(out)
+            newest = checkpoint.newest_checkpoint(out)
             state = files.read_sealed(newest / "state.json")
             state["progress"]["best"] = {"step": 2, "top1_error": -1.0}
             (newest / "state.json").write_bytes(files.seal(state))
@@ -244,7 +244,7 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
     """Another format is not damage: an older checkpoint must not be taken in silence. What is no
     tensor of this network is refused, whoever sealed it."""
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
-    newest = checkpoint.newest(folder)
+    newest = checkpoint.newest_checkpoint(folder)
     state = files.read_sealed(newest / "state.json")
     (newest / "state.json").write_bytes(files.seal({**state, "format": 3}))
     with pytest.raises(ValueError, match="is of format 3, this program reads 2"):
@@ -270,7 +270,7 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
 
 def find(folder, *changes, images=None):
     config = load_config(folder / "config.yaml", changes)
-    return resume.find(folder, config, images or load_images(config.data, config.model)[0])
+    return resume.find_start(folder, config, images or load_images(config.data, config.model)[0])
 
 
 @pytest.mark.parametrize(
@@ -305,18 +305,16 @@ def test_a_run_that_was_ended_before_its_first_checkpoint_starts_again(unbroken,
     """But one whose checkpoints somebody deleted does not: its metrics would be lost."""
     out = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
     shutil.rmtree(out / "checkpoints")
-    lines = (out / "metrics.jsonl").read_text()
-    (out / "metrics.jsonl").write_text(lines + lines)  # the second evaluation waits for the first
     with pytest.raises(ValueError, match="checkpoints are gone"):
         find(out)
-    (out / "metrics.jsonl").write_text(lines)
+    (out / "run.json").unlink()
     train(*upto(9), "--out", out, "--resume")
     assert metrics(out, "loss") == metrics(unbroken, "loss")
 
 
 def test_two_processes_do_not_write_one_run(unbroken, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
-    monkeypatch.setattr("alexnet2gpu.runs.folder.PATIENCE", 0)
+    monkeypatch.setattr("alexnet2gpu.runs.folder.RUN_PATIENCE", 0)
     with open(folder / "lock", "a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(SystemExit) as exit_:
@@ -351,28 +349,34 @@ def test_lines_that_are_not_whole_are_left_out(tmp_path):
 
 
 def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
-    """And not the one of another start, of the same name in the same folder."""
+    """And not that of another torchrun which has the same store, nor one whose config is gone."""
     monkeypatch.chdir(tmp_path)
     config = load_config("configs/quick.yaml")
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
-    for name in ("quick-split", "quick-split-2"):
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    for run_id, name in (("mine", "quick-split"), ("another", "quick-split-2")):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
         with Run(RUNS / name, True) as own:
             own.start(config, Progress(), [])
-    (RUNS / "quick-split" / "lock").write_text(f"another {socket.gethostname()} 1")
-    assert begun_before(None, "quick-split") is None  # the first start
+        assert begun_before() is None  # the first start
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert begun_before(None, "quick-split") == RUNS / "quick-split-2"
-    assert begun_before(RUNS / "quick-split", "quick-split") is None
-    lock = RUNS / "quick-split-2" / "lock"
-    lock.write_text("mine elsewhere 7")  # rank 0's machine is another
-    assert begun_before(None, "quick-split") == RUNS / "quick-split-2"
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    lock.write_text("none elsewhere 7")  # torchrun's default, as others have it too
-    assert begun_before(None, "quick-split") is None
+    assert begun_before() == RUNS / "quick-split-2"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    assert begun_before() == RUNS / "quick-split"
+    (RUNS / "quick-split" / "config.yaml").unlink()
+    assert begun_before() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a third")
+    assert begun_before() is None
+    monkeypatch.setenv("MASTER_PORT", "1")  # where nobody answers
+    with pytest.raises(ValueError, match="torchrun's store does not answer .*--out DIR --resume"):
+        begun_before()
 
 
 def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("alexnet2gpu.runs.folder.PATIENCE", 0)
+    monkeypatch.setattr("alexnet2gpu.runs.folder.RUN_PATIENCE", 0)
     own = Run(tmp_path / "not here", False)
     for _ in range(2):
         with pytest.raises(ValueError, match="not here: is not the directory that rank 0 sees"):

@@ -22,6 +22,7 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.runs.checkpoints.saver import Saver
+from alexnet2gpu.runs.folder import Run
 
 CONFIG = load_config("configs/quick.yaml", ["data.name=synthetic"])
 IMAGES, _ = load_images(CONFIG.data, CONFIG.model)
@@ -32,7 +33,8 @@ ABOUT = resume.about(CONFIG, IMAGES)
 def network():
     """A model and its optimizer, all towers."""
     with Ranks(Grid(towers=range(2))) as ranks:
-        return assemble(CONFIG, ranks)
+        model, _, optimizer = assemble(CONFIG, ranks)
+        return model, optimizer
 
 
 @pytest.fixture
@@ -50,11 +52,13 @@ def write(run, step, contents, attempt="1", **progress):
 
 
 def saver_of(folder, before=lambda: None, tick=lambda: None, grid=Grid(towers=range(2))):
-    return Saver(folder, grid, CONFIG, ABOUT, "1", before, tick)
+    run = Run(folder, True)
+    run.checkpoints, run.flush = folder, before
+    return Saver(run, grid, CONFIG, ABOUT, "1", tick)
 
 
 def find(run):
-    return resume.find(run, CONFIG, IMAGES)
+    return resume.find_start(run, CONFIG, IMAGES)
 
 
 def no_space(*args, **how):
@@ -66,12 +70,12 @@ def test_a_kill_at_any_byte_leaves_the_one_before(step, run, network):
     """A process of its own writes the next checkpoint, or that of the same step with its
     evaluation, and is killed when so many bytes are on their way."""
     contents = checkpoint.snapshot(*network)
-    total = sum(content.nbytes for content in contents.values())
+    total = sum(map(len, contents.values()))
     before = find(run)
     for at in [0, 1, total // 3, total - 1, total + 100, total + 500]:
         assert written_until(at, run, step, contents) == -signal.SIGKILL
         start = find(run)
-        assert (start.place, start.progress) == (before.place, before.progress)
+        assert (start.checkpoint, start.progress) == (before.checkpoint, before.progress)
     assert written_until(2 * total, run, step, contents) == 0
     assert find(run).progress.step == step and find(run).progress.evaluation == {"epoch": 1}
 
@@ -98,22 +102,22 @@ def test_a_file_that_was_cut_is_found(run, network):
             start = find(run)
             assert start.progress.step == 9 and start.damaged == [newest]
         file.write_bytes(whole)
-    assert find(run).place == newest
+    assert find(run).checkpoint == newest
 
 
 def test_a_step_that_is_saved_again_keeps_its_towers(run, network):
     """It gets another state only; its towers' bytes might differ, as in another precision."""
     contents = checkpoint.snapshot(*network)
-    other = {name: memoryview(bytes(content) + b"\0") for name, content in contents.items()}
+    other = {name: content + b"\0" for name, content in contents.items()}
     place = write(run, 9, other, "2", evaluation={"epoch": 1})
     assert all((place / name).read_bytes() == content for name, content in contents.items())
     start = find(run)
-    assert start.place == place and start.progress.evaluation == {"epoch": 1}
+    assert start.checkpoint == place and start.progress.evaluation == {"epoch": 1}
 
 
 def test_a_step_whose_removal_was_begun_can_be_saved(run, network):
     (run / "checkpoints" / "step-00000009" / "state.json").unlink()
-    assert write(run, 9, checkpoint.snapshot(*network)) == find(run).place
+    assert write(run, 9, checkpoint.snapshot(*network)) == find(run).checkpoint
 
 
 def test_what_is_about_to_be_removed_is_no_checkpoint_any_more(run, network, monkeypatch):
@@ -176,7 +180,7 @@ def test_a_checkpoint_is_written_in_the_background(network, tmp_path):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter -= 1
-    content = checkpoint.read(tmp_path / "step-00000003", CONFIG.model, range(2))["weights"]
+    content = checkpoint.read_towers(tmp_path / "step-00000003", CONFIG.model, range(2))["weights"]
     assert all(torch.equal(content[name], weight) for name, weight in before.items()) and ticks
 
 
@@ -190,7 +194,7 @@ def test_an_error_is_told_before_the_next_is_written(network, tmp_path):
 
 
 def test_a_disk_that_does_not_answer_is_told(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(saver, "PATIENCE", 0)
+    monkeypatch.setattr(saver, "SAVE_PATIENCE", 0)
     begin = threading.Event()
     with saver_of(tmp_path, lambda: begin.wait(30)) as own:
         own.save(Progress(step=3), *network)
@@ -213,7 +217,7 @@ def test_after_an_error_no_rank_is_waited_for(network, tmp_path):
 def write_often(folder, rounds):
     """One rank's part of many checkpoints, each step twice; rank 0 is the slower one."""
     with Ranks(grid_of(2, True, False), 1) as ranks:
-        model, optimizer = assemble(CONFIG, ranks)
+        model, _, optimizer = assemble(CONFIG, ranks)
         wait = (lambda: time.sleep(0.02)) if ranks.grid.rank == 0 else (lambda: None)
         with saver_of(folder, wait, grid=ranks.grid) as own:
             for step in range(rounds):
@@ -227,6 +231,6 @@ def test_ranks_do_not_disturb_each_other_when_they_write(on_ranks, tmp_path):
     """Rank 0 renames a folder as soon as the last file is there, while others may have begun to
     write the next checkpoint, which may be of the same step."""
     on_ranks(write_often, 2, tmp_path, 10)
-    newest = checkpoint.newest(tmp_path)
+    newest = checkpoint.newest_checkpoint(tmp_path)
     assert newest.name == "step-00000009" and not list(tmp_path.glob(".step*"))
     assert checkpoint.read_state(newest)["progress"]["evaluation"] == {"epoch": 1}

@@ -1,4 +1,4 @@
-"""Making a pack (pack.py) of a folder of photographs (photographs.py).
+"""Making a pack (layout.py) of a folder of photographs (photographs.py).
 
 Worker processes read, scale and crop some photographs at a time; this process appends what they
 return, in order. Its memory does not grow with the number of photographs. Every few seconds it
@@ -25,14 +25,14 @@ from tqdm import tqdm
 
 from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.data.pack.growth import Form, Growth
-from alexnet2gpu.data.pack.layout import PARTS, is_pack, read_sidecar
+from alexnet2gpu.data.pack.layout import PARTS, Part, is_pack
 from alexnet2gpu.data.pack.photographs import Photographs, classes_of
 from alexnet2gpu.data.pack.workers import Workers
 
 ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
 
 
-def pack(
+def make_pack(
     source: Path, target: Path, form: Form, workers: int | None = None, every: float = 5
 ) -> None:
     """Make the pack `target`, or go on making it; nothing is done if it is there, whatever the
@@ -87,7 +87,7 @@ def _locked(file):
 
 
 def _check_form(target, form):
-    source = read_sidecar(target, PARTS[0])["source"]
+    source = Part(target, PARTS[0]).read_sidecar()["source"]
     for key, value in asdict(form).items():
         if source[key] != value:
             raise ValueError(f"{target}: is a pack with {key} {source[key]}, not {value}: "
@@ -107,7 +107,7 @@ def _pack_part(part, photographs, begun, form, pool, every):
         "folder": photographs.folder.parent.resolve().name, "photographs": photographs.count,
         "listing": f"sha256 {photographs.listing}", **asdict(form),
     }  # fmt: skip
-    growth = Growth(begun / part, form, origin)
+    growth = Growth(Part(begun, part), form, origin)
     if growth.finished:
         return
     progress = growth.progress
@@ -135,7 +135,7 @@ def _pack_part(part, photographs, begun, form, pool, every):
 
 @contextlib.contextmanager
 def _ended_by_sigterm():
-    """The system's own handling of SIGTERM, which launch/train.py puts off (mistakes.py): for what
+    """The system's own handling of SIGTERM, which launch/train.py puts off (faults/mistakes.py): for what
     takes long, not while mistakes are looked for."""
     previous = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:

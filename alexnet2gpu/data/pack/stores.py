@@ -69,6 +69,7 @@ class RawPixels:
     """The reader of a raw store.
 
     Args:
+        files: of the store, in the order of `heads`.
         shape: (N, H, W, C).
         sums: (N,) uint32, the CRC-32 of each image.
 
@@ -77,15 +78,15 @@ class RawPixels:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, base: Path, shape: Sequence[int], sums: np.ndarray):
-        self.shape = tuple(shape)
+    def __init__(self, files: Sequence[Path], shape: Sequence[int], sums: np.ndarray):
+        (file,), self.shape = files, tuple(shape)
         count, *self._image = self.shape
         self._bytes = math.prod(self._image)
-        _check_count(base, sums, count)
-        self._stored = _Stored(store_files("raw", base)[0], count * self._bytes, sums)
+        _check_count(file, sums, count)
+        self._stored = _Stored(file, count * self._bytes, sums)
 
-    def __getitem__(self, place):
-        i, *inside = place
+    def __getitem__(self, index):
+        i, *inside = index
         content = self._stored.read(i, i * self._bytes, (i + 1) * self._bytes)
         return np.frombuffer(content, np.uint8).reshape(self._image)[tuple(inside)]
 
@@ -96,17 +97,17 @@ class JpegPixels:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, base: Path, shape: Sequence[int], sums: np.ndarray):
-        (self._file, where), self.shape = store_files("jpeg", base), tuple(shape)
-        _check_count(base, sums, self.shape[0])
+    def __init__(self, files: Sequence[Path], shape: Sequence[int], sums: np.ndarray):
+        (self._file, where), self.shape = files, tuple(shape)
+        _check_count(self._file, sums, self.shape[0])
         _check_size(where, 8 * (self.shape[0] + 1))
         self._offsets = np.fromfile(where, np.int64)  # 10 MB for ImageNet
         if self._offsets[0] != 0 or (np.diff(self._offsets) <= 0).any():
             raise ValueError(f"{where}: strings should follow each other")
         self._stored = _Stored(self._file, int(self._offsets[-1]), sums)
 
-    def __getitem__(self, place):
-        i, *inside = place
+    def __getitem__(self, index):
+        i, *inside = index
         string = self._stored.read(i, *self._offsets[i : i + 2].tolist())
         try:
             image = decode(string)
@@ -121,23 +122,18 @@ class JpegPixels:
 READERS = {"raw": RawPixels, "jpeg": JpegPixels}
 
 
-def store_files(store: str, base: Path) -> list[Path]:
-    """The files of a store whose names start with `base`."""
-    endings = {"raw": [".u8"], "jpeg": [".jpegs", ".offsets.i64"]}[store]
-    return [base.with_name(base.name + ending) for ending in endings]
+def heads(store: str) -> dict[str, bytes]:
+    """Ending -> what the store's file of that ending starts with; the first has the pixels."""
+    return {"raw": {".u8": b""}, "jpeg": {".jpegs": b"", ".offsets.i64": bytes(8)}}[store]
 
 
-def heads(store: str) -> list[bytes]:
-    """What each of `store_files` starts with, before there are any images."""
-    return {"raw": [b""], "jpeg": [b"", bytes(8)]}[store]  # the first string starts at 0
-
-
-def blocks(store: str, images: Sequence[bytes], end: int) -> list[bytes]:
-    """What is appended to each of `store_files` for some images, if the first has `end` bytes."""
+def blocks(store: str, images: Sequence[bytes], end: int) -> dict[str, bytes]:
+    """Ending -> what is appended for some images, if the file of the pixels has `end` bytes."""
     pixels = b"".join(images)
     if store == "raw":
-        return [pixels]
-    return [pixels, (end + np.cumsum([len(string) for string in images])).tobytes()]
+        return {".u8": pixels}
+    ends = end + np.cumsum([len(string) for string in images])
+    return {".jpegs": pixels, ".offsets.i64": ends.tobytes()}
 
 
 def _check_size(file, expected):
@@ -147,6 +143,6 @@ def _check_size(file, expected):
         raise ValueError(f"{file}: {found}, {expected:,} expected: pack the folder again")
 
 
-def _check_count(base, sums, count):
+def _check_count(file, sums, count):
     if len(sums) != count:
-        raise ValueError(f"{base.name}: {count} images, but {len(sums)} checksums")
+        raise ValueError(f"{file.name}: {count} images, but {len(sums)} checksums")

@@ -16,7 +16,7 @@ from alexnet2gpu.data.images import Moments
 from alexnet2gpu.data.pack.photographs import Photographs, read_square
 from alexnet2gpu.data.pack.stores import decode, encode
 
-AT_ONCE = 16  # photographs that a worker is given
+WORK = 16  # photographs that a worker is given
 
 
 class Workers:
@@ -41,7 +41,7 @@ class Workers:
         """
         names, pending = islice(photographs, first, None), collections.deque()
         try:
-            while some := list(islice(names, AT_ONCE)):
+            while some := list(islice(names, WORK)):
                 pending.append(self.pool.submit(_work, photographs.folder, some, form))
                 if len(pending) > 2 * self.count:
                     yield pending.popleft().result()

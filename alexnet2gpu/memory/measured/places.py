@@ -43,22 +43,14 @@ class Places:
         towers = list(self.model.towers.values())
         self.hooks.append(towers[0].register_forward_pre_hook(self._begin_stage))
         self.hooks.append(towers[-1].register_forward_hook(self._end_stage))
-        names = {
-            layer: (tower.index, name)
-            for tower in towers
-            for name, layer in tower.named_children()
-        }
-        firsts = {tower.get_submodule(stage[0]) for tower in towers for stage in tower.stages}
-        for layer in names.keys() - firsts:
-            self._follow(layer, *names[layer])
-        self.entries = self.model.entries
-        self.model.entries = [self._followed(entry, names) for entry in self.entries]
+        for tower in towers:
+            for name, layer in tower.named_children():
+                self._follow(layer, tower.index, name)
         return self
 
     def __exit__(self, *error):
         for hook in self.hooks:
             hook.remove()
-        self.model.entries = self.entries
         self.last = None  # the node refers to this object, in a circle that Python cannot see
 
     def _follow(self, layer, tower, name):
@@ -70,17 +62,6 @@ class Places:
 
         self.hooks.append(layer.register_forward_pre_hook(enter))
         self.hooks.append(layer.register_forward_hook(leave))
-
-    def _followed(self, entry, names):
-        """The entry to a stage, which may do more than to call its first layer."""
-
-        def enter(layer, x):
-            self.arrive((self.passing, *names[layer]))
-            y = entry(layer, x)
-            self._announce(y, ("backward", *names[layer]))
-            return y
-
-        return enter
 
     def _announce(self, output, place):
         """Have the node that made `output` say where it is, just before its backward runs."""

@@ -24,33 +24,27 @@ under the ledger's eyes, so that the backward of a join may count one too many.
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet2gpu.memory.measured.storages import Ledger
+from alexnet2gpu.memory.measured.storages import Ledger, own_part
 from alexnet2gpu.memory.measured.places import START, Place, Places
-from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.model.optim import local
+from alexnet2gpu.ranks.assemble import Parts
 
 
 class StepMemory:
     """A context around one training step.
 
-    Takes the model; what the step calls, which may be DDP around it; the optimizer, with a
-    `velocity` in the state of each parameter; the batch that the step is given. Afterwards:
+    Takes what the step works on, its optimizer with a `velocity` in the state of each parameter,
+    and the batch that it is given. Afterwards:
 
         bytes     by category, see above
         saved     of the saved activations, by (tower, layer) that made them; empty on CUDA
         moments   the most that was held in every place, in order of the step (places.py)
     """
 
-    def __init__(
-        self,
-        model: AlexNet,
-        replicated: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batch: Sequence[Tensor],
-    ):
+    def __init__(self, parts: Parts, batch: Sequence[Tensor]):
+        model, replicated, optimizer = parts
         self.parameters, self.replicated, self.batch = list(model.parameters()), replicated, batch
         self.velocities = [optimizer.state[parameter]["velocity"] for parameter in self.parameters]
         self.places = Places(model, optimizer, self._arrive, self._forward_ends)
@@ -144,4 +138,4 @@ def _bytes_of_buckets(replicated):
 
 
 def _total(tensors):
-    return sum(local(tensor).nbytes for tensor in tensors)
+    return sum(own_part(tensor).nbytes for tensor in tensors)

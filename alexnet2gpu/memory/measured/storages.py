@@ -8,7 +8,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from alexnet2gpu.memory.measured.places import START
-from alexnet2gpu.model.optim import local
 
 
 class Ledger(TorchDispatchMode):
@@ -25,7 +24,7 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.place, self.buckets, self.entries, self.most = START, buckets, {}, 0
         for tensor in given:
-            self._enter(local(tensor).untyped_storage())
+            self._enter(own_part(tensor).untyped_storage())
 
     def __enter__(self):
         self.resize = torch.UntypedStorage.resize_
@@ -90,3 +89,8 @@ class Ledger(TorchDispatchMode):
 
 def _storages(tree):
     return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def own_part(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor that FSDP2 has shared out over ranks; else the tensor."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -27,7 +27,7 @@ from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.network import Row
-from alexnet2gpu.model.norm import images_at_once, rule_of
+from alexnet2gpu.model.norm import operations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,14 @@ class Sizes:
 
     images    on this rank
     on_gpu    or on the CPU
+    kernel    whether a kernel normalises: C on the CPU, Triton on a GPU
     weight    bytes of an element of weights, gradients, momentum and images
     compute   bytes of an element that a convolution or a linear layer gives
     """
 
     images: int
     on_gpu: bool
+    kernel: bool
     weight: int
     compute: int
 
@@ -153,8 +155,7 @@ def _normalisation(row, width, sizes, levers):
     elements = sizes.images * each
     gives, wide = width * elements, max(width, 4) * elements
     if levers.norm_input_only:
-        rule = rule_of(row.layer)
-        at_once = min(sizes.images, images_at_once(rule, each, width, sizes.on_gpu))
+        at_once = min(sizes.images, _images_at_once(row.layer.rule, each, width, sizes))
         some = max(width, 4) * each * at_once
         on_top = (some if width < 4 else 0) + (gives if at_once < sizes.images else 0)
         return Cost(gives=gives, width=width, keeps_input=True, forward=on_top + 2 * some,
@@ -166,3 +167,10 @@ def _normalisation(row, width, sizes, levers):
     return Cost(gives=gives, width=width, keeps_input=not cast, keeps=cast + squares + 2 * wide,
                 forward=cast + squares + 3 * wide + (gives if cast else 0), gradient=gives,
                 backward=4 * wide + (wide - gives if cast else 0))
+
+
+def _images_at_once(rule, elements, width, sizes):
+    """How many images, of `elements` of `width` bytes each, have temporaries at a time; 0 where a
+    kernel does it, which has none. Triton's is across maps, and not for what is wider than 4."""
+    kernel = sizes.kernel and (not sizes.on_gpu or rule.across_maps and width <= 4)
+    return 0 if kernel else operations.images_at_once(elements, sizes.on_gpu)

@@ -47,21 +47,26 @@ class Prediction:
 
 
 def predict_step(
-    config: Config, towers: int, span: int = 1, replicas: int = 1, on_gpu: bool = False
+    config: Config,
+    towers: int,
+    span: int = 1,
+    replicas: int = 1,
+    on_gpu: bool = False,
+    kernel: bool = True,
 ) -> Prediction:
     """Play one step of a rank that holds `towers` of the network's towers, in one of `replicas`
-    replicas, which is split over `span` ranks. `on_gpu` matters to how activations are
-    exchanged, and to how many images are normalised at once."""
-    return _Step(config, towers, span, replicas, on_gpu).play()
+    replicas, which is split over `span` ranks. `on_gpu` matters to how activations are exchanged;
+    `kernel`, whether one normalises (norm/layer.py), to what normalisation takes."""
+    return _Step(config, towers, span, replicas, on_gpu, kernel).play()
 
 
 class _Step:
-    def __init__(self, config, towers, span, replicas, on_gpu):
+    def __init__(self, config, towers, span, replicas, on_gpu, kernel):
         self.config, self.levers = config, config.memory
         self.towers, self.span, self.replicas, self.on_gpu = towers, span, replicas, on_gpu
         self.weight, compute = WIDTHS[config.train.precision]
         self.images = config.train.batch // replicas
-        self.sizes = Sizes(self.images, on_gpu, self.weight, compute)
+        self.sizes = Sizes(self.images, on_gpu, kernel, self.weight, compute)
         self.rows = trace(config.model)
         self.tape = Tape()
         self.half = None

@@ -1,4 +1,4 @@
-"""The layer, and its backward pass, whoever computes it."""
+"""The layer, its two operations for kernels, and its backward pass without one."""
 
 import functools
 import warnings
@@ -8,20 +8,25 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from alexnet2gpu.config.layers import NormRule
 from alexnet2gpu.model.norm import native, operations
-from alexnet2gpu.model.norm.rule import Rule
 
 
 class ResponseNorm(nn.Module):
-    """(B, C, H, W) -> same: see Rule."""
+    """(B, C, H, W) -> same: see NormRule. With `keep_all` autograd keeps what it would of the
+    formula, operation by operation; so do exporters, which need no operation of ours then."""
 
-    def __init__(self, rule: Rule):
+    def __init__(self, rule: NormRule, keep_all: bool = False):
         super().__init__()
-        self.rule = rule
-        self.keep_all = False  # what autograd would keep of the formula, operation by operation
+        self.rule, self.keep_all = rule, keep_all
 
     def forward(self, x):
-        return written_out(x, self.rule) if self.keep_all else _ResponseNorm.apply(x, self.rule)
+        if self.keep_all or torch.compiler.is_exporting():
+            return written_out(x, self.rule)
+        last = x.is_contiguous(memory_format=torch.channels_last)  # as everywhere in this network
+        if last and has_kernel(self.rule, x.dtype, x.device.type):
+            return by_kernel(x, *self.rule)
+        return _ByOperations.apply(x, self.rule)
 
     def extra_repr(self):
         window, size, alpha, beta, k = self.rule
@@ -29,13 +34,20 @@ class ResponseNorm(nn.Module):
         return f"{window}, size={size}, alpha={alpha:.3g}, beta={beta}, k={k}"
 
 
-def images_at_once(rule: Rule, elements: int, width: int, on_gpu: bool) -> int:
-    """How many images, of `elements` of `width` bytes each, have temporaries at a time; 0 where a
-    kernel does it, which has none."""
-    has_kernel = (
-        _suits_triton(rule, width) if on_gpu else native.compiled(torch.float32) is not None
-    )
-    return 0 if has_kernel else operations.images_at_once(elements, on_gpu)
+@torch.compiler.assume_constant_result
+def has_kernel(rule: NormRule, dtype: torch.dtype, device: str) -> bool:
+    """Whether a kernel computes it for tensors of a type on "cpu" or "cuda", built if need be."""
+    if device == "cpu":
+        return dtype in native.TYPES and native.compiled(dtype) is not None
+    suits = rule.across_maps and dtype.itemsize <= 4  # Triton's kernels compute in float32
+    return device == "cuda" and suits and _triton_kernels() is not None
+
+
+def has_kernels(device: str) -> bool:
+    """Whether there are kernels for "cpu" or "cuda" here: for memory/predicted."""
+    if device == "cpu":
+        return native.compiled(torch.float32) is not None
+    return _triton_kernels() is not None
 
 
 @functools.cache
@@ -46,48 +58,71 @@ def _triton_kernels():
         from alexnet2gpu.model.norm import triton_kernels
 
         if torch.cuda.is_available():
-            triton_kernels.normalise(torch.ones(1, 1, 1, 1, device="cuda"), Rule(True, 1, 0, 1, 1))
+            one = torch.ones(1, 1, 1, 1, device="cuda")
+            triton_kernels.normalise(one, NormRule(True, 1, 0, 1, 1))
         return triton_kernels
     except Exception as error:  # of many kinds, none of which should end a training
         warnings.warn(f"normalisation without Triton, so slower: {error!r}", stacklevel=2)
         return None
 
 
-def _suits_triton(rule, width):
-    """Its kernels compute in float32, so not where elements are wider."""
-    return rule.across_maps and width <= 4 and _triton_kernels() is not None
+def _kernels(x):
+    return _triton_kernels() if x.is_cuda else native
 
 
-def _implementation(x, rule):
-    """Kernels are for channels that lie last in memory, as everywhere in this network."""
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        return operations
-    if x.is_cuda and _suits_triton(rule, x.element_size()):
-        return _triton_kernels()
-    return native if native.takes(x) else operations
+# y = x d^-beta and dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)), d = k + alpha S(x^2).
+# S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
+# The arithmetic is float32 or better.
+@torch.library.custom_op("alexnet2gpu::response_norm", mutates_args=())
+def by_kernel(
+    x: Tensor, across_maps: bool, size: int, alpha: float, beta: float, k: float
+) -> Tensor:
+    """(B, C, H, W), channels last in memory -> y, as x is."""
+    return _kernels(x).normalise(x, NormRule(across_maps, size, alpha, beta, k))
 
 
-class _ResponseNorm(torch.autograd.Function):
-    """y = x d^-beta and dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)), d = k + alpha S(x^2).
+@torch.library.custom_op("alexnet2gpu::response_norm_backward", mutates_args=())
+def gradient_by_kernel(
+    x: Tensor, of_y: Tensor, across_maps: bool, size: int, alpha: float, beta: float, k: float
+) -> Tensor:
+    """(B, C, H, W), channels last in memory, and the gradient of y -> that of x, as x is."""
+    return _kernels(x).gradient(x, of_y, NormRule(across_maps, size, alpha, beta, k))
 
-    S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
-    The arithmetic is float32 or better.
-    """
+
+@by_kernel.register_fake
+@gradient_by_kernel.register_fake
+def _(x, *rest):
+    return torch.empty_like(x)
+
+
+def _keep(ctx, inputs, output):
+    x, *ctx.rule = inputs
+    ctx.save_for_backward(x)
+
+
+def _backward(ctx, of_y):
+    return gradient_by_kernel(*ctx.saved_tensors, of_y, *ctx.rule), *[None] * len(ctx.rule)
+
+
+by_kernel.register_autograd(_backward, setup_context=_keep)
+
+
+class _ByOperations(torch.autograd.Function):
+    """The same by torch's operations, which a memory profiler then sees one by one."""
 
     @staticmethod
     def forward(ctx, x, rule):
         ctx.save_for_backward(x)
         ctx.rule = rule
-        return _implementation(x, rule).normalise(x, rule)
+        return operations.normalise(x, rule)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, of_y):
-        (x,) = ctx.saved_tensors
-        return _implementation(x, ctx.rule).gradient(x, of_y, ctx.rule), None
+        return operations.gradient(*ctx.saved_tensors, of_y, ctx.rule), None
 
 
-def written_out(x: Tensor, rule: Rule) -> Tensor:
+def written_out(x: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W) -> same, as in F.local_response_norm, in float32 or better: autograd keeps
     four tensors of this size."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from alexnet2gpu.model.norm.rule import Rule
+from alexnet2gpu.config.layers import NormRule
 
 SOURCE = Path(__file__).with_name("native.c")
 TYPES = {
@@ -60,17 +60,12 @@ def compiled(dtype: torch.dtype):
         return None
 
 
-def takes(x: Tensor) -> bool:
-    """Whether this module can do it, if channels lie last in memory."""
-    return x.device.type == "cpu" and x.dtype in TYPES and compiled(x.dtype) is not None
-
-
-def normalise(x: Tensor, rule: Rule) -> Tensor:
+def normalise(x: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W) -> y, the same shape, type and layout."""
     return _call(rule, x, None)
 
 
-def gradient(x: Tensor, of_y: Tensor, rule: Rule) -> Tensor:
+def gradient(x: Tensor, of_y: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W), and the gradient of y -> that of x, as x is."""
     return _call(rule, x, of_y.to(x.dtype).contiguous(memory_format=torch.channels_last))
 

@@ -7,7 +7,7 @@ two cores 2 to 4 times as fast as on a whole batch of 128.
 import torch
 from torch import Tensor
 
-from alexnet2gpu.model.norm.rule import Rule
+from alexnet2gpu.config.layers import NormRule
 
 
 def images_at_once(elements: int, on_gpu: bool) -> int:
@@ -15,12 +15,12 @@ def images_at_once(elements: int, on_gpu: bool) -> int:
     return max(1, 2 ** (22 if on_gpu else 20) // elements)
 
 
-def normalise(x: Tensor, rule: Rule) -> Tensor:
+def normalise(x: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W) -> y, the same shape, type and layout."""
     return _some_at_a_time(_normalised, rule, x)
 
 
-def gradient(x: Tensor, of_y: Tensor, rule: Rule) -> Tensor:
+def gradient(x: Tensor, of_y: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W), and the gradient of y -> that of x, as x is."""
     return _some_at_a_time(_gradient, rule, x, of_y)
 
@@ -59,11 +59,11 @@ def _denominator(x, rule):
     return window_sum(x * x, rule).mul_(rule.alpha).add_(rule.k)
 
 
-def window_sum(x: Tensor, rule: Rule) -> Tensor:
+def window_sum(x: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W) -> same: sums over the window around each value, fewer at the ends; one
     dimension of the window after the other. Overwrites x if there are two."""
     total = x.clone()
-    for number, dim in enumerate(rule.dims):
+    for number, dim in enumerate((1,) if rule.across_maps else (2, 3)):
         if number:
             x.copy_(total)
         for distance in range(1, min(rule.size // 2, x.shape[dim] - 1) + 1):

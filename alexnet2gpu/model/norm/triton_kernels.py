@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from alexnet2gpu.model.norm.rule import Rule
+from alexnet2gpu.config.layers import NormRule
 
 BLOCK = 1024  # elements
 
@@ -71,12 +71,12 @@ def _gradient(
     tl.store(of_x + i, value.to(of_x.dtype.element_ty), mask=inside)
 
 
-def normalise(x: Tensor, rule: Rule) -> Tensor:
+def normalise(x: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W), channels last in memory -> y, as x is."""
     return _launch(_normalise, rule, x)
 
 
-def gradient(x: Tensor, of_y: Tensor, rule: Rule) -> Tensor:
+def gradient(x: Tensor, of_y: Tensor, rule: NormRule) -> Tensor:
     """(B, C, H, W), channels last in memory, and the gradient of y -> that of x, as x is."""
     of_y = of_y.to(x.dtype).contiguous(memory_format=torch.channels_last)
     return _launch(_gradient, rule, x, of_y)

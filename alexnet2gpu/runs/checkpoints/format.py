@@ -11,7 +11,8 @@ The union of the tower files is the network; nothing is sliced, gathered or rena
 replica 0 write their own towers; every rank reads those that it holds. No random state is kept:
 what is drawn next depends on the seed and the step alone (seeds.py).
 
-saver.py writes checkpoints, resume.py chooses one to go on from.
+saver.py writes checkpoints, resume.py chooses one to go on from. Once there has been one, the run's
+run.json says so.
 """
 
 import io
@@ -52,7 +53,7 @@ class Progress:
     best: dict[str, int | float] | None = None
 
 
-def snapshot(model: AlexNet, optimizer: SGD2012) -> dict[str, memoryview]:
+def snapshot(model: AlexNet, optimizer: SGD2012) -> dict[str, bytes]:
     """The tower files of this rank, name -> content, as its towers are now."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     contents = {}
@@ -66,19 +67,19 @@ def snapshot(model: AlexNet, optimizer: SGD2012) -> dict[str, memoryview]:
             },
             buffer,
         )
-        contents[f"tower-{index}.pt"] = buffer.getbuffer()
+        contents[f"tower-{index}.pt"] = buffer.getvalue()
     return contents
 
 
-def newest(folder: Path) -> Path:
+def newest_checkpoint(folder: Path) -> Path:
     """The newest checkpoint of a run's directory, or of its `checkpoints`; one itself is that one.
 
     Raises: ValueError if there is none.
     """
-    for place in (folder, folder / "checkpoints"):
-        if (place / "state.json").is_file():
-            return place
-        found = sorted(place.glob("step-*/state.json"))
+    for within in (folder, folder / "checkpoints"):
+        if (within / "state.json").is_file():
+            return within
+        found = sorted(within.glob("step-*/state.json"))
         if found:
             return found[-1].parent
     raise ValueError(f"{folder}: there is no checkpoint in it")
@@ -107,28 +108,28 @@ def read_state(checkpoint: Path) -> dict:
     return state
 
 
-def check(checkpoint: Path, state: Mapping, towers: Iterable[int]) -> None:
-    """Compare the files of some towers with their checksums. Raises: Damaged."""
+def compare_checksums(checkpoint: Path, state: Mapping, towers: Iterable[int]) -> None:
+    """Of the files of some towers. Raises: Damaged."""
     for index in towers:
         try:
-            files.check(checkpoint / f"tower-{index}.pt", state["towers"][f"tower-{index}.pt"])
+            files.compare_checksum(checkpoint / f"tower-{index}.pt", state["towers"][f"tower-{index}.pt"])
         except (ValueError, LookupError, TypeError) as error:
             raise Damaged(str(error)) from None
 
 
-def read(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
-    """What `load` gives of some towers, after a look at their checksums.
+def read_towers(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
+    """What `load_towers` gives of some towers, after a look at their checksums.
 
     Raises: ValueError if a file is missing, was changed, or is of another network.
     """
     try:
-        check(checkpoint, read_state(checkpoint), towers)
+        compare_checksums(checkpoint, read_state(checkpoint), towers)
     except Damaged as error:
         raise ValueError(f"{checkpoint}: unreadable checkpoint: {error}: name another") from None
-    return load(checkpoint, network, towers)
+    return load_towers(checkpoint, network, towers)
 
 
-def load(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
+def load_towers(checkpoint: Path, network: Network, towers: Iterable[int]) -> dict[str, dict]:
     """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names.
 
     Raises: ValueError if a file is unreadable or of another network.
@@ -163,8 +164,19 @@ def _shapes(network, index):
 
 @torch.no_grad()
 def restore(content: dict[str, dict], model: AlexNet, optimizer: SGD2012 | None = None) -> None:
-    """Copy what `read` gave into the model and, if there is one, its optimizer."""
+    """Copy what `load_towers` gave into the model and, if there is one, its optimizer."""
     for name, parameter in model.named_parameters():
         parameter.copy_(content["weights"][name])
         if optimizer is not None:
             optimizer.state[parameter]["velocity"].copy_(content["velocity"][name])
+
+
+def note_saved(run: Path) -> None:
+    """Note that a run has had a checkpoint. Raises: OSError."""
+    if not has_saved(run):
+        files.write_whole(run / "run.json", files.seal({"saved": True}))
+
+
+def has_saved(run: Path) -> bool:
+    """Whether a run must have had a checkpoint."""
+    return (run / "run.json").exists()

@@ -1,7 +1,7 @@
 """Which checkpoint a run goes on from, and whether it is the same run still.
 
 The newest that is whole is taken. Those passed over are named, with the reason, and are set aside
-when the run starts (run.py): nothing is deleted. What a run must keep is its identity: the
+when the run starts (folder.py): nothing is deleted. What a run must keep is its identity: the
 network, how its steps are counted, and the images, as far as their number and their labels tell.
 All else may be changed, and is named too.
 """
@@ -12,10 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
-from alexnet2gpu.runs.checkpoints.format import Damaged, Progress
+from alexnet2gpu.runs.checkpoints.format import (
+    Damaged,
+    Progress,
+    compare_checksums,
+    has_saved,
+    load_towers,
+    read_state,
+)
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.config.network import Network
@@ -30,20 +36,22 @@ class Start:
 
     Attributes:
         progress: how far it had come.
-        place: the checkpoint to go on from; None: from the beginning.
+        checkpoint: the one to go on from; None: from the beginning.
         damaged: newer ones that are not whole.
         remarks: what a user should know, a line each.
+        towers: what `load_towers` gave of this rank's towers, until they are restored.
     """
 
     progress: Progress = field(default_factory=Progress)
-    place: Path | None = None
+    checkpoint: Path | None = None
     damaged: list[Path] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    towers: dict[str, dict] | None = None
 
-    def read(self, network: Network, towers: Iterable[int]) -> dict[str, dict] | None:
-        """What checkpoint.load gives of some towers, whose files `find` has checked; None if the
-        run starts from the beginning."""
-        return checkpoint.load(self.place, network, towers) if self.place else None
+    def load(self, network: Network, towers: Iterable[int]) -> None:
+        """Load a rank's towers, whose files `find_start` has checked. Raises: ValueError."""
+        if self.checkpoint:
+            self.towers = load_towers(self.checkpoint, network, towers)
 
 
 def about(config: Config, images: Images) -> dict:
@@ -53,7 +61,7 @@ def about(config: Config, images: Images) -> dict:
     return {"config": schema.plain(config), "images": training}
 
 
-def find(run: Path, config: Config, images: Images) -> Start:
+def find_start(run: Path, config: Config, images: Images) -> Start:
     """The newest whole checkpoint of a run; every tower's file is read. A run that was ended
     before its first one starts from the beginning.
 
@@ -61,20 +69,20 @@ def find(run: Path, config: Config, images: Images) -> Start:
         of another version.
     """
     start, now = Start(), about(config, images)
-    for place in sorted(run.glob("checkpoints/step-*"), reverse=True):
+    for found in sorted(run.glob("checkpoints/step-*"), reverse=True):
         try:
-            state = checkpoint.read_state(place)
-            changes = _compare(place, state, now)
-            checkpoint.check(place, state, range(config.model.towers))
+            state = read_state(found)
+            changes = _compare(found, state, now)
+            compare_checksums(found, state, range(config.model.towers))
             start.progress = schema.build(Progress, state["progress"])
         except Damaged as error:
-            start.damaged.append(place)
-            start.remarks.append(f"passed over {place}: {error}")
+            start.damaged.append(found)
+            start.remarks.append(f"passed over {found}: {error}")
             continue
         except (LookupError, schema.Problem) as error:
-            raise ValueError(f"{place / 'state.json'}: {error}") from None
-        start.place = place
-        start.remarks += [f"going on from {place}", *changes]
+            raise ValueError(f"{found / 'state.json'}: {error}") from None
+        start.checkpoint = found
+        start.remarks += [f"going on from {found}", *changes]
         return start
     if start.damaged:
         raise ValueError(f"no checkpoint is whole: {'; '.join(start.remarks)}: {ANEW}")
@@ -84,13 +92,6 @@ def find(run: Path, config: Config, images: Images) -> Start:
     return start
 
 
-def has_saved(folder: Path) -> bool:
-    """Whether a run must have had a checkpoint: the second evaluation is logged when that of the
-    first is written."""
-    metrics = folder / "metrics.jsonl"
-    return metrics.exists() and metrics.read_text(errors="replace").count('"top1_error"') > 1
-
-
 def check_agreement(steps: Sequence[int]) -> None:
     """Raises: ValueError if ranks did not all find the same checkpoint; `steps` are theirs."""
     if len(set(steps)) > 1:
@@ -98,7 +99,7 @@ def check_agreement(steps: Sequence[int]) -> None:
                          "disk that all machines share")  # fmt: skip
 
 
-def _compare(place, state, now):
+def _compare(checkpoint, state, now):
     """What is not as it was, a line each. Raises: ValueError if it is another run."""
     before, after = _flat(_part(state, "config")), _flat(now["config"])
     keys = list(dict.fromkeys([*after, *before]))
@@ -109,7 +110,7 @@ def _compare(place, state, now):
     others += [f"{key} of training images" for key, value in now["images"].items()
                if _part(state, "images").get(key) != value]  # fmt: skip
     if others:
-        raise ValueError(f"{place} was made with another {others[0]}: start a new run, or undo "
+        raise ValueError(f"{checkpoint} was made with another {others[0]}: start a new run, or undo "
                          "the change")  # fmt: skip
     return list(changes.values())
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints (checkpoint.py), in the background, and keeping some of them.
+"""Writing checkpoints (format.py), in the background, and keeping some of them.
 
 What a rank's towers are at that moment is copied into memory; a thread writes the copy while
 training goes on. A checkpoint is written beside its place, flushed to the disk and then renamed:
@@ -22,39 +22,43 @@ import numpy as np
 import torch
 
 from alexnet2gpu import __version__
-from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.faults import files
-from alexnet2gpu.runs.checkpoints.format import Progress
+from alexnet2gpu.runs.checkpoints.format import FORMAT, Progress, note_saved, read_state, snapshot
+from alexnet2gpu.runs.folder import Run
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
 
 
-PATIENCE = 240  # seconds, with a disk, if all wait for it; less than ranks.TIMEOUT
-LEAVE = 20  # seconds, with a disk, after an error
+SAVE_PATIENCE = 240  # seconds, with a disk, if all wait for it; less than groups.TIMEOUT
+SAVE_LEAVE = 20  # seconds, with a disk, after an error
 
 
 class Saver:
     """Of one rank, for one start of a run, as a context manager.
 
     Args:
-        folder: where checkpoints lie.
+        run: whose checkpoints these are; its metrics are on the disk before one has its name.
         grid: the ranks of replica 0 write their towers, rank 0 makes checkpoints of them.
         config: `train.keep` of the newest checkpoints stay, besides the best.
         about: what else state.json says (resume.py).
         attempt: a word that the ranks of this start share, so that ranks of an earlier one that
             are still writing do no harm; nor, with a number, does the save before.
-        before: called before a checkpoint gets its name, by the thread.
         tick: called now and then while waiting.
     """
 
     def __init__(
-        self, folder: Path, grid: Grid, config: Config, about: Mapping, attempt: str,
-        before: Callable[[], None], tick: Callable[[], None],
-    ):  # fmt: skip
-        self.folder, self.about, self.attempt = folder, about, attempt
-        self.before, self.tick, self.keep = before, tick, config.train.keep
+        self,
+        run: Run,
+        grid: Grid,
+        config: Config,
+        about: Mapping,
+        attempt: str,
+        tick: Callable[[], None],
+    ):
+        self.run, self.about, self.attempt = run, about, attempt
+        self.folder, self.tick, self.keep = run.checkpoints, tick, config.train.keep
         self.writes = grid.replica == 0
         self.towers = config.model.towers if grid.rank == 0 else None
         self.task: Future | None = None
@@ -67,7 +71,7 @@ class Saver:
     def __exit__(self, *error):
         self.over.set()  # after an error, ranks that are waited for may never come
         if self.task is not None:
-            wait([self.task], timeout=LEAVE)
+            wait([self.task], timeout=SAVE_LEAVE)
 
     def save(self, progress: Progress, model: AlexNet, optimizer: SGD2012) -> None:
         """Begin to write a checkpoint, once the one before is written. Every rank calls it.
@@ -77,34 +81,35 @@ class Saver:
         self.wait()
         self.saves += 1  # as on all ranks: a step may be saved twice, without and with evaluation
         if self.writes:
-            contents = checkpoint.snapshot(model, optimizer)
+            contents = snapshot(model, optimizer)
             now = replace(progress)
             state = {"progress": asdict(now), **self.about}
             attempt = f"{self.attempt}-{self.saves}"
             self.task = _begin(partial(self._write, contents, now, state, attempt))
 
-    def look(self) -> None:
+    def raise_if_failed(self) -> None:
         """Raises: OSError or ValueError, if writing has met one."""
         if self.task is not None and self.task.done():
             done, self.task = self.task, None
             done.result()
 
     def wait(self) -> None:
-        """Return when this rank has written what it began. Raises: OSError, as `look`, and if the
+        """Return when this rank has written what it began. Raises: OSError, as `raise_if_failed`, and if the
         disk does not get on."""
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + SAVE_PATIENCE
         while self.task is not None:
             wait([self.task], timeout=1)
             self.tick()
-            self.look()
+            self.raise_if_failed()
             if self.task is not None and time.monotonic() > until:
-                raise OSError(f"{self.folder}: no checkpoint could be written in {PATIENCE} s: "
+                raise OSError(f"{self.folder}: no checkpoint could be written in {SAVE_PATIENCE} s: "
                               "the disk does not answer")  # fmt: skip
 
     def _write(self, contents, progress, state, attempt):
-        self.before()
+        self.run.flush()
         write(self.folder, progress.step, state, contents, attempt, self.towers, self.over)
         if self.towers is not None:
+            note_saved(self.run.folder)
             prune(self.folder, self.keep, progress.best)
 
 
@@ -124,7 +129,7 @@ def _begin(function):
 
 
 def write(
-    folder: Path, step: int, state: Mapping, contents: Mapping[str, memoryview], attempt: str,
+    folder: Path, step: int, state: Mapping, contents: Mapping[str, bytes], attempt: str,
     towers: int | None, over: threading.Event,
 ) -> None:  # fmt: skip
     """Write some towers' files; the rank that is told the number of `towers` waits until all are
@@ -143,10 +148,10 @@ def write(
         if towers is not None:
             names = [f"tower-{index}.pt" for index in range(towers)]
             sums = {name: _await(partial / name, over) for name in names}
-            state = {"format": checkpoint.FORMAT, **state, "versions": versions(), "towers": sums}
+            state = {"format": FORMAT, **state, "versions": versions(), "towers": sums}
             _put(state, partial, final)
     except OSError:
-        for name in contents:  # other ranks have theirs there; run.py removes what is left
+        for name in contents:  # other ranks have theirs there; folder.py removes what is left
             (partial / name).unlink(missing_ok=True)
             _note(partial / name).unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -174,7 +179,7 @@ def _put(state, partial, final):
     """Make a checkpoint of the parts. If there is one of the same step, which was not evaluated
     yet, it has the same towers, and gets another state."""
     if (final / "state.json").exists():
-        state = {**state, "towers": checkpoint.read_state(final)["towers"]}
+        state = {**state, "towers": read_state(final)["towers"]}
         files.write_whole(final / "state.json", files.seal(state))
         shutil.rmtree(partial)
     else:
@@ -193,11 +198,11 @@ def versions() -> dict[str, str]:
 def prune(folder: Path, keep: int, best: Mapping | None) -> None:
     """Remove all but the `keep` newest checkpoints and the best, to which `best` then leads."""
     good = f"step-{best['step']:08.0f}" if best else None
-    for place in sorted(folder.glob("step-*"))[:-keep]:
-        if place.name != good:
+    for old in sorted(folder.glob("step-*"))[:-keep]:
+        if old.name != good:
             with contextlib.suppress(OSError):  # in use by somebody: the next time
-                (place / "state.json").unlink(missing_ok=True)  # first: now it is no checkpoint
-                shutil.rmtree(place)
+                (old / "state.json").unlink(missing_ok=True)  # first: now it is no checkpoint
+                shutil.rmtree(old)
     if good and (folder / good).exists():
         with contextlib.suppress(OSError):  # some file systems have no links: a convenience
             new = folder / ".best"

@@ -1,0 +1,73 @@
+"""What a rank finds out alone, before any waits for another: all come to the same plan, or mistake.
+
+Everything that a user can get wrong is looked for here; what takes minutes is done here too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.data.batches import check_batch
+from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.prepare import find_statistics
+from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.memory.plan import check_memory
+from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.runs.checkpoints.resume import Start, find_start
+from alexnet2gpu.runs.evaluate import check_images
+from alexnet2gpu.runs.folder import begun_before, check_folder
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run to be done.
+
+    config   of the run
+    grid     this rank among all
+    images   to train on
+    test     to evaluate on
+    start    where it starts
+    folder   of the run; None: rank 0 takes a new one, called `name`
+    name     of the config and the mode
+    """
+
+    config: Config
+    grid: Grid
+    images: Images
+    test: Images
+    start: Start
+    folder: Path | None
+    name: str
+
+
+def make_plan(
+    file: str | None, overrides: Sequence[str], split: bool, ddp: bool, out: str | None, resume: bool
+) -> Plan:
+    """The plan of a command line; a run that torchrun has started anew goes on by itself.
+
+    Args:
+        file: --config; by default that of the run that goes on, or configs/quick.yaml.
+        overrides: each --set.
+        split, ddp: the mode.
+        out, resume: --out, --resume.
+
+    Raises: ValueError or OSError, whatever is wrong.
+    """
+    mode = "-".join(["split"] * split + ["ddp"] * ddp) or "single"
+    begun = begun_before()
+    goes_on = resume or begun is not None
+    folder = begun or check_folder(out, resume)
+    default = folder / "config.yaml" if goes_on else "configs/quick.yaml"
+    config = load_config(file or default, overrides)
+    grid = grid_of(config.model.towers, split, ddp)
+    check_memory(config, grid)
+    images, test = load_images(config.data, config.model)
+    check_batch(config.train.batch, grid.replicas, len(images))
+    check_images(test, grid.replicas)
+    start = find_start(folder, config, images) if goes_on else Start()
+    start.load(config.model, grid.towers)
+    find_statistics(images, config.data)
+    name = f"{Path(file or 'quick').stem}-{mode}"
+    return Plan(config, grid, images, test, start, folder, name)

@@ -1,0 +1,67 @@
+"""What the programs of launch/ share: the way to the package, a parser, and options.
+
+Importing this makes a fresh clone work from anywhere, installed or not: torchrun puts launch/ on
+the path, and this puts the repository there.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+SHARED = {
+    "--config": {"metavar": "FILE"},
+    "--data": {"metavar": "DIR", "help": "where the images are (data.dir)"},
+    "--split-model": {"action": "store_true", "help": "the towers of a replica over several ranks"},
+    "--ddp": {"action": "store_true", "help": "several replicas, each with its share of the images"},
+    "--set": {
+        "metavar": "KEY.PATH=VALUE",
+        "action": "append",
+        "default": [],
+        "help": "change a key of the config; any number of times",
+    },
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a program's arguments. Complaints are ValueErrors, so that they too are printed once.
+
+    Args:
+        name: of the program.
+        doc: its docstring, of which the first line is shown.
+        shared: names of SHARED options that it takes.
+    """
+
+    def __init__(self, name: str, doc: str, *shared: str):
+        super().__init__(prog=name, description=doc.split("\n")[0])
+        for option in shared:
+            self.share(option)
+
+    def share(self, option: str, **changes) -> None:
+        """Take a SHARED option, with another default or help."""
+        self.add_argument(option, **(SHARED[option] | changes))
+
+    def share_config(self, default: str) -> None:
+        """Take --config, which has a `default`."""
+        self.share("--config", default=default, help=f"default: {default}")
+
+    def error(self, message):
+        """Raises: ValueError, instead of printing the usage on every rank."""
+        raise ValueError(f"{message} ({self.prog} --help lists the options)")
+
+    def parse_args(self, args=None, namespace=None):
+        """As ever; and `--data DIR` is one more `--set data.dir=DIR`, where both are there, in
+        quotes since those values are YAML."""
+        parsed = super().parse_args(args, namespace)
+        if getattr(parsed, "data", None) is not None and hasattr(parsed, "set"):
+            parsed.set.append(f"data.dir={json.dumps(str(Path(parsed.data).resolve()))}")
+        return parsed
+
+
+def device():
+    """The first GPU, or the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
