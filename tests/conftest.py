@@ -26,7 +26,7 @@ import scenes  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.append(str(REPOSITORY / "launch"))  # for options.py, as when one of them is started
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "launch")]  # as python -m and programs have it
 PATIENCE = 60  # seconds
 
 
@@ -104,8 +104,7 @@ class Pool:
             if time.monotonic() > deadline:
                 self.close()
                 pytest.fail(
-                    f"after {PATIENCE} s only ranks {sorted(answers)} of {ranks} have answered: "
-                    "a deadlock?"
+                    f"after {PATIENCE} s only ranks {sorted(answers)} of {ranks} have answered: a deadlock?"
                 )
         return [answers[rank] for rank in range(ranks)]
 
@@ -151,10 +150,10 @@ def no_processes(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: None)
 
 
-def program(name, folder="launch"):
-    """A program of launch/ or bench/ as a module, found by its path as torchrun finds it."""
-    file = REPOSITORY / folder / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"{folder}_{name}", file)
+def program(name):
+    """A program of launch/ as a module, found by its path as torchrun finds it."""
+    file = REPOSITORY / "launch" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"launch_{name}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -171,9 +170,7 @@ def train(*arguments):
 
 def metrics(folder, key):
     """Step -> value of `key`, from the lines of a run's metrics.jsonl that have it."""
-    lines = [
-        json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()
-    ]
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
     return {line["step"]: line[key] for line in lines if key in line}
 
 

@@ -2,9 +2,9 @@
 known, options go together."""
 
 from alexnet2gpu.config.layers import Conv, Linear
-from alexnet2gpu.config.text import shape_text
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.config.schema import Problem
+from alexnet2gpu.config.text import shape_text
 
 
 def check(config) -> None:

@@ -36,9 +36,7 @@ class Data:
     threads     of a rank, to cut crops or to decode JPEG, ahead of the steps
     """
 
-    name: Literal[
-        "fashion-mnist-sample", "fashion-mnist", "cifar-10", "folder", "arrays", "synthetic"
-    ]
+    name: Literal["fashion-mnist-sample", "fashion-mnist", "cifar-10", "folder", "arrays", "synthetic"]
     dir: str | None = None
     store: Literal["raw", "jpeg"] = "raw"
     size: int = bounded(256, least=1, most=2**16)

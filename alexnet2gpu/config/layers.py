@@ -215,8 +215,17 @@ class Flatten(Layer):
 
 
 Layer.kinds = dict(
-    conv=Conv, linear=Linear, relu=Relu, tanh=Tanh, sigmoid=Sigmoid, lrn=Lrn, map_norm=MapNorm,
-    max_pool=MaxPool, avg_pool=AvgPool, dropout=Dropout, flatten=Flatten,
+    conv=Conv,
+    linear=Linear,
+    relu=Relu,
+    tanh=Tanh,
+    sigmoid=Sigmoid,
+    lrn=Lrn,
+    map_norm=MapNorm,
+    max_pool=MaxPool,
+    avg_pool=AvgPool,
+    dropout=Dropout,
+    flatten=Flatten,
 )
 
 
@@ -229,7 +238,6 @@ def _three(shape):
 def _share(out, towers):
     if out % towers:
         raise ValueError(
-            f"{out} outputs do not divide by {towers} towers: make `out` a multiple, "
-            "or change model.towers"
+            f"{out} outputs do not divide by {towers} towers: make `out` a multiple, or change model.towers"
         )
     return out // towers

@@ -52,15 +52,7 @@ def trace(network: Network) -> list[Row]:
             biases = gives[0] if weights else 0
             adds = math.prod(weights) * math.prod(gives[1:]) if weights else 0
             rows.append(
-                Row(
-                    stage,
-                    name,
-                    layer,
-                    shape,
-                    gives,
-                    math.prod(weights) + biases if weights else 0,
-                    adds,
-                )
+                Row(stage, name, layer, shape, gives, math.prod(weights) + biases if weights else 0, adds)
             )
             shape = gives
         shape = (network.towers * shape[0], *shape[1:])  # the exchange: all towers' channels
@@ -71,8 +63,7 @@ def totals(network: Network) -> tuple[int, int]:
     """Parameters, and multiply-adds of one image, of all towers together."""
     rows = trace(network)
     return tuple(
-        network.towers * sum(getattr(row, key) for row in rows)
-        for key in ("parameters", "multiply_adds")
+        network.towers * sum(getattr(row, key) for row in rows) for key in ("parameters", "multiply_adds")
     )
 
 

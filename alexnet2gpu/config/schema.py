@@ -53,9 +53,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
 
@@ -74,9 +72,7 @@ def assign(tree: dict, assignment: str) -> str:
     """
     key, equals, value = assignment.partition("=")
     if not equals or not all(key.split(".")):
-        raise Problem(
-            "", f"{assignment!r} is not of the form key.path=value, as in train.epochs=3"
-        )
+        raise Problem("", f"{assignment!r} is not of the form key.path=value, as in train.epochs=3")
     put(tree, key, value=read(value))
     return key
 
@@ -103,9 +99,7 @@ def put(tree: dict, key: str, value: Any) -> None:
         raise Problem(key, f"there is nothing at {key}")
 
 
-def build(
-    kind: Any, value: Any, key: str = "", bounds: typing.Mapping = types.MappingProxyType({})
-) -> Any:
+def build(kind: Any, value: Any, key: str = "", bounds: typing.Mapping = types.MappingProxyType({})) -> Any:
     """Turn a parsed `value` into an instance of the type `kind`. Raises: Problem."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
@@ -118,9 +112,7 @@ def build(
         _expect(isinstance(value, list | tuple), value, "a list", key)
         inner = [parts[0]] * len(value) if parts[-1] is ... else parts
         _expect(len(value) == len(inner), value, f"a list of {len(inner)}", key)
-        return tuple(
-            build(t, v, f"{key}.{i}", bounds) for i, (t, v) in enumerate(zip(inner, value))
-        )
+        return tuple(build(t, v, f"{key}.{i}", bounds) for i, (t, v) in enumerate(zip(inner, value)))
     if origin is dict:
         _expect(
             isinstance(value, dict) and all(isinstance(k, str) for k in value),
@@ -177,20 +169,13 @@ def _build_dataclass(kind, value, key):
     for name in value:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
-            hint = (
-                f"did you mean {close[0]}?"
-                if close
-                else f"known here: {', '.join(known) or 'no keys'}"
-            )
+            hint = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known) or 'no keys'}"
             raise Problem(f"{path}{name}", f"unknown key; {hint}")
     for name, f in known.items():
         if name not in value and f.default is MISSING and f.default_factory is MISSING:
             raise Problem(f"{path}{name}", "is missing")
     return kind(
-        **{
-            name: build(hints[name], v, f"{path}{name}", known[name].metadata)
-            for name, v in value.items()
-        }
+        **{name: build(hints[name], v, f"{path}{name}", known[name].metadata) for name, v in value.items()}
     )
 
 

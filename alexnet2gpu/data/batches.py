@@ -15,17 +15,15 @@ from torch import Tensor
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.crops import Corners
+from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
-from alexnet2gpu.data.epoch import draw_epoch
 
 
 class TrainBatches:
     """The training batches of one replica."""
 
-    def __init__(
-        self, images: Images, config: Config, prepare: Preparation, replica: int, replicas: int
-    ):
+    def __init__(self, images: Images, config: Config, prepare: Preparation, replica: int, replicas: int):
         self.images, self.config, self.prepare = images, config, prepare
         self.replica, self.share = replica, config.train.batch // replicas
         self.steps = len(images) // config.train.batch  # in an epoch
@@ -35,9 +33,7 @@ class TrainBatches:
         data, train, prepare = self.config.data, self.config.train, self.prepare
         table = draw_epoch(train.seed, epoch, self.images.pixels.shape, prepare.crop, data.flip)
         strength = self.config.colour_in(epoch)
-        starts = [
-            step * train.batch + self.replica * self.share for step in range(first, self.steps)
-        ]
+        starts = [step * train.batch + self.replica * self.share for step in range(first, self.steps)]
         chosen = [table.order[start : start + self.share] for start in starts]
         corners = (Corners(some, table.top[some], table.left[some]) for some in chosen)
         crops = prepare.cut(self.images, corners)
@@ -49,13 +45,9 @@ class TrainBatches:
 def check_batch(batch: int, replicas: int, images: int) -> None:
     """Raises: ValueError if the global batch does not suit the replicas or the images."""
     if batch % replicas:
-        raise ValueError(
-            f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple"
-        )
+        raise ValueError(f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple")
     if batch > images:
-        raise ValueError(
-            f"train.batch {batch} is more than the {images} training images: make it smaller"
-        )
+        raise ValueError(f"train.batch {batch} is more than the {images} training images: make it smaller")
 
 
 class EvaluationBatches:
@@ -72,9 +64,8 @@ class EvaluationBatches:
     """
 
     def __init__(
-        self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int,
-        views: int = 1,
-    ):  # fmt: skip
+        self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int, views: int = 1
+    ):
         self.images, self.prepare, self.views = images, prepare, views
         self.chosen = np.arange(replica, len(images), replicas)
         self.at_once = max(1, size // views)  # images

@@ -52,9 +52,8 @@ def _plain(pixels):
 
 
 def each_cut(
-    images: Images, batches: Iterable[Corners], crop: int, threads: int,
-    stream: torch.cuda.Stream | None,
-) -> Iterator[Tensor]:  # fmt: skip
+    images: Images, batches: Iterable[Corners], crop: int, threads: int, stream: torch.cuda.Stream | None
+) -> Iterator[Tensor]:
     """The crops (B, crop, crop, C) uint8 of each of `batches`, in order, cut ahead of time: on
     the GPU of the stream, or on the CPU, where what is given holds until the next is asked for."""
     pool = ThreadPoolExecutor(threads, "crops")

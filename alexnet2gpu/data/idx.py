@@ -10,9 +10,7 @@ import numpy as np
 from alexnet2gpu.data.images import Images
 
 LARGEST = 2**32  # bytes; MNIST has 47 million
-FILES = [
-    f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
-]
+FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
 def read_idx(file: Path) -> np.ndarray:
@@ -47,10 +45,7 @@ def read_folder(folder: Path) -> tuple[Images, Images]:
     for name in FILES:
         places = [folder / "FashionMNIST" / "raw" / name, folder / name]
         found = [
-            file
-            for place in places
-            for file in (place, place.with_name(name + ".gz"))
-            if file.is_file()
+            file for place in places for file in (place, place.with_name(name + ".gz")) if file.is_file()
         ]
         if not found:
             raise ValueError(f"--data {folder}: no {name} or {name}.gz in it")

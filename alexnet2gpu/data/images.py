@@ -33,9 +33,7 @@ class Images:
     def __post_init__(self):
         pixels, labels = self.pixels, self.labels
         if len(pixels.shape) != 4 or pixels.dtype != np.uint8:
-            raise ValueError(
-                f"images should be uint8 (N, H, W, C), not {pixels.dtype} {pixels.shape}"
-            )
+            raise ValueError(f"images should be uint8 (N, H, W, C), not {pixels.dtype} {pixels.shape}")
         if len(self) == 0:
             raise ValueError("there are no images")
         if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
@@ -44,9 +42,7 @@ class Images:
                 f"not {labels.dtype} {labels.shape}"
             )
         if labels.min() < 0 or labels.max() >= self.classes:
-            raise ValueError(
-                f"labels from {labels.min()} to {labels.max()}, with {self.classes} classes"
-            )
+            raise ValueError(f"labels from {labels.min()} to {labels.max()}, with {self.classes} classes")
         for name, shape in (("mean", pixels.shape[1:]), ("covariance", pixels.shape[3:] * 2)):
             known = getattr(self, name)
             if known is not None and known.shape != shape:

@@ -64,9 +64,12 @@ class Preparation:
         return each_cut(images, batches, self.crop, self.threads, self.stream)
 
     def __call__(
-        self, pixels: Tensor, flip: np.ndarray | None = None, colour: np.ndarray | None = None,
+        self,
+        pixels: Tensor,
+        flip: np.ndarray | None = None,
+        colour: np.ndarray | None = None,
         strength: float = 0,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         """(B, crop, crop, C) uint8 -> (B, C, H, W) float, both on the device, both with channels
         last in memory.
 

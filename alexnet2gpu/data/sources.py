@@ -21,14 +21,14 @@ from pathlib import Path
 import numpy as np
 
 from alexnet2gpu.config.keys import Data
+from alexnet2gpu.config.network import Network
+from alexnet2gpu.config.text import shape_text
 from alexnet2gpu.data import idx
+from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack import packing
 from alexnet2gpu.data.pack.growth import Form
-from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack.layout import is_pack, pack_of, read_pack
 from alexnet2gpu.data.pack.photographs import classes_of
-from alexnet2gpu.config.text import shape_text
-from alexnet2gpu.config.network import Network
 
 SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
 DOWNLOADS = Path("~/.cache/alexnet2gpu")
@@ -156,8 +156,9 @@ def _arrays(data, network):
             arrays[name] = arrays[name].astype(np.int64)
     classes = 1 + max(int(arrays[f"{part}_labels"].max(initial=0)) for part in ("train", "test"))
     try:
-        return tuple(Images(arrays[f"{part}_images"], arrays[f"{part}_labels"], classes)
-                     for part in ("train", "test"))
+        return tuple(
+            Images(arrays[f"{part}_images"], arrays[f"{part}_labels"], classes) for part in ("train", "test")
+        )
     except ValueError as error:
         raise ValueError(f"--data {data.dir}: {error}") from None
 
@@ -187,9 +188,7 @@ def _check(shape, classes, data, network):
     side = data.resize or crop
     who = f"data.name {data.name}: images"
     if channels != network.input[0]:
-        raise ValueError(
-            f"{who} have {channels} channels, but model.input says {network.input[0]}"
-        )
+        raise ValueError(f"{who} have {channels} channels, but model.input says {network.input[0]}")
     fits = crop <= min(height, width) and (data.crop or height == width)
     if not fits or (side, side) != network.input[1:]:
         raise ValueError(

@@ -24,10 +24,10 @@ import time
 import traceback
 
 from alexnet2gpu.faults import processes
-from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.ranks.store import store
 from alexnet2gpu.faults.mistakes import LAUNCHER, one_line
 from alexnet2gpu.faults.verdict import VERDICT
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.store import store
 
 EVERY = 1.0  # seconds between two words
 SILENT = 15.0  # seconds
@@ -91,8 +91,7 @@ class Watch:
         mistake = isinstance(error, ValueError | OSError)
         expected = mistake or isinstance(error, FloatingPointError | KeyboardInterrupt)
         status = 2 if mistake else 130 if kind is KeyboardInterrupt else 1
-        report = "" if expected or processes.of_memory(error) else "".join(
-            traceback.format_exception(error))  # fmt: skip
+        report = "" if expected or processes.of_memory(error) else "".join(traceback.format_exception(error))
         if self.grid.world == 1:
             _say(one_line(error), report)
             raise SystemExit(status) from None
@@ -118,8 +117,12 @@ class Watch:
         last = time.monotonic()
         while True:
             ended = self.over.wait(EVERY if word["count"] else 0)
-            word |= {"count": word["count"] + 1, "done": ended, "ticks": self.ticks,
-                     "place": processes.place()}  # fmt: skip
+            word |= {
+                "count": word["count"] + 1,
+                "done": ended,
+                "ticks": self.ticks,
+                "place": processes.place(),
+            }
             try:
                 self.store.set(str(self.grid.rank), json.dumps(word))
                 if ended:
@@ -152,8 +155,11 @@ class Watch:
             if silent > SILENT / 3 and processes.gone(word):  # had it raised, it would have said so
                 self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
             if silent > SILENT:
-                self._give_up(f"{_name(rank, word)} has not answered for {SILENT:.0f} s: stopped, "
-                              "or its machine is gone", 1)  # fmt: skip
+                self._give_up(
+                    f"{_name(rank, word)} has not answered for {SILENT:.0f} s: stopped, "
+                    "or its machine is gone",
+                    1,
+                )
 
     def _look_at_the_clock(self):
         """What is seen without the store. Alone, a rank is never stuck, only slow."""

@@ -12,9 +12,7 @@ from alexnet2gpu.figures.page import OTHER, RIGHT, picture, pyplot, save, short
 NAMED = 30  # classes whose names still fit the axes of the matrix of confusions
 
 
-def draw(
-    images: Images, chosen: Sequence[int], probabilities: np.ndarray, file: Path
-) -> None:
+def draw(images: Images, chosen: Sequence[int], probabilities: np.ndarray, file: Path) -> None:
     """Each chosen image under the name of its class, and below it the five likeliest classes with
     their probabilities as bars, the true one in another colour.
 
@@ -25,9 +23,13 @@ def draw(
     across = min(4, len(chosen))
     down = -(-len(chosen) // across)
     figure, grid = plt.subplots(
-        2 * down, across, figsize=(2.7 * across, 4.3 * down + 0.4), layout="constrained",
-        height_ratios=[2.4, 1.4] * down, squeeze=False,
-    )  # fmt: skip
+        2 * down,
+        across,
+        figsize=(2.7 * across, 4.3 * down + 0.4),
+        layout="constrained",
+        height_ratios=[2.4, 1.4] * down,
+        squeeze=False,
+    )
     for axes in grid.flat:
         axes.set_axis_off()
     for number, image in enumerate(chosen):
@@ -38,8 +40,7 @@ def draw(
         above.set_title(short(name_of(images, label), 28), fontsize=10)
         _bars(below, images, label, probabilities[image])
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (RIGHT, OTHER)]
-    figure.legend(handles, ["the true class", "another"], loc="outside lower center", ncols=2,
-                  frameon=False)  # fmt: skip
+    figure.legend(handles, ["the true class", "another"], loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("Validation images, and the probabilities of the five likeliest classes")
     save(figure, file)
 
@@ -89,8 +90,9 @@ def draw_confusion(counts: np.ndarray, images: Images, file: Path) -> None:
     plt = pyplot()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, (axes, beside) = plt.subplots(1, 2, figsize=(11.5, 7), layout="constrained",
-                                          width_ratios=[2.7, 1])  # fmt: skip
+    figure, (axes, beside) = plt.subplots(
+        1, 2, figsize=(11.5, 7), layout="constrained", width_ratios=[2.7, 1]
+    )
     shown = axes.imshow(100 * shares, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     figure.colorbar(shown, ax=axes, label="% of the true class's images", shrink=0.7)
     axes.set_xlabel("answer")

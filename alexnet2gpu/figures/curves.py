@@ -49,13 +49,11 @@ def draw(histories: Mapping[str, History], file: Path) -> None:
         colour = f"C{number}" if count <= 10 else plt.get_cmap("turbo")(number / count)
         wide = 1 + (count - 1 - number) / count
         above.plot(*history.get("loss", NOTHING), color=colour, linewidth=0.7 * wide)
-        above.plot(*history.get("test_loss", NOTHING), color=colour, linewidth=1.6 * wide,
-                   **TOP1)  # fmt: skip
+        above.plot(*history.get("test_loss", NOTHING), color=colour, linewidth=1.6 * wide, **TOP1)
         below.plot([], [], color=colour, linewidth=3, label=short(name, 32))
         for key, look in (("top1_error", TOP1), ("top5_error", TOP5)):
             steps, errors = history.get(key, NOTHING)
-            below.plot(steps, [100 * error for error in errors], color=colour,
-                       linewidth=1.6 * wide, **look)  # fmt: skip
+            below.plot(steps, [100 * error for error in errors], color=colour, linewidth=1.6 * wide, **look)
     above.set_ylabel("loss: cross-entropy, nats an image")
     below.set_ylabel("error on validation images, %")
     below.set_xlabel("step")

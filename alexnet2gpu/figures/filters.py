@@ -81,8 +81,7 @@ def draw(kernels: Sequence[Tensor], shares: Sequence[float] | None, file: Path) 
     scaled = [(weight - least) / max(most - least, 1e-12) for weight in kernels]
     tiles = [_tiled(weight.permute(0, 2, 3, 1).numpy()) for weight in scaled]
     height = sum(9 * len(tile) / tile.shape[1] + 0.35 for tile in tiles)
-    figure, grid = plt.subplots(len(tiles), figsize=(9.2, height + 0.4), layout="constrained",
-                                squeeze=False)  # fmt: skip
+    figure, grid = plt.subplots(len(tiles), figsize=(9.2, height + 0.4), layout="constrained", squeeze=False)
     for tower, (axes, tile) in enumerate(zip(grid[:, 0], tiles)):
         axes.imshow(tile, interpolation="nearest")
         axes.set_axis_off()
@@ -91,8 +90,11 @@ def draw(kernels: Sequence[Tensor], shares: Sequence[float] | None, file: Path) 
             words = f"{shares[tower]:.0%} of the weights' energy is colour (untrained: 67%)"
             axes.set_title(words, loc="right", fontsize=10)
     count, (_, _, side, _) = sum(map(len, kernels)), kernels[0].shape
-    figure.suptitle(f"{count} kernels of the first layer, {side}×{side} pixels: weights from "
-                    f"{least:.3g} (black) to {most:.3g} (white)", fontsize=11)  # fmt: skip
+    figure.suptitle(
+        f"{count} kernels of the first layer, {side}×{side} pixels: weights from "
+        f"{least:.3g} (black) to {most:.3g} (white)",
+        fontsize=11,
+    )
     save(figure, file)
 
 

@@ -58,9 +58,7 @@ def _measured_parts(row):
     return parts | {"not told apart": most["peak"] - sum(parts.values())}
 
 
-def draw_timeline(
-    title: str, expected: Prediction, measured: Sequence[Sequence], file: Path
-) -> None:
+def draw_timeline(title: str, expected: Prediction, measured: Sequence[Sequence], file: Path) -> None:
     """A step from left to right, place by place, each at its worst, in MiB: stacked as predicted,
     a panel for each rank of `measured` with its own moments as a line; one panel if there are
     none."""
@@ -68,12 +66,13 @@ def draw_timeline(
     panels = max(1, len(measured))
     places = [moment.place for moment in expected.moments]
     figure, grid = plt.subplots(
-        panels, figsize=(max(12, 0.19 * len(places)), 3.6 * panels + 1.4), layout="constrained",
-        sharex=True, squeeze=False,
-    )  # fmt: skip
-    stack = [
-        [moment.parts.get(kind, 0) / MIB for moment in expected.moments] for kind in COLOURS
-    ]
+        panels,
+        figsize=(max(12, 0.19 * len(places)), 3.6 * panels + 1.4),
+        layout="constrained",
+        sharex=True,
+        squeeze=False,
+    )
+    stack = [[moment.parts.get(kind, 0) / MIB for moment in expected.moments] for kind in COLOURS]
     for rank, axes in enumerate(grid[:, 0]):
         edges = range(len(places))
         axes.stackplot(edges, stack, colors=list(COLOURS.values()), step="mid")
@@ -105,5 +104,6 @@ def _legend(plt, axes, kinds, measured):
     if measured:
         handles.append(plt.Line2D([], [], color="black", linewidth=2))
         labels.append("measured")
-    axes.legend(handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="upper left",
-                bbox_to_anchor=(1.0, 1.0))
+    axes.legend(
+        handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )

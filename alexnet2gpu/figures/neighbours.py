@@ -71,9 +71,8 @@ def find(
 
 
 def draw(
-    images: Images, chosen: Sequence[int], train: Images, near: np.ndarray, distances: np.ndarray,
-    file: Path,
-) -> None:  # fmt: skip
+    images: Images, chosen: Sequence[int], train: Images, near: np.ndarray, distances: np.ndarray, file: Path
+) -> None:
     """Each of n chosen images, and beside it the training images nearest to it, with their classes
     and distances; names in another colour where the class is the same.
 
@@ -84,9 +83,13 @@ def draw(
     plt = pyplot()
     down, across = len(chosen), near.shape[1] + 2  # the second column is a gap
     figure, grid = plt.subplots(
-        down, across, figsize=(1.55 * (across - 0.7), 1.95 * down + 0.6), layout="constrained",
-        width_ratios=[1, 0.15] + [1] * (across - 2), squeeze=False,
-    )  # fmt: skip
+        down,
+        across,
+        figsize=(1.55 * (across - 0.7), 1.95 * down + 0.6),
+        layout="constrained",
+        width_ratios=[1, 0.15] + [1] * (across - 2),
+        squeeze=False,
+    )
     for axes in grid.flat:
         axes.set_axis_off()
     for row, image in zip(range(down), chosen):
@@ -96,9 +99,12 @@ def draw(
             same = int(train.labels[other]) == label
             words = f"at {distance:#.3g}"
             _titled(grid[row, column + 2], train, int(other), words, RIGHT if same else "black")
-    figure.suptitle("Validation images, and the training images nearest to them by Euclidean "
-                    "distance in the last hidden layer\n(where the class is the same, its name is "
-                    "coloured)", fontsize=11)  # fmt: skip
+    figure.suptitle(
+        "Validation images, and the training images nearest to them by Euclidean "
+        "distance in the last hidden layer\n(where the class is the same, its name is "
+        "coloured)",
+        fontsize=11,
+    )
     save(figure, file)
 
 

@@ -18,16 +18,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.predicted.step import Prediction, predict_step
 from alexnet2gpu.model.norm.layer import has_kernels
 from alexnet2gpu.model.optim import set_rates
-from alexnet2gpu.model.step import weight_dtype
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.model.step import train_step, weight_dtype
+from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.modes import grid_of
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
 OUT_OF_MEMORY = 70  # the exit status of a rank
@@ -78,9 +77,14 @@ def measure(mode: str, config: Config, replicas: int, limit: int | None) -> list
 
     _, span, copies = shape_of(mode, config.model.towers, replicas)
     launch = LaunchConfig(
-        min_nodes=1, max_nodes=1, nproc_per_node=span * copies, run_id="memory",
-        rdzv_backend="c10d", rdzv_endpoint="localhost:0", max_restarts=0,
-    )  # fmt: skip
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=span * copies,
+        run_id="memory",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
     try:
         answers = elastic_launch(launch, step_on_rank)(mode, config, limit)
     except ChildFailedError as error:

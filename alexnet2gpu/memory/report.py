@@ -53,8 +53,7 @@ def measure(
     with StepMemory(parts, batch) as memory:
         result = step()
     sent = [
-        {way: (link.sent[way] - old[way]) // images for way in old}
-        for link, old in zip(ranks.links, before)
+        {way: (link.sent[way] - old[way]) // images for way in old} for link, old in zip(ranks.links, before)
     ]
     entry = {
         "rank": grid.rank,
@@ -96,9 +95,7 @@ def fullest(measured: Sequence[dict]) -> dict:
 def document(config: Config, ranks: Sequence[dict]) -> dict:
     """memory.json of these ranks."""
     train = config.train
-    return {
-        "unit": "bytes", "batch": train.batch, "precision": train.precision, "ranks": ranks,
-    }  # fmt: skip
+    return {"unit": "bytes", "batch": train.batch, "precision": train.precision, "ranks": ranks}
 
 
 def table(ranks: Sequence[dict]) -> str:

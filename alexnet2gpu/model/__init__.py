@@ -4,6 +4,7 @@
     layers.py    the convolution that overhangs, max-pooling, dropout
     linear.py    fully connected layers
     norm/        response normalisation: torch's operations, a C kernel, Triton kernels
+    plain.py     when torch's own operations are wanted instead
     optim.py     the update rule and its schedule
     step.py      a training step, and its precision
 

@@ -20,6 +20,7 @@ from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.network import Row
 from alexnet2gpu.model.linear import Linear
 from alexnet2gpu.model.norm.layer import ResponseNorm
+from alexnet2gpu.model.plain import plain
 
 
 def build_layer(row: Row, before: Layer | None, memory: Memory) -> nn.Module:
@@ -100,7 +101,7 @@ class OverhangConv2d(Conv2d):
     keep_padded = False
 
     def forward(self, x):
-        if self.keep_padded:
+        if self.keep_padded or plain():
             return super().forward(_padded(x, self.overhang))
         window = self.overhang, self.stride, self.padding
         return _OverhangConv.apply(x, self.weight, self.bias, *window)
@@ -126,9 +127,18 @@ class _OverhangConv(torch.autograd.Function):
         overhang, stride, padding = ctx.window
         need_x = ctx.needs_input_grad[0]
         of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient, _padded(x, overhang).to(gradient.dtype), weight.to(gradient.dtype),
-            [len(weight)], stride, padding, (1, 1), False, (0, 0), 1, (need_x, True, True),
-        )  # fmt: skip
+            gradient,
+            _padded(x, overhang).to(gradient.dtype),
+            weight.to(gradient.dtype),
+            [len(weight)],
+            stride,
+            padding,
+            (1, 1),
+            False,
+            (0, 0),
+            1,
+            (need_x, True, True),
+        )
         _, _, height, width = x.shape
         of_x = of_padded[:, :, :height, :width].to(x.dtype) if need_x else None
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None
@@ -140,6 +150,8 @@ class MaxPool2d(nn.MaxPool2d):
     each; this keeps the places in 2."""
 
     def forward(self, x):
+        if plain():
+            return super().forward(x)
         return _MaxPool.apply(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
 
 
@@ -159,12 +171,18 @@ class _MaxPool(torch.autograd.Function):
     def backward(ctx, gradient):
         (places,) = ctx.saved_tensors
         kernel, stride, pad, ceil = ctx.window
-        of_x = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device,
-                           memory_format=ctx.layout)  # fmt: skip
+        of_x = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
         torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
-            gradient, of_x, [kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], ceil, places.long(),
+            gradient,
+            of_x,
+            [kernel] * 2,
+            [stride] * 2,
+            [pad] * 2,
+            [1, 1],
+            ceil,
+            places.long(),
             grad_input=of_x,  # in the place of x too, of which only shape and layout are read
-        )  # fmt: skip
+        )
         return of_x, None, None, None, None
 
 

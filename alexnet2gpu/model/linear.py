@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet2gpu.model.plain import plain
+
 
 @torch.library.custom_op("alexnet2gpu::linear", mutates_args=(), device_types="cpu")
 def by_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -49,7 +51,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def suits_onednn(x: Tensor) -> bool:
     """Whether `linear` is to take oneDNN for a tensor like this."""
     return (
-        x.device.type == "cpu"
+        not plain()
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")

@@ -34,10 +34,7 @@ class SGD2012(torch.optim.Optimizer):
     """
 
     def __init__(
-        self,
-        named_parameters: Iterable[tuple[str, nn.Parameter]],
-        momentum: float,
-        weight_decay: float,
+        self, named_parameters: Iterable[tuple[str, nn.Parameter]], momentum: float, weight_decay: float
     ):
         groups = []
         for name, parameter in named_parameters:
@@ -83,10 +80,18 @@ class SGD2012(torch.optim.Optimizer):
             if momentum == 0:  # then the kernel has no v, nor is there any need of one
                 velocities, lr, dampening = [], rate, 0.0
             torch._fused_sgd_(
-                weights, gradients, velocities, weight_decay=decay, momentum=momentum, lr=lr,
-                dampening=dampening, nesterov=False, maximize=False, is_first_step=False,
+                weights,
+                gradients,
+                velocities,
+                weight_decay=decay,
+                momentum=momentum,
+                lr=lr,
+                dampening=dampening,
+                nesterov=False,
+                maximize=False,
+                is_first_step=False,
                 found_inf=self.halted,
-            )  # fmt: skip
+            )
         return loss
 
 

@@ -62,9 +62,7 @@ def build_model(config: Config, ranks: Ranks) -> AlexNet:
     return model.to(ranks.device, weight_dtype(config.train.precision))
 
 
-def assemble(
-    config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | None = None
-) -> Parts:
+def assemble(config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | None = None) -> Parts:
     """What `build_model` gives, its optimizer, and DDP around it where there are replicas.
 
     Args:

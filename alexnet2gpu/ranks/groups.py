@@ -20,9 +20,9 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
+from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.machine import cores, keep_freed_memory
 from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.store import store
 
 # For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
@@ -63,8 +63,9 @@ class Ranks:
                 "gloo instead of NCCL, so slower"
             )
         self.store = store(TIMEOUT)
-        dist.init_process_group(backend, store=self.store, rank=grid.rank,
-                                world_size=grid.world, timeout=TIMEOUT)  # fmt: skip
+        dist.init_process_group(
+            backend, store=self.store, rank=grid.rank, world_size=grid.world, timeout=TIMEOUT
+        )
         self.control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)  # of all, on the CPU
         everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
         if grid.span > 1:
@@ -95,10 +96,7 @@ class Ranks:
         if self.replica_group is None:
             return model
         return nn.parallel.DistributedDataParallel(
-            model,
-            process_group=self.replica_group,
-            init_sync=False,
-            gradient_as_bucket_view=in_buckets,
+            model, process_group=self.replica_group, init_sync=False, gradient_as_bucket_view=in_buckets
         )
 
     def sum_over_replicas(self, values: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.network import trace
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.config.network import trace
 from alexnet2gpu.model.optim import rate_of
 from alexnet2gpu.model.step import computing_in, weight_dtype
 
@@ -82,8 +82,7 @@ def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
         differ, size, dead = torch.stack(towers).mean(0).tolist()
         weights = [tower.get_submodule(layer).weight for tower in model.towers.values()]
         length, gradient = (
-            sum(w.square().sum().item() for w in some) ** 0.5
-            for some in (weights, [w.grad for w in weights])
+            sum(w.square().sum().item() for w in some) ** 0.5 for some in (weights, [w.grad for w in weights])
         )
         rate = rate_of(config.optim.schedule, 1, layer, "weights")
         health.append(Health(layer, differ / size, dead, rate * gradient / length))

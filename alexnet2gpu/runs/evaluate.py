@@ -37,9 +37,12 @@ def check_images(images: Images, replicas: int) -> None:
 
 
 def evaluate(
-    model: AlexNet, batches: EvaluationBatches, ranks: Ranks, precision: str,
+    model: AlexNet,
+    batches: EvaluationBatches,
+    ranks: Ranks,
+    precision: str,
     told_to_stop: Callable[[], int] = lambda: 0,
-) -> dict[str, float] | None:  # fmt: skip
+) -> dict[str, float] | None:
     """Mean loss and errors over all images, the same figures on every rank; each replica sees a
     share of them.
 
@@ -78,9 +81,7 @@ def errors(log_p: Tensor, labels: Tensor) -> Tensor:
     top-1 errors, top-5 errors, images."""
     best = log_p.topk(min(5, log_p.shape[1])).indices == labels[:, None]  # (B, 5)
     loss = F.nll_loss(log_p, labels, reduction="sum")
-    return torch.stack(
-        [loss, (~best[:, 0]).sum(), (~best.any(1)).sum(), loss.new_tensor(len(labels))]
-    )
+    return torch.stack([loss, (~best[:, 0]).sum(), (~best.any(1)).sum(), loss.new_tensor(len(labels))])
 
 
 def mean_errors(sums: Tensor, ranks: Ranks) -> dict[str, float]:
@@ -98,9 +99,7 @@ class Trained(NamedTuple):
     prepare: Preparation
 
 
-def load_trained(
-    config: Config, checkpoint: Path, images: Images, device: torch.device
-) -> Trained:
+def load_trained(config: Config, checkpoint: Path, images: Images, device: torch.device) -> Trained:
     """The network of a checkpoint; of the training `images` the mean counts.
 
     Raises: ValueError if the checkpoint is unreadable or of another network.
@@ -142,9 +141,13 @@ def _task(config):
 
 
 def average(
-    networks: Sequence[tuple[Config, Path]], images: Images, test: Images, ranks: Ranks,
-    views: int, tick: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[dict, dict]]:  # fmt: skip
+    networks: Sequence[tuple[Config, Path]],
+    images: Images,
+    test: Images,
+    ranks: Ranks,
+    views: int,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[dict, dict]]:
     """Evaluate one network after the other; only one is in memory at a time, and the sum of the
     probabilities of this replica's images, float64 on the CPU.
 

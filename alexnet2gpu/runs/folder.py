@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from alexnet2gpu.faults import files
-from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import dump
+from alexnet2gpu.faults import files
 from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.ranks.store import store_of_all_starts
+from alexnet2gpu.runs.checkpoints.format import Progress
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
 RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
@@ -59,14 +59,11 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
         )
     if out and holds_run and not resume:
         raise ValueError(
-            f"--out {out} holds another run: give another directory, "
-            "or add --resume to go on with it"
+            f"--out {out} holds another run: give another directory, or add --resume to go on with it"
         )
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(
-            f"--out {folder}: {there} is not a directory that can be written to: give another"
-        )
+        raise ValueError(f"--out {folder}: {there} is not a directory that can be written to: give another")
     return folder if out else None
 
 
@@ -81,8 +78,9 @@ def begun_before() -> Path | None:
         store = store_of_all_starts()
         begun = Path(store.get(BEGUN).decode()) if store.check([BEGUN]) else None
     except RuntimeError as error:
-        raise ValueError(f"torchrun's store does not answer ({one_line(error)}): go on with "
-                         "--out DIR --resume") from None
+        raise ValueError(
+            f"torchrun's store does not answer ({one_line(error)}): go on with --out DIR --resume"
+        ) from None
     return begun if begun and (begun / "config.yaml").is_file() else None
 
 
@@ -161,8 +159,10 @@ class Run:
                 break
             except BlockingIOError:
                 if time.monotonic() > until:
-                    raise ValueError(f"--out {self.folder}: another process is training there: "
-                                     "wait for its end, or give another") from None  # fmt: skip
+                    raise ValueError(
+                        f"--out {self.folder}: another process is training there: "
+                        "wait for its end, or give another"
+                    ) from None
                 time.sleep(0.1)
             except OSError:  # a file system without locks
                 break
@@ -173,8 +173,10 @@ class Run:
         until = time.monotonic() + RUN_PATIENCE
         while not self._is_seen():
             if time.monotonic() > until:
-                raise ValueError(f"--out {self.folder.absolute()}: is not the directory that rank "
-                                 "0 sees: give one on a disk that all share")  # fmt: skip
+                raise ValueError(
+                    f"--out {self.folder.absolute()}: is not the directory that rank "
+                    "0 sees: give one on a disk that all share"
+                )
             time.sleep(0.1)
 
     def _is_seen(self):

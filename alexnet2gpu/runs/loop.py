@@ -1,8 +1,8 @@
 """The loop, the same in every mode: only the model's joins and what `ranks` sums over differ.
 
-    fit           epochs of training, each followed by an evaluation and a checkpoint
-    train_epoch   the steps (model/step.py) of one epoch, logged
-    ask           after each step: has anybody been told to stop, is a checkpoint due?
+fit           epochs of training, each followed by an evaluation and a checkpoint
+train_epoch   the steps (model/step.py) of one epoch, logged
+ask           after each step: has anybody been told to stop, is a checkpoint due?
 """
 
 import itertools
@@ -56,9 +56,7 @@ class Loop:
             plan.start.towers = None  # they are as large as the model
         prepare = Preparation(plan.images, plan.config, ranks.device)
         self.batches = TrainBatches(plan.images, plan.config, prepare, grid.replica, grid.replicas)
-        self.test = EvaluationBatches(
-            plan.test, prepare, self.batches.share, grid.replica, grid.replicas
-        )
+        self.test = EvaluationBatches(plan.test, prepare, self.batches.share, grid.replica, grid.replicas)
         self.progress = plan.start.progress
         self.saved, self.saved_at = replace(self.progress), time.monotonic()
         self.recent, self.memory, self.stopped = [], [], 0

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet2gpu.config.load import REPOSITORY, load_config, dump
+from alexnet2gpu.config.load import REPOSITORY, dump, load_config
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
@@ -32,19 +32,14 @@ def test_set_reaches_every_depth():
         ],
     )
     assert config.train.max_steps == 7 and config.train.precision == "float64"
-    assert (
-        config.model.stages[0]["conv1"].bias == 1e-5 and config.optim.schedule[1].weights == 3e-4
-    )
+    assert config.model.stages[0]["conv1"].bias == 1e-5 and config.optim.schedule[1].weights == 3e-4
 
 
 @pytest.mark.parametrize(
     "override, complaint",
     [
         ("train.bach=64", "--set train.bach=64: train.bach: unknown key; did you mean batch?"),
-        (
-            "train.batch=many",
-            '--set train.batch=many: train.batch: should be a whole number, not "many"',
-        ),
+        ("train.batch=many", '--set train.batch=many: train.batch: should be a whole number, not "many"'),
         ("train.batch=1.5", "train.batch: should be a whole number, not 1.5"),
         ("train.batch=true", "train.batch: should be a whole number, not true"),
         ("train.batch=0", "train.batch: should be a whole number, at least 1, not 0"),
@@ -59,26 +54,14 @@ def test_set_reaches_every_depth():
         ("model.stages.0.conv1.colour=3", "model.stages.0.conv1.colour: unknown key"),
         ("model.stages.0.conv1={type: conv}", "model.stages.0.conv1.kernel: is missing"),
         ("model.stages=[]", "model.stages: should be a list of stages"),
-        (
-            "model.stages.0.conv1.out=33",
-            "model.stages.0.conv1: 33 outputs do not divide by 2 towers",
-        ),
-        (
-            "model.towers=4",
-            "configs/quick.yaml: model.stages.4.fc8: 10 outputs do not divide by 4 towers",
-        ),
-        (
-            "model.stages.1.conv3.kernel=9",
-            "model.stages.1.conv3: a 9x9 window, pad 1, does not fit 6x6 maps",
-        ),
+        ("model.stages.0.conv1.out=33", "model.stages.0.conv1: 33 outputs do not divide by 2 towers"),
+        ("model.towers=4", "configs/quick.yaml: model.stages.4.fc8: 10 outputs do not divide by 4 towers"),
+        ("model.stages.1.conv3.kernel=9", "model.stages.1.conv3: a 9x9 window, pad 1, does not fit 6x6 maps"),
         ("model.stages.0.norm1.size=4", "model.stages.0.norm1: size 4 has no middle"),
         ("model.stages.2.relu5={type: relu}", "model.stages.1.relu5: a layer's name"),
         ("model.stages.4.fc8={type: relu}", "model.stages.4.fc8: the last layer should be linear"),
         ("data.crop=20", "data.crop: gives 20x20 images, but model.input is 1x28x28"),
-        (
-            "model.stages.0.pool1.pad=2",
-            "model.stages.0.pool1: pad 2 is more than half of the window, 3",
-        ),
+        ("model.stages.0.pool1.pad=2", "model.stages.0.pool1: pad 2 is more than half of the window, 3"),
         ("optim.schedule=[]", "optim.schedule: starts with epoch 1"),
         ("optim.schedule.0.epoch=2", "optim.schedule: starts with epoch 1"),
         ("optim.schedule.0.layers={conv9: {weights: 0}}", "no layer with weights is called conv9"),
@@ -124,11 +107,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
 
 
 def test_yaml_1_2_numbers_are_numbers(tmp_path):
-    text = (
-        Path(REPOSITORY / "configs/quick.yaml")
-        .read_text()
-        .replace("weights: 0.01", "weights: 1e-2")
-    )
+    text = Path(REPOSITORY / "configs/quick.yaml").read_text().replace("weights: 0.01", "weights: 1e-2")
     (tmp_path / "c.yaml").write_text(text)
     assert load_config(tmp_path / "c.yaml").optim.schedule[0].weights == 0.01
 
@@ -139,8 +118,6 @@ def test_names_that_are_numbers_and_merged_sections_are_understood(tmp_path):
         "configs/quick.yaml"
     )
     text = Path(REPOSITORY / "configs/quick.yaml").read_text()
-    text = text.replace(
-        "relu7: {type: relu}", "relu7: &base {type: relu}\n      relu9: {<<: *base}"
-    )
+    text = text.replace("relu7: {type: relu}", "relu7: &base {type: relu}\n      relu9: {<<: *base}")
     (tmp_path / "merged.yaml").write_text(text)
     assert "relu9" in load_config(tmp_path / "merged.yaml").model.stages[3]

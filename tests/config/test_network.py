@@ -5,8 +5,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import alexnet2gpu
-from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.layers import windows
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals, trace, traffic
 
 
@@ -20,9 +20,7 @@ def shapes(name):
 
 
 def test_alexnet_has_the_parameters_of_2012():
-    per_layer = {
-        row.name: 2 * row.parameters for row in trace(network("alexnet")) if row.parameters
-    }
+    per_layer = {row.name: 2 * row.parameters for row in trace(network("alexnet")) if row.parameters}
     assert per_layer == {
         "conv1": 34_944,
         "conv2": 307_456,
@@ -39,8 +37,7 @@ def test_alexnet_has_the_parameters_of_2012():
 def test_alexnet_has_the_shapes_of_2012():
     shape = shapes("alexnet")
     sides = {
-        name: shape[name]
-        for name in ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
+        name: shape[name] for name in ("conv1", "pool1", "conv2", "pool2", "conv3", "conv4", "conv5", "pool5")
     }
     assert sides == {
         "conv1": (48, 55, 55),
@@ -58,11 +55,7 @@ def test_alexnet_has_the_shapes_of_2012():
 def test_alexnet_has_659272_neurons():
     """ORIGINAL count: outputs of the eight layers with weights, both towers."""
     assert (
-        sum(
-            2 * torch.Size(row.gives).numel()
-            for row in trace(network("alexnet"))
-            if row.parameters
-        )
+        sum(2 * torch.Size(row.gives).numel() for row in trace(network("alexnet")) if row.parameters)
         == 659_272
     )
 

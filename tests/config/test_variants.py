@@ -11,12 +11,12 @@ import pytest
 import torch
 import yaml
 
-from alexnet2gpu.model import layers
 from alexnet2gpu.config import schema
-from alexnet2gpu.config.load import REPOSITORY, load_config
-from alexnet2gpu.config.layers import Conv, Linear, Lrn, MapNorm
 from alexnet2gpu.config.keys import Memory
+from alexnet2gpu.config.layers import Conv, Linear, Lrn, MapNorm
+from alexnet2gpu.config.load import REPOSITORY, load_config
 from alexnet2gpu.config.network import totals, trace, traffic
+from alexnet2gpu.model import layers
 from alexnet2gpu.model.optim import rate_of
 
 # From epoch ... to ..., the rates of conv1 (weights, biases), of others (weights, biases), colour
@@ -38,8 +38,7 @@ def test_the_schedule_of_2012_in_every_one_of_90_epochs():
         for epoch in range(first, last + 1):
             assert settings.colour_in(epoch) == colour, f"epoch {epoch}"
             for name in names:
-                seen = [rate_of(settings.optim.schedule, epoch, name, kind)
-                        for kind in ("weights", "biases")]
+                seen = [rate_of(settings.optim.schedule, epoch, name, kind) for kind in ("weights", "biases")]
                 expected = conv1 if name == "conv1" else [weights, biases]
                 assert seen == expected, f"epoch {epoch}, {name}"
 
@@ -68,28 +67,63 @@ def test_a_variant_has_its_parameters_and_multiply_adds(name, parameters, multip
 BASE = [row.name for row in trace(model("alexnet"))]
 NORMS = ["norm1", "norm2", "map_norm2"]
 PAPER = [  # the order of layers 1, 2 and 5 in the text; there is no normalisation within maps
-    "conv1", "relu1", "norm1", "pool1", "conv2", "relu2", "norm2", "pool2", "conv3", "relu3",
-    "conv4", "relu4", "conv5", "relu5", "pool5", *BASE[BASE.index("flatten") :],
-]  # fmt: skip
+    "conv1",
+    "relu1",
+    "norm1",
+    "pool1",
+    "conv2",
+    "relu2",
+    "norm2",
+    "pool2",
+    "conv3",
+    "relu3",
+    "conv4",
+    "relu4",
+    "conv5",
+    "relu5",
+    "pool5",
+    *BASE[BASE.index("flatten") :],
+]
 SQUARE = {"kernel": 2, "ceil": True}
 VARIANTS = {  # the names of the layers, in order, and what they have otherwise than alexnet.yaml
-    "half": (BASE, {"conv1": {"out": 48}, "conv2": {"out": 128}, "conv3": {"out": 192},
-                    "conv4": {"out": 192}}),
+    "half": (
+        BASE,
+        {"conv1": {"out": 48}, "conv2": {"out": 128}, "conv3": {"out": 192}, "conv4": {"out": 192}},
+    ),
     "no_norm": ([name for name in BASE if name not in NORMS], {}),
     "no_norm2": ([name for name in BASE if name not in NORMS[1:]], {}),
-    "pool2x2": (BASE, {"pool1": SQUARE, "pool2": SQUARE, "pool5": SQUARE, "conv2": {"pad": 1},
-                       "conv5": {"pad": 0}}),
+    "pool2x2": (
+        BASE,
+        {"pool1": SQUARE, "pool2": SQUARE, "pool5": SQUARE, "conv2": {"pad": 1}, "conv5": {"pad": 0}},
+    ),
     "no_communication": (BASE, {"conv2": {"out": 320}, "fc6": {"out": 8192}}),
-    "paper": (PAPER, {"norm1": {"alpha": 5e-4}, "norm2": {"alpha": 5e-4}, "conv3": {"init": 0.01},
-                      "conv4": {"init": 0.01}, "conv5": {"init": 0.01}}),
-    "caffe": (PAPER, {
-        "conv1": {"ceil": False}, "norm1": {"k": 1}, "norm2": {"k": 1}, "conv2": {"bias": 0.1},
-        "conv3": {"init": 0.01}, "conv4": {"init": 0.01, "bias": 0.1},
-        "conv5": {"init": 0.01, "bias": 0.1}, "fc6": {"init": 0.005, "bias": 0.1},
-        "fc7": {"init": 0.005, "bias": 0.1}, "drop6": {"scaling": "inverted"},
-        "drop7": {"scaling": "inverted"},
-    }),
-}  # fmt: skip
+    "paper": (
+        PAPER,
+        {
+            "norm1": {"alpha": 5e-4},
+            "norm2": {"alpha": 5e-4},
+            "conv3": {"init": 0.01},
+            "conv4": {"init": 0.01},
+            "conv5": {"init": 0.01},
+        },
+    ),
+    "caffe": (
+        PAPER,
+        {
+            "conv1": {"ceil": False},
+            "norm1": {"k": 1},
+            "norm2": {"k": 1},
+            "conv2": {"bias": 0.1},
+            "conv3": {"init": 0.01},
+            "conv4": {"init": 0.01, "bias": 0.1},
+            "conv5": {"init": 0.01, "bias": 0.1},
+            "fc6": {"init": 0.005, "bias": 0.1},
+            "fc7": {"init": 0.005, "bias": 0.1},
+            "drop6": {"scaling": "inverted"},
+            "drop7": {"scaling": "inverted"},
+        },
+    ),
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -125,9 +159,11 @@ def test_normalisations_are_where_the_variant_has_them():
         for name in ("alexnet", "no_norm", "no_norm2", "paper")
     }
     assert norms == {
-        "alexnet": ["norm1", "norm2", "map_norm2"], "no_norm": [], "no_norm2": ["norm1"],
+        "alexnet": ["norm1", "norm2", "map_norm2"],
+        "no_norm": [],
+        "no_norm2": ["norm1"],
         "paper": ["norm1", "norm2"],
-    }  # fmt: skip
+    }
 
 
 def test_the_papers_text_has_weights_of_001_and_1e_4_times_the_plain_sum():
@@ -166,9 +202,7 @@ def test_there_are_derived_configs():
 def test_a_derived_config_differs_from_its_base_in_what_it_names_only(file):
     named = schema.read(file.read_text())
     base = named.pop("base")
-    ours, theirs = (
-        leaves(schema.plain(load_config(path))) for path in (file, file.parent / base)
-    )
+    ours, theirs = (leaves(schema.plain(load_config(path))) for path in (file, file.parent / base))
     others = {path for path in ours | theirs if ours.get(path, ...) != theirs.get(path, ...)}
     for path in others:
         assert any(f"{path}.".startswith(f"{name}.") for name in named), f"{path} is not named"
@@ -205,23 +239,24 @@ def test_a_base_may_have_a_base(tmp_path):
         ({"mine": {"base": None}}, "base: no file None lies beside this one"),
         ({"mine": {"base": "mine.yaml"}}, "base: no file mine.yaml lies beside this one, or it"),
         ({"mine": {"base": "sub/../mine.yaml"}}, "or it is based on this"),
+        ({"mine": {"base": "theirs.yaml"}, "theirs": {"base": "mine.yaml"}}, "or it is based on this"),
+        ({"mine": {"base": "quick.yaml", "train.bach": 3}}, "train.bach: unknown key; did you mean batch?"),
+        ({"mine": {"base": "quick.yaml", "trian.batch": 3}}, "trian: unknown key; did you mean train?"),
         (
-            {"mine": {"base": "theirs.yaml"}, "theirs": {"base": "mine.yaml"}},
-            "or it is based on this",
+            {"mine": {"base": "quick.yaml", "model.stages.9.conv1.out": 3}},
+            "there is nothing at model.stages.9",
         ),
-        ({"mine": {"base": "quick.yaml", "train.bach": 3}},
-         "train.bach: unknown key; did you mean batch?"),
-        ({"mine": {"base": "quick.yaml", "trian.batch": 3}},
-         "trian: unknown key; did you mean train?"),
-        ({"mine": {"base": "quick.yaml", "model.stages.9.conv1.out": 3}},
-         "there is nothing at model.stages.9"),
-        ({"mine": {"base": "quick.yaml", "train": {"batch": 3}}},
-         "train: replaces a whole section: say train.batch: ..."),
-        ({"mine": {"base": "quick.yaml", "train.batch": "many"}},
-         'train.batch: should be a whole number, not "many"'),
+        (
+            {"mine": {"base": "quick.yaml", "train": {"batch": 3}}},
+            "train: replaces a whole section: say train.batch: ...",
+        ),
+        (
+            {"mine": {"base": "quick.yaml", "train.batch": "many"}},
+            'train.batch: should be a whole number, not "many"',
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
+)
 def test_a_slip_in_a_derived_config_is_one_line_with_file_and_key(files, complaint, tmp_path):
     (tmp_path / "sub").mkdir()
     file = derive(tmp_path, **files)

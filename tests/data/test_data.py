@@ -9,11 +9,11 @@ import torch
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
+from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.idx import FILES, read_idx
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import SAMPLE, load_images
-from alexnet2gpu.data.epoch import draw_epoch
 
 CPU = torch.device("cpu")
 
@@ -85,9 +85,7 @@ def test_the_table_covers_all_images_crops_and_flips():
 
 def test_the_table_depends_on_seed_and_epoch_only():
     first = draw_epoch(0, 1, (50, 12, 12, 3), 8, True)
-    assert all(
-        np.array_equal(a, b) for a, b in zip(first, draw_epoch(0, 1, (50, 12, 12, 3), 8, True))
-    )
+    assert all(np.array_equal(a, b) for a, b in zip(first, draw_epoch(0, 1, (50, 12, 12, 3), 8, True)))
     assert not np.array_equal(first.order, draw_epoch(0, 2, (50, 12, 12, 3), 8, True).order)
     assert not np.array_equal(first.order, draw_epoch(1, 1, (50, 12, 12, 3), 8, True).order)
 
@@ -96,9 +94,7 @@ def test_replicas_share_a_batch_out_and_a_resume_goes_on_in_it():
     images, settings = small(), config("data.flip=true")
     prepare = prepared(images, settings)
     whole = list(TrainBatches(images, settings, prepare, 0, 1).epoch(2))
-    shares = [
-        list(TrainBatches(images, settings, prepare, replica, 3).epoch(2)) for replica in range(3)
-    ]
+    shares = [list(TrainBatches(images, settings, prepare, replica, 3).epoch(2)) for replica in range(3)]
     for step, (x, labels) in enumerate(whole):
         assert torch.equal(torch.cat([share[step][0] for share in shares]), x)
         assert torch.equal(torch.cat([share[step][1] for share in shares]), labels)
@@ -117,9 +113,7 @@ def test_test_images_are_shared_out_once_each_with_central_crops():
     ]
     assert sorted(seen) == sorted(images.labels.tolist())
     first = next(iter(EvaluationBatches(images, prepare, 3, 1, 2)))[0][0]
-    assert np.array_equal(
-        first.numpy(), images.pixels[1, 2:10, 2:10].transpose(2, 0, 1).astype(np.float32)
-    )
+    assert np.array_equal(first.numpy(), images.pixels[1, 2:10, 2:10].transpose(2, 0, 1).astype(np.float32))
 
 
 def test_resize_enlarges_after_the_mean():
@@ -136,8 +130,7 @@ def test_the_sample_is_balanced_and_has_its_licence():
     train, test = load_images(settings.data, settings.model)
     assert train.pixels.shape == (6000, 28, 28, 1) and test.pixels.shape == (1000, 28, 28, 1)
     assert (
-        np.bincount(train.labels).tolist() == [600] * 10
-        and np.bincount(test.labels).tolist() == [100] * 10
+        np.bincount(train.labels).tolist() == [600] * 10 and np.bincount(test.labels).tolist() == [100] * 10
     )
     assert "Zalando SE" in (SAMPLE / "LICENSE").read_text()
 
@@ -150,9 +143,7 @@ def test_fashion_mnist_is_read_from_files_compressed_or_not(tmp_path):
     for name in FILES:
         (raw / name).write_bytes(gzip.decompress((SAMPLE / f"{name}.gz").read_bytes()))
     for folder in (SAMPLE, tmp_path / "b"):
-        settings = load_config(
-            "configs/quick.yaml", ["data.name=fashion-mnist", f"data.dir={folder}"]
-        )
+        settings = load_config("configs/quick.yaml", ["data.name=fashion-mnist", f"data.dir={folder}"])
         train, test = load_images(settings.data, settings.model)
         assert len(train) == 6000 and len(test) == 1000
 
@@ -187,8 +178,7 @@ def test_a_file_that_is_not_whole_is_named(content, tmp_path):
     with pytest.raises(ValueError, match="images: not an IDX file of bytes, or cut short"):
         read_idx(file)
     assert np.array_equal(
-        _written(tmp_path, idx((2, 3), b"123456")),
-        np.frombuffer(b"123456", np.uint8).reshape(2, 3),
+        _written(tmp_path, idx((2, 3), b"123456")), np.frombuffer(b"123456", np.uint8).reshape(2, 3)
     )
 
 
@@ -226,9 +216,7 @@ def test_a_bad_folder_is_named(change, tmp_path):
         "not gzip": lambda: victim.write_bytes(b"hello"),
         "swapped": lambda: victim.write_bytes((tmp_path / f"{FILES[1]}.gz").read_bytes()),
     }[change]()
-    settings = load_config(
-        "configs/quick.yaml", ["data.name=fashion-mnist", f"data.dir={tmp_path}"]
-    )
+    settings = load_config("configs/quick.yaml", ["data.name=fashion-mnist", f"data.dir={tmp_path}"])
     with pytest.raises(ValueError, match="train-images-idx3-ubyte"):
         load_images(settings.data, settings.model)
 
@@ -258,11 +246,7 @@ def test_images_that_do_not_suit_the_network_are_an_error(overrides, complaint):
         (np.zeros((2, 4, 4, 1)), np.zeros(2, int), r"uint8 \(N, H, W, C\)"),
         (np.zeros((0, 4, 4, 1), np.uint8), np.zeros(0, int), "there are no images"),
         (np.zeros((2, 4, 4, 1), np.uint8), np.zeros(3, int), "2 images should have as many"),
-        (
-            np.zeros((2, 4, 4, 1), np.uint8),
-            np.array([0, 10]),
-            "labels from 0 to 10, with 10 classes",
-        ),
+        (np.zeros((2, 4, 4, 1), np.uint8), np.array([0, 10]), "labels from 0 to 10, with 10 classes"),
     ],
 )
 def test_images_check_their_form(pixels, labels, complaint):
@@ -299,8 +283,7 @@ def test_test_images_of_another_size_are_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, wanted",
-    [("fashion-mnist", "train-images-idx3-ubyte"), ("cifar-10", "cifar-10-batches-py")],
+    "name, wanted", [("fashion-mnist", "train-images-idx3-ubyte"), ("cifar-10", "cifar-10-batches-py")]
 )
 def test_a_failed_download_says_what_to_do(name, wanted, monkeypatch, tmp_path):
     """No test reaches for the network: downloads are pointed at a port where nothing listens."""
@@ -309,9 +292,7 @@ def test_a_failed_download_says_what_to_do(name, wanted, monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "DOWNLOADS", tmp_path)
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    overrides = [f"data.name={name}"] + ["model.input=[3, 32, 32]", "data.crop=null"] * (
-        name == "cifar-10"
-    )
+    overrides = [f"data.name={name}"] + ["model.input=[3, 32, 32]", "data.crop=null"] * (name == "cifar-10")
     settings = load_config("configs/quick.yaml", overrides)
     with pytest.raises(ValueError, match=f"could not be downloaded.*{wanted}.*--data FOLDER"):
         load_images(settings.data, settings.model)

@@ -18,12 +18,12 @@ from conftest import metrics, train
 from PIL import Image
 from scenes import LABELS, squares
 
-from alexnet2gpu.faults import files
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.data.pack import layout
 from alexnet2gpu.data.batches import TrainBatches
+from alexnet2gpu.data.pack import layout
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.faults import files
 
 
 def test_a_raw_pack_is_what_a_plain_loop_makes_of_the_folder(photographs_folder, packs):
@@ -71,9 +71,13 @@ def test_the_jpeg_store_is_read_as_pillow_decodes_it(photographs_folder, packs):
 
 
 TINY = [
-    "data.name=folder", "data.size=32", "data.crop=28", "model.input=[3,28,28]", "train.batch=6",
+    "data.name=folder",
+    "data.size=32",
+    "data.crop=28",
+    "model.input=[3,28,28]",
+    "train.batch=6",
     "train.max_steps=2",
-]  # fmt: skip
+]
 
 
 def test_training_makes_the_pack_once(photographs_folder, tmp_path):

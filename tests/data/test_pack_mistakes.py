@@ -19,8 +19,8 @@ import pytest
 from conftest import REPOSITORY, program
 from scenes import InThisProcess, Killed, kill, write
 
-from alexnet2gpu.faults import files
 from alexnet2gpu.data.pack import growth, layout, workers
+from alexnet2gpu.faults import files
 
 
 def pack_py(*arguments):
@@ -44,24 +44,35 @@ def two_classes(folder):
 
 MISTAKES = {
     "no val/": (
-        lambda folder: shutil.rmtree(folder / "val"), [],
+        lambda folder: shutil.rmtree(folder / "val"),
+        [],
         "there is no val/ in it: it should have train/ and val/",
     ),
-    "no classes": (lambda folder: [shutil.rmtree(file) for file in folder.glob("val/*")], [],
-                   "val: has no folders in it, one for every class"),
-    "a class of val/ only": (lambda folder: (folder / "val" / "c").mkdir(), [],
-                             "val/c: there is no such class in train/"),
-    "an empty class": (lambda folder: (folder / "train/b/1.png").unlink(), [],
-                       "train/b: has no photographs"),
-    "nothing in val/": (lambda folder: (folder / "val/a/1.png").unlink(), [],
-                        "val: has no photographs"),
-    "nothing readable": (lambda folder: (folder / "val/a/1.png").write_text("x"), [],
-                         "val/ has no photograph that can be read: a/1.png: UnidentifiedImage"),
-    "no pack": (lambda folder: (folder / "pack-raw-8").mkdir(), [],
-                "pack-raw-8: is there, but is not a pack: launch/pack.py --out PACK packs"),
+    "no classes": (
+        lambda folder: [shutil.rmtree(file) for file in folder.glob("val/*")],
+        [],
+        "val: has no folders in it, one for every class",
+    ),
+    "a class of val/ only": (
+        lambda folder: (folder / "val" / "c").mkdir(),
+        [],
+        "val/c: there is no such class in train/",
+    ),
+    "an empty class": (lambda folder: (folder / "train/b/1.png").unlink(), [], "train/b: has no photographs"),
+    "nothing in val/": (lambda folder: (folder / "val/a/1.png").unlink(), [], "val: has no photographs"),
+    "nothing readable": (
+        lambda folder: (folder / "val/a/1.png").write_text("x"),
+        [],
+        "val/ has no photograph that can be read: a/1.png: UnidentifiedImage",
+    ),
+    "no pack": (
+        lambda folder: (folder / "pack-raw-8").mkdir(),
+        [],
+        "pack-raw-8: is there, but is not a pack: launch/pack.py --out PACK packs",
+    ),
     "a size of 0": (lambda folder: None, ["--size", 0], "--size and --workers are at least 1"),
     "no such folder": (lambda folder: None, ["--data", "nowhere"], "nowhere: there is no train/"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -80,9 +91,7 @@ def check(status, printed, complaint):
     assert "Traceback" not in printed and printed.count("error: ") == 1
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
-    no_processes, monkeypatch, tmp_path
-):
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(no_processes, monkeypatch, tmp_path):
     two_classes(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=575))
     status, printed = pack_py("--data", tmp_path, "--size", 8)  # 3 x 192 bytes
@@ -96,9 +105,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
     assert pack_py("--data", tmp_path, "--size", 8)[0] == 0  # all is there already
 
 
-def test_a_disk_that_cannot_be_written_is_told_with_the_way_out(
-    no_processes, monkeypatch, tmp_path
-):
+def test_a_disk_that_cannot_be_written_is_told_with_the_way_out(no_processes, monkeypatch, tmp_path):
     two_classes(tmp_path)
 
     def full(*args):
@@ -144,9 +151,7 @@ def test_a_worker_that_was_killed_is_told(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("change", ["quality", "photographs"])
 @pytest.mark.parametrize("moment", ["train is whole", "train is begun"])
-def test_what_was_begun_in_another_way_is_not_mixed(
-    change, moment, no_processes, monkeypatch, tmp_path
-):
+def test_what_was_begun_in_another_way_is_not_mixed(change, moment, no_processes, monkeypatch, tmp_path):
     two_classes(tmp_path)
     arguments = ["--data", tmp_path, "--size", 8, "--store", "jpeg"]
     with monkeypatch.context() as killed, pytest.raises(Killed):
@@ -203,7 +208,7 @@ import os, signal
 from pathlib import Path
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 with one_line_mistakes():
-    from alexnet2gpu.data import packing
+    from alexnet2gpu.data.pack import packing
     def check_room(*rest):
         os.kill(os.getpid(), signal.SIGTERM)
         raise ValueError("the disk is too small")
@@ -215,15 +220,18 @@ with one_line_mistakes():
 def test_a_rank_that_is_ended_while_it_looks_for_mistakes_still_says_them(tmp_path):
     """torchrun ends rank 0, which prints, as soon as another rank has found the mistake."""
     done = subprocess.run(
-        [sys.executable, "-c", TERMINATED], capture_output=True, cwd=two_classes(tmp_path),
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)}, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", TERMINATED],
+        capture_output=True,
+        cwd=two_classes(tmp_path),
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        text=True,
+    )
     assert (done.returncode, done.stderr) == (2, "error: the disk is too small\n")
 
 
 UNGUARDED = """
 from pathlib import Path
-from alexnet2gpu.data import packing
+from alexnet2gpu.data.pack import packing
 packing.make_pack(Path("."), Path("pack"), packing.Form(size=8), workers=1)
 """
 
@@ -233,9 +241,13 @@ def test_a_script_that_workers_run_again_is_told_not_to(tmp_path):
     two_classes(tmp_path)
     (tmp_path / "script.py").write_text(UNGUARDED)
     done = subprocess.run(
-        [sys.executable, "script.py"], capture_output=True, cwd=tmp_path, text=True, timeout=60,
+        [sys.executable, "script.py"],
+        capture_output=True,
+        cwd=tmp_path,
+        text=True,
+        timeout=60,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
+    )
     assert done.returncode == 1
     assert "put what it does under if __name__ == '__main__':" in done.stderr
 

@@ -17,9 +17,9 @@ import pytest
 from conftest import REPOSITORY
 from scenes import SIZE, Killed, kill
 
+from alexnet2gpu.data.images import Moments
 from alexnet2gpu.data.pack import packing
 from alexnet2gpu.data.pack.growth import Form
-from alexnet2gpu.data.images import Moments
 
 KILLS = 3  # of each store; 20 takes half a minute
 
@@ -44,6 +44,7 @@ def test_a_kill_before_any_step_changes_nothing_in_the_end(
             if todo < 0:
                 raise Killed
             return function(*args, **how)
+
         return stepped
 
     for name in ("fsync", "replace", "rename", "unlink"):
@@ -67,7 +68,7 @@ def test_a_kill_before_any_step_changes_nothing_in_the_end(
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from alexnet2gpu.data import growth, packing, workers
+from alexnet2gpu.data.pack import growth, packing, workers
 append = growth.Growth.append
 appended = 0
 def slowly(self, images, *rest):
@@ -91,9 +92,13 @@ def packing_slowly(*arguments):
     first of them are there, and at the end how many it has written."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     return subprocess.Popen(
-        [sys.executable, "-c", SLOWLY, *map(str, arguments)], env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-c", SLOWLY, *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def alive(group):
@@ -109,9 +114,7 @@ def alive(group):
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("store", ["raw", "jpeg"])
-def test_kills_at_random_moments_change_nothing_in_the_end(
-    store, photographs_folder, packs, tmp_path
-):
+def test_kills_at_random_moments_change_nothing_in_the_end(store, photographs_folder, packs, tmp_path):
     target, draw, sizes = tmp_path / "pack", random.Random(store), []
     for _ in range(KILLS):
         process = packing_slowly(photographs_folder, target, store)

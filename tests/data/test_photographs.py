@@ -78,6 +78,7 @@ def halves(first, second):
 
 def save_odd(folder):
     """A file of each kind -> what a person sees in its upper left and its lower right corner."""
+
     def save(name, image, **options):
         image.save(folder / name, **options)
 
@@ -103,19 +104,23 @@ def save_odd(folder):
     save("animated.gif", first, save_all=True, append_images=[second])
     white, red, blue = (255, 255, 255), (255, 0, 0), (0, 0, 255)
     return {
-        "grey.png": ((100,) * 3, (7,) * 3), "grey8in32.tif": ((100,) * 3, (7,) * 3),
+        "grey.png": ((100,) * 3, (7,) * 3),
+        "grey8in32.tif": ((100,) * 3, (7,) * 3),
         "grey16.png": ((128,) * 3, white),
-        "bilevel.png": ((0,) * 3, white), "cmyk.jpg": ((0, 255, 255), (0,) * 3),
-        "palette.png": (red, blue), "palette_clear.png": (red, white),
-        "palette_clear.gif": (red, white), "rgba.png": ((204,) * 3, (200, 100, 50)),
-        "grey_alpha.png": (white, (9,) * 3), "rgb_clear.png": (white, (4, 5, 6)),
-        "turned.jpg": (red, blue), "animated.gif": (red, red),
-    }  # fmt: skip
+        "bilevel.png": ((0,) * 3, white),
+        "cmyk.jpg": ((0, 255, 255), (0,) * 3),
+        "palette.png": (red, blue),
+        "palette_clear.png": (red, white),
+        "palette_clear.gif": (red, white),
+        "rgba.png": ((204,) * 3, (200, 100, 50)),
+        "grey_alpha.png": (white, (9,) * 3),
+        "rgb_clear.png": (white, (4, 5, 6)),
+        "turned.jpg": (red, blue),
+        "animated.gif": (red, red),
+    }
 
 
-BROKEN = [
-    "cut.jpg", "cut.png", "deep.tif", "empty.png", "float.tif", "notes.txt", "renamed.jpg",
-]  # fmt: skip
+BROKEN = ["cut.jpg", "cut.png", "deep.tif", "empty.png", "float.tif", "notes.txt", "renamed.jpg"]
 
 
 def save_broken(folder):

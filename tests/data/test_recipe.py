@@ -11,9 +11,9 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data import prepare as prepare_module
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.crops import Corners
+from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation, colour_components
-from alexnet2gpu.data.epoch import draw_epoch
 
 CPU = torch.device("cpu")
 CROP, BATCH = 8, 6
@@ -34,13 +34,16 @@ def config(*overrides):
     return load_config(
         "configs/quick.yaml",
         [
-            f"data.crop={CROP}", f"train.batch={BATCH}", "data.flip=true", "data.colour=0.3",
+            f"data.crop={CROP}",
+            f"train.batch={BATCH}",
+            "data.flip=true",
+            "data.colour=0.3",
             "model.input=[3, 8, 8]",
             "model.stages=[{flatten: flatten, fc: {type: linear, out: 10, init: 1}}]",
             "optim.schedule=[{epoch: 1, weights: 0, biases: 0}, {epoch: 3, colour: 0}]",
             *overrides,
         ],
-    )  # fmt: skip
+    )
 
 
 def batches(images, settings, replica=0, replicas=1):
@@ -83,9 +86,7 @@ def test_batches_with_colour_noise_are_those_made_one_by_one(
 ):
     monkeypatch.setattr(prepare_module, "AT_ONCE", at_once)
     images = coloured()
-    settings = config(
-        f"data.colour_law={law}", f"train.precision={precision}", "data.divide=2"
-    )
+    settings = config(f"data.colour_law={law}", f"train.precision={precision}", "data.divide=2")
     seen = list(batches(images, settings).epoch(epoch))
     pictures, labels = one_by_one(images, settings, epoch, strength)
     x = torch.cat([x for x, _ in seen])
@@ -107,14 +108,11 @@ def test_crops_are_slices_to_the_bit(threads):
     """Of more batches than there are buffers, and of fewer images at the end."""
     images, draw = coloured(), np.random.default_rng(1)
     corners = [
-        Corners(*(draw.integers(limit, size=count) for limit in (40, 6, 5)))
-        for count in [7] * 9 + [2]
+        Corners(*(draw.integers(limit, size=count) for limit in (40, 6, 5))) for count in [7] * 9 + [2]
     ]
     prepare = Preparation(images, config(f"data.threads={threads}"), CPU)
     for crops, (chosen, top, left) in zip(prepare.cut(images, corners), corners):
-        expected = [
-            images.pixels[i][y : y + CROP, x : x + CROP] for i, y, x in zip(chosen, top, left)
-        ]
+        expected = [images.pixels[i][y : y + CROP, x : x + CROP] for i, y, x in zip(chosen, top, left)]
         assert crops.dtype == torch.uint8 and np.array_equal(crops.numpy(), expected)
 
 
@@ -184,9 +182,7 @@ def test_batches_of_ranks_replicas_and_resumed_runs_are_parts_of_the_same(thread
     assert same(whole, list(batches(images, settings).epoch(2)))
     parts = [list(batches(images, settings, replica, 3).epoch(2)) for replica in range(3)]
     assert {len(x) for part in parts for x, _ in part} == {2}
-    together = [
-        tuple(torch.cat(tensors) for tensors in zip(*step)) for step in zip(*parts)
-    ]
+    together = [tuple(torch.cat(tensors) for tensors in zip(*step)) for step in zip(*parts)]
     assert same(whole, together)
     assert same(whole[4:], list(batches(images, settings).epoch(2, first=4)))
     assert not same(whole, list(batches(images, settings).epoch(1)))
@@ -200,7 +196,6 @@ def test_a_batch_does_not_change_while_later_ones_are_cut(threads, mean):
     settings = config(f"data.threads={threads}", f"data.mean={mean}", "data.flip=false")
     for epoch in (1, 3):  # with colour noise and without
         seen = [
-            ((x, labels), (x.clone(), labels.clone()))
-            for x, labels in batches(images, settings).epoch(epoch)
+            ((x, labels), (x.clone(), labels.clone())) for x, labels in batches(images, settings).epoch(epoch)
         ]
         assert len(seen) == 33 and same(*(list(kept) for kept in zip(*seen)))

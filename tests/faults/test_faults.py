@@ -1,6 +1,6 @@
 """If these fail, a rank that dies, hangs or fails leaves others waiting, or a run loses what it had.
 
-What it takes is done to real processes where that is what matters; bench/faults.py does it a hundred
+What it takes is done to real processes where that is what matters; bench/faults does it a hundred
 times over.
 """
 
@@ -17,22 +17,23 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-from conftest import REPOSITORY, metrics, program, train
+from conftest import REPOSITORY, metrics, train
 
-from alexnet2gpu.runs import nonfinite
-from alexnet2gpu.faults import files
-from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.ranks.modes import Grid, grid_of
-from alexnet2gpu.faults.signals import Stop
-from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.faults import files
 from alexnet2gpu.faults.processes import alive
+from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.assemble import assemble
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.runs import nonfinite
+from bench.faults import fuzz
+from bench.faults.victim import children
 
 SHORT = ["data.name=synthetic", "train.batch=128", "train.epochs=3", "train.log_every=3"]
 OPTIONS = [part for change in SHORT for part in ("--set", change)]  # 3 epochs of 4 steps
 PATIENCE = 60
-children = program("victim", "bench").children
 
 
 def wait_until(condition, process=None):
@@ -47,12 +48,22 @@ def has_saved(folder):
 
 
 def torchrun(folder, *arguments, restarts=0):
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
-              f"--max-restarts={restarts}", REPOSITORY / "launch" / "train.py"]  # fmt: skip
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node=2",
+        f"--max-restarts={restarts}",
+        REPOSITORY / "launch" / "train.py",
+    ]
     return subprocess.Popen(
-        [*map(str, launch), "--split-model", *map(str, arguments)], cwd=folder, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        [*map(str, launch), "--split-model", *map(str, arguments)],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds ranks through /proc")
@@ -88,27 +99,30 @@ RANK = """
 import os, signal, sys, time
 sys.path.insert(0, {tests!r})
 import conftest
-from alexnet2gpu import train
 from alexnet2gpu.faults import watch
+from alexnet2gpu.runs import loop
 watch.SILENT, watch.STUCK, watch.START = 3.0, {stuck}, {stuck}
-step, steps = train.train_step, 0
+step, steps = loop.train_step, 0
 def fault(*args):
     global steps
     steps += 1
     if steps == 3 and os.environ["RANK"] == "1":
         {fault}
     return step(*args)
-train.train_step = fault
+loop.train_step = fault
 conftest.train("--split-model", *{options!r}, "--out", {out!r})
 """
 FAULTS = {
     "raises": ("raise RuntimeError('a bug')", 1, "rank 1: RuntimeError: a bug"),
-    "cannot read": ("raise OSError(5, 'Input/output error', 'train.u8')", 2,
-                    "rank 1: after step 2: [Errno 5] Input/output error: 'train.u8': mend it"),
+    "cannot read": (
+        "raise OSError(5, 'Input/output error', 'train.u8')",
+        2,
+        "rank 1: after step 2: [Errno 5] Input/output error: 'train.u8': mend it",
+    ),
     "dies": ("os.kill(os.getpid(), signal.SIGKILL)", 1, "was killed or has crashed"),
     "is stopped": ("os.kill(os.getpid(), signal.SIGSTOP)", 1, "has not answered for 3 s: stopped"),
     "hangs": ("time.sleep(100)", 1, "no step was done in 4 s: rank 0 is at link.py:"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", FAULTS)
@@ -117,9 +131,12 @@ def test_a_rank_that(what, tmp_path):
     which ends the others only where it sees that one has ended."""
     fault, status, message = FAULTS[what]
     code = RANK.format(
-        tests=str(REPOSITORY / "tests"), fault=fault, options=OPTIONS, out=str(tmp_path / "run"),
+        tests=str(REPOSITORY / "tests"),
+        fault=fault,
+        options=OPTIONS,
+        out=str(tmp_path / "run"),
         stuck=4 if what == "hangs" else 60,
-    )  # fmt: skip
+    )
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [start(code, rank, 2, store.port) for rank in (0, 1)]
     try:
@@ -138,12 +155,24 @@ def test_a_rank_that(what, tmp_path):
 
 def start(code, rank, world, port, **more):
     environment = {
-        **os.environ, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank),
-        "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True", "OMP_NUM_THREADS": "1", **more,
-    }  # fmt: skip
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        **os.environ,
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "LOCAL_RANK": str(rank),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "OMP_NUM_THREADS": "1",
+        **more,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def test_a_mistake_on_one_machine_ends_ranks_on_others_that_wait_for_it(tmp_path):
@@ -205,8 +234,9 @@ def test_a_signal_saves_and_stops(number, ranks, on_ranks, tmp_path):
     out = tmp_path / "run"
     assert go(until_stopped, number, *OPTIONS, "--out", out) == [128 + number] * ranks
     assert [place.name for place in sorted(out.glob("checkpoints/step-*"))] == [
-        "step-00000004", f"step-{5 if ranks == 1 else 6:08d}",
-    ]  # fmt: skip
+        "step-00000004",
+        f"step-{5 if ranks == 1 else 6:08d}",
+    ]
     go(train, "--out", out, "--resume")
     for key in ("loss", "error", "top1_error", "test_loss"):
         assert metrics(out, key) == metrics(tmp_path / "unbroken", key)
@@ -316,8 +346,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
     said = capsys.readouterr().err
     found = re.search(
         r"error: step (\d+): the loss is (nan|inf); what first is not finite is the output of "
-        r"towers\.\d\.\w+: last good checkpoint: step 4, in ", said
-    )  # fmt: skip
+        r"towers\.\d\.\w+: last good checkpoint: step 4, in ",
+        said,
+    )
     assert exit_.value.code == 1 and found and int(found[1]) in range(6, 9), said
     assert [place.name for place in tmp_path.glob("checkpoints/step-*")] == ["step-00000004"]
     train("--out", tmp_path, "--resume", "--set", rates.replace("1e4", "1e-3"))
@@ -345,14 +376,17 @@ def test_what_is_not_finite_is_not_saved(what, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(loop, "train_step", spoil)
     if what == "weights":
-        monkeypatch.setattr(loop, "evaluate", lambda *args: {"test_loss": 1, "top1_error": 1,
-                                                             "top5_error": 1})  # fmt: skip
+        monkeypatch.setattr(
+            loop, "evaluate", lambda *args: {"test_loss": 1, "top1_error": 1, "top5_error": 1}
+        )
     with pytest.raises(SystemExit) as exit_:
         train(*OPTIONS, "--out", tmp_path)
     said = capsys.readouterr().err
-    expected = {"evaluation": "after step 8: the test loss is nan: last good checkpoint: step 4",
-                "weights": "after step 8: what first is not finite is the gradient of "
-                           "towers.0.fc8, a step earlier: last good checkpoint: step 4"}  # fmt: skip
+    expected = {
+        "evaluation": "after step 8: the test loss is nan: last good checkpoint: step 4",
+        "weights": "after step 8: what first is not finite is the gradient of "
+        "towers.0.fc8, a step earlier: last good checkpoint: step 4",
+    }
     assert exit_.value.code == 1 and expected[what] in said, said
     assert [place.name for place in tmp_path.glob("checkpoints/step-*")] == ["step-00000004"]
 
@@ -425,10 +459,8 @@ def test_ranks_agree_one_call_later(on_ranks):
 
 
 def test_few_changed_files_end_as_they_should(tmp_path, monkeypatch):
-    """bench/faults.py changes a thousand."""
-    monkeypatch.syspath_prepend(REPOSITORY / "bench")
+    """python -m bench.faults changes a thousand."""
     monkeypatch.chdir(tmp_path)
-    fuzz = program("fuzz", "bench")
     wrong = [
         f"{kind}, {what}: {how}"
         for kind, victim in fuzz.victims(tmp_path / "files").items()

@@ -22,12 +22,7 @@ PATIENCE = 20  # seconds, for all ranks to be gone
 
 
 def start(arguments, rank, world, folder):
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "1",
-    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         environment.pop(name, None)
     if world > 1:
@@ -53,8 +48,7 @@ def outcome(arguments, world, folder):
     processes = [start(arguments, rank, world, folder) for rank in range(world)]
     try:
         printed = [
-            process.communicate(timeout=max(0.1, deadline - time.monotonic()))[0]
-            for process in processes
+            process.communicate(timeout=max(0.1, deadline - time.monotonic()))[0] for process in processes
         ]
     finally:
         for process in processes:
@@ -66,9 +60,7 @@ def outcome(arguments, world, folder):
 def folder(tmp_path_factory):
     """A working directory with a finished run and with data that is not what it should be."""
     folder = tmp_path_factory.mktemp("cwd")
-    train(
-        "--set", "train.max_steps=1", "--set", "data.name=synthetic", "--out", folder / "finished"
-    )
+    train("--set", "train.max_steps=1", "--set", "data.name=synthetic", "--out", folder / "finished")
     shutil.copytree(folder / "finished", folder / "no_checkpoint")
     shutil.rmtree(folder / "no_checkpoint" / "checkpoints")
     lines = (folder / "finished" / "metrics.jsonl").read_text()
@@ -84,9 +76,7 @@ def folder(tmp_path_factory):
     ):
         (folder / "garbage" / name).write_bytes(b"garbage")
     (folder / "pickled").mkdir()
-    np.save(
-        folder / "pickled" / "train_images.npy", np.array([print], dtype=object), allow_pickle=True
-    )
+    np.save(folder / "pickled" / "train_images.npy", np.array([print], dtype=object), allow_pickle=True)
     return folder
 
 

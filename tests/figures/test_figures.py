@@ -8,14 +8,14 @@ import pytest
 import torch
 from conftest import REPOSITORY, program, train
 
-from alexnet2gpu.figures import answers, curves, filters, neighbours, page
-from alexnet2gpu.runs import evaluate
-from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.figures import answers, curves, filters, neighbours, page
 from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.runs import evaluate
+from alexnet2gpu.runs.checkpoints import format as checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,11 @@ def trained(run):
     """The network of that run, its training and its validation images."""
     config = load_config(run / "config.yaml")
     images, test = load_images(config.data, config.model)
-    return evaluate.load_trained(config, checkpoint.newest_checkpoint(run), images, torch.device("cpu")), images, test
+    return (
+        evaluate.load_trained(config, checkpoint.newest_checkpoint(run), images, torch.device("cpu")),
+        images,
+        test,
+    )
 
 
 def draw(*arguments):
@@ -175,8 +179,7 @@ def test_all_kernels_are_drawn_on_one_scale(drawn):
     """Those of the second tower, a tenth as strong, are all nearly grey."""
     strong = torch.linspace(-1, 1, 20 * 27).reshape(20, 3, 3, 3)
     first, second = (
-        axes.images[0].get_array()
-        for axes in drawn(filters.draw, [strong, strong / 10], [0.5, 0.5])
+        axes.images[0].get_array() for axes in drawn(filters.draw, [strong, strong / 10], [0.5, 0.5])
     )
     assert np.allclose(first[:3, :3], (strong[0].permute(1, 2, 0) + 1) / 2)  # kernel 0
     assert np.allclose(first[4:7, :3], (strong[16].permute(1, 2, 0) + 1) / 2)  # in the second row
@@ -221,7 +224,7 @@ def test_neighbours_are_sought_among_training_images(run, trained, monkeypatch):
     queries, chosen, _, near, distances, _ = asked
     many, few = page.spread(len(images), 40), page.spread(len(test), 5)
     assert np.array_equal(queries.pixels, test.pixels) and chosen.tolist() == few.tolist()
-    theirs, ours = neighbours.features(network, images, many), neighbours.features(network, test, few)
+    theirs, ours = (neighbours.features(network, images, many), neighbours.features(network, test, few))
     for number, query in enumerate(ours):
         plain = (theirs - query).square().sum(1).sqrt()
         order = plain.argsort(stable=True)[:6]

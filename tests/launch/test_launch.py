@@ -20,9 +20,7 @@ from alexnet2gpu.runs.folder import default_folder
 README = (REPOSITORY / "README.md").read_text()
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMANDS = [
-    line.strip()
-    for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
-    for line in block.splitlines()
+    line.strip() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
 ]
 SOURCES = sorted([*REPOSITORY.glob("alexnet2gpu/**/*.py"), *REPOSITORY.glob("launch/*.py")])
 LAUNCH = list(dict.fromkeys(line.split("#")[0].strip() for line in COMMANDS if "launch/" in line))
@@ -31,24 +29,16 @@ LAUNCH = list(dict.fromkeys(line.split("#")[0].strip() for line in COMMANDS if "
 def run(command, folder, **environment):
     """A command of the README, with this Python and from `folder`."""
     words = shlex.split(command)
-    words[0:1] = {
-        "torchrun": [sys.executable, "-m", "torch.distributed.run"],
-        "python": [sys.executable],
-    }[words[0]]
+    words[0:1] = {"torchrun": [sys.executable, "-m", "torch.distributed.run"], "python": [sys.executable]}[
+        words[0]
+    ]
     return subprocess.run(
-        words,
-        cwd=folder,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=100,
+        words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100
     )
 
 
 def test_the_readme_has_all_modes():
-    flags = {
-        " ".join(re.findall(r"--split-model|--ddp", line)) for line in LAUNCH if "train.py" in line
-    }
+    flags = {" ".join(re.findall(r"--split-model|--ddp", line)) for line in LAUNCH if "train.py" in line}
     assert {"", "--split-model", "--ddp", "--split-model --ddp"} <= flags
 
 
@@ -83,9 +73,7 @@ def photographs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", LAUNCH)
-def test_a_command_of_the_readme_works_as_written(
-    command, a_run, photographs, tmp_path, monkeypatch, capfd
-):
+def test_a_command_of_the_readme_works_as_written(command, a_run, photographs, tmp_path, monkeypatch, capfd):
     """From the repository; training is cut short after two steps, on noise in place of a user's
     own photographs. Programs that torchrun does not start run in this process, to save time."""
     if "figures.py" in command:
@@ -139,9 +127,7 @@ def test_a_clone_runs_from_another_directory_without_being_installed(tmp_path):
     for name in ("alexnet2gpu", "launch", "configs"):
         shutil.copytree(REPOSITORY / name, tmp_path / "clone" / name)
     quick = tmp_path / "clone" / "configs" / "quick.yaml"
-    quick.write_text(
-        quick.read_text().replace("train:\n", "train:\n  max_steps: 2\n  log_every: 1\n")
-    )
+    quick.write_text(quick.read_text().replace("train:\n", "train:\n  max_steps: 2\n  log_every: 1\n"))
     (tmp_path / "elsewhere").mkdir()
     done = run(
         f"torchrun --standalone --nproc_per_node=2 {tmp_path}/clone/launch/train.py --split-model",
@@ -161,20 +147,12 @@ def test_a_second_run_gets_a_directory_of_its_own(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments, complaint",
-    [
-        ("--split-model --set model.towers=3", "do not divide by 3 towers"),
-        ("", "2 processes but no mode"),
-    ],
+    [("--split-model --set model.towers=3", "do not divide by 3 towers"), ("", "2 processes but no mode")],
 )
-def test_a_mistake_under_torchrun_is_printed_once_and_every_rank_exits_with_2(
-    arguments, complaint, tmp_path
-):
+def test_a_mistake_under_torchrun_is_printed_once_and_every_rank_exits_with_2(arguments, complaint, tmp_path):
     """torchrun ends the slower rank as soon as one has failed; here each comes to its own
     conclusion first."""
-    done = run(
-        f"torchrun --standalone --nproc_per_node=2 {REPOSITORY}/launch/train.py {arguments}",
-        tmp_path,
-    )
+    done = run(f"torchrun --standalone --nproc_per_node=2 {REPOSITORY}/launch/train.py {arguments}", tmp_path)
     lines = [line for line in done.stderr.splitlines() if line.startswith("error")]
     assert len(lines) == 1 and complaint in lines[0], done.stderr
     assert done.returncode == 1
@@ -185,15 +163,7 @@ def test_help_lists_the_options():
     done = run("python launch/train.py --help", REPOSITORY)
     assert done.returncode == 0 and all(
         option in done.stdout
-        for option in (
-            "--config",
-            "--split-model",
-            "--ddp",
-            "--data",
-            "--out",
-            "--resume",
-            "--set",
-        )
+        for option in ("--config", "--split-model", "--ddp", "--data", "--out", "--resume", "--set")
     )
 
 

@@ -7,13 +7,11 @@ import torch
 from conftest import metrics, train
 from torch.nn import functional as F
 
-from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.keys import Memory
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.model import AlexNet
 
-ALL_OFF = Memory(
-    norm_input_only=False, pool_places_only=False, image_unpadded=False, relu_in_place=False
-)
+ALL_OFF = Memory(norm_input_only=False, pool_places_only=False, image_unpadded=False, relu_in_place=False)
 
 
 def gradients(file, levers, settings=()):

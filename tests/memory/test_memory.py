@@ -6,18 +6,17 @@ import pytest
 import torch
 from conftest import ranks_of, train
 
-from alexnet2gpu.memory import any_mode
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.memory.measured.storages import Ledger
+from alexnet2gpu.config.network import totals, traffic
+from alexnet2gpu.memory import any_mode
 from alexnet2gpu.memory.measured.step import StepMemory
+from alexnet2gpu.memory.measured.storages import Ledger
 from alexnet2gpu.memory.predicted.step import predict_step
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.config.network import totals, traffic
 from alexnet2gpu.model.norm import native, operations
 from alexnet2gpu.model.optim import SGD2012, set_rates
+from alexnet2gpu.model.step import train_step, weight_dtype
 from alexnet2gpu.ranks.assemble import Parts
-from alexnet2gpu.model.step import weight_dtype
-from alexnet2gpu.model.step import train_step
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"
@@ -138,8 +137,9 @@ def test_recomputed_stages_are_predicted(stages):
     config, memory = measured_step(config, batch=2)
     expected = predict_step(config, 2)
     assert expected.bytes["peak"] == pytest.approx(memory.bytes["peak"], rel=1e-3)
-    something = [{place: held for place, held in saved.items() if held}
-                 for saved in (expected.saved, memory.saved)]  # fmt: skip
+    something = [
+        {place: held for place, held in saved.items() if held} for saved in (expected.saved, memory.saved)
+    ]
     assert something[0] == something[1]  # torch 2.11 enters places that hold nothing
 
 
@@ -250,10 +250,7 @@ def test_views_and_in_place_results_are_counted_once():
         assert ledger.worst_since() == 1000 and len(alive) == 4
 
 
-@pytest.mark.parametrize(
-    "file, settings, batch",
-    [(QUICK, [], 16), ("configs/alexnet.yaml", BFLOAT16, 2)],
-)
+@pytest.mark.parametrize("file, settings, batch", [(QUICK, [], 16), ("configs/alexnet.yaml", BFLOAT16, 2)])
 def test_the_ledger_counts_what_torchs_allocator_gives(file, settings, batch):
     """A whole step, as torch's profiler sees every allocation on the CPU, scratch memory inside
     operations too. (In bfloat16 a convolution takes some going back, a few hundred KiB, which

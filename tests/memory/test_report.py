@@ -7,9 +7,8 @@ import pytest
 import torch
 from conftest import REPOSITORY, program, ranks_of, train
 
-from alexnet2gpu.memory import any_mode
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.memory import report
+from alexnet2gpu.memory import any_mode, report
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"

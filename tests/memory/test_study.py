@@ -1,22 +1,18 @@
 """If these fail, docs/memory.md or bench/results/ says what is no longer so. To make both
-anew: python bench/memory.py"""
+anew: python -m bench.memory"""
 
 import json
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import REPOSITORY, program
+from conftest import REPOSITORY
 
-from alexnet2gpu.memory import any_mode
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.memory import any_mode
 from alexnet2gpu.model.norm import native
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(REPOSITORY / "bench")
-    return lambda name: program(name, "bench")
+from bench.memory import cases
+from bench.results import rewrite
 
 
 @pytest.fixture
@@ -24,20 +20,18 @@ def results():
     return json.loads((REPOSITORY / "bench" / "results" / "memory-cpu.json").read_text())
 
 
-def test_the_tables_of_the_study_are_those_of_its_results(bench, results):
-    study = bench("study")
-    assert set(results) == set(study.CASES)
-    text = study.STUDY.read_text()
-    assert bench("pages").rewrite(text, study.tables(results)) == text
+def test_the_tables_of_the_study_are_those_of_its_results(results):
+    assert set(results) == set(cases.CASES)
+    text = cases.STUDY.read_text()
+    assert rewrite(text, cases.tables(results)) == text
 
 
-def test_what_was_measured_at_full_size_is_predicted_today(bench, results):
+def test_what_was_measured_at_full_size_is_predicted_today(results):
     """Every peak within 0.1 %; weights, gradients, momentum and buckets to the byte."""
     if native.compiled(torch.float32) is None:
         pytest.skip("measured with a C compiler, without which normalisation takes more memory")
-    cases = bench("study").CASES
     for case, found in results.items():
-        name, settings, _ = cases[case]
+        name, settings, _ = cases.CASES[case]
         config = load_config(REPOSITORY / "configs" / f"{name}.yaml", settings)
         for row in found["rows"]:
             precision, batch = row["precision"], row["batch"]

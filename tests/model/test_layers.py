@@ -9,9 +9,7 @@ from alexnet2gpu.model.layers import Dropout, OverhangConv2d, draw_weights
 
 
 def random(*shape, scale=1.0):
-    return scale * torch.randn(
-        *shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
-    )
+    return scale * torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def test_overhang_reads_zeros_beyond_the_edge():

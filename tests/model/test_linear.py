@@ -9,9 +9,7 @@ from alexnet2gpu.model.layers import draw_weights
 from alexnet2gpu.model.linear import Linear, in_one_piece, linear
 from alexnet2gpu.ranks import overlap
 
-by_onednn = pytest.mark.skipif(
-    not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"
-)
+by_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
 
 def both_ways(layer, x, g):

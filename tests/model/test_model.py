@@ -18,9 +18,7 @@ def alexnet():
 
 def photograph(count=2):
     """Something with the scale of an image less its mean."""
-    return (
-        60 * torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0)).double()
-    )
+    return 60 * torch.randn(count, 3, 224, 224, generator=torch.Generator().manual_seed(0)).double()
 
 
 def written_out(weights, x, lrn_over_all_maps=False):
@@ -29,10 +27,7 @@ def written_out(weights, x, lrn_over_all_maps=False):
 
     def layer(name, tower, function, x, **options):
         return function(
-            x,
-            weights[f"towers.{tower}.{name}.weight"],
-            weights[f"towers.{tower}.{name}.bias"],
-            **options,
+            x, weights[f"towers.{tower}.{name}.weight"], weights[f"towers.{tower}.{name}.bias"], **options
         )
 
     def lrn(halves):
@@ -47,14 +42,10 @@ def written_out(weights, x, lrn_over_all_maps=False):
 
     halves = [layer("conv1", t, F.conv2d, F.pad(x, (0, 3, 0, 3)), stride=4) for t in (0, 1)]
     halves = [F.relu(F.max_pool2d(half, 3, 2)) for half in lrn(halves)]
-    halves = lrn(
-        [F.relu(layer("conv2", t, F.conv2d, half, padding=2)) for t, half in enumerate(halves)]
-    )
+    halves = lrn([F.relu(layer("conv2", t, F.conv2d, half, padding=2)) for t, half in enumerate(halves)])
     both = torch.cat([F.max_pool2d(map_norm(half), 3, 2) for half in halves], 1)
     halves = [F.relu(layer("conv3", t, F.conv2d, both, padding=1)) for t in (0, 1)]
-    halves = [
-        F.relu(layer("conv4", t, F.conv2d, half, padding=1)) for t, half in enumerate(halves)
-    ]
+    halves = [F.relu(layer("conv4", t, F.conv2d, half, padding=1)) for t, half in enumerate(halves)]
     halves = [
         F.relu(F.max_pool2d(layer("conv5", t, F.conv2d, half, padding=1), 3, 2))
         for t, half in enumerate(halves)
@@ -68,9 +59,7 @@ def written_out(weights, x, lrn_over_all_maps=False):
 @torch.no_grad()
 def test_alexnet_is_the_network_written_out(alexnet):
     x = photograph()
-    torch.testing.assert_close(
-        alexnet(x), written_out(alexnet.state_dict(), x), rtol=1e-12, atol=1e-12
-    )
+    torch.testing.assert_close(alexnet(x), written_out(alexnet.state_dict(), x), rtol=1e-12, atol=1e-12)
 
 
 @torch.no_grad()
@@ -86,10 +75,7 @@ def test_a_norm_across_both_towers_is_another_network(alexnet):
 
 def test_a_tower_has_the_same_weights_wherever_it_is_built():
     network = load_config("configs/quick.yaml").model
-    both, second = (
-        AlexNet(network, seed=3).state_dict(),
-        AlexNet(network, seed=3, towers=[1]).state_dict(),
-    )
+    both, second = (AlexNet(network, seed=3).state_dict(), AlexNet(network, seed=3, towers=[1]).state_dict())
     assert second and all(name.startswith("towers.1.") for name in second)
     assert all(torch.equal(both[name], weight) for name, weight in second.items())
 
@@ -99,8 +85,7 @@ def test_towers_and_layers_and_seeds_differ():
     weights = AlexNet(network, seed=3).state_dict()
     assert not torch.equal(weights["towers.0.conv1.weight"], weights["towers.1.conv1.weight"])
     assert not torch.equal(
-        weights["towers.0.conv1.weight"],
-        AlexNet(network, seed=4).state_dict()["towers.0.conv1.weight"],
+        weights["towers.0.conv1.weight"], AlexNet(network, seed=4).state_dict()["towers.0.conv1.weight"]
     )
 
 
@@ -135,9 +120,7 @@ def test_dropout_masks_follow_seed_tower_replica_and_step():
         return model(x)
 
     first = logits(0, 0, 5)
-    assert not any(
-        torch.equal(first, logits(*other)) for other in [(1, 0, 5), (0, 1, 5), (0, 0, 6)]
-    )
+    assert not any(torch.equal(first, logits(*other)) for other in [(1, 0, 5), (0, 1, 5), (0, 0, 6)])
     assert torch.equal(first, logits(0, 0, 5))
 
 
@@ -167,9 +150,7 @@ def test_it_is_an_ordinary_module():
 def test_the_number_of_towers_is_free():
     """One line of the config makes four towers of the same widths; eight outputs, since ten do not
     divide by four."""
-    four = alexnet2gpu.load(
-        "configs/quick.yaml", overrides=["model.towers=4", "model.stages.4.fc8.out=8"]
-    )
+    four = alexnet2gpu.load("configs/quick.yaml", overrides=["model.towers=4", "model.stages.4.fc8.out=8"])
     assert four(torch.randn(2, 1, 28, 28)).shape == (2, 8)
     assert four.get_submodule("towers.3.conv2").weight.shape == (16, 4, 5, 5)
 

@@ -17,8 +17,11 @@ from alexnet2gpu.model.norm.layer import ResponseNorm
 WAYS = [operations, native]
 LRN = NormRule(True, 5, 1e-4 / 5, 0.75, 2)
 MAP_NORM = NormRule(False, 5, 1e-3 / 25, 0.75, 1)
-ODD = [NormRule(across, *rest) for across in (True, False) for rest in
-       [(3, 0.3, 0.6, 1.5), (7, 0.1, 0.75, 1), (1, 0.2, 0.5, 2)]]  # fmt: skip
+ODD = [
+    NormRule(across, *rest)
+    for across in (True, False)
+    for rest in [(3, 0.3, 0.6, 1.5), (7, 0.1, 0.75, 1), (1, 0.2, 0.5, 2)]
+]
 
 
 def random(*shape, scale=1.0, dtype=torch.float64, seed=0):
@@ -84,9 +87,7 @@ def test_it_keeps_only_its_input(way):
     """F.local_response_norm keeps seven tensors of this size, 46 % of all that this network
     saves."""
     saved, x = [], random(2, 8, 5, 5).requires_grad_()
-    hooks = torch.autograd.graph.saved_tensors_hooks(
-        lambda t: saved.append(t) or t.detach(), lambda t: t
-    )
+    hooks = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t.detach(), lambda t: t)
     with hooks:
         ResponseNorm(LRN)(x)
     assert [tensor.data_ptr() for tensor in saved] == [x.data_ptr()]

@@ -67,20 +67,12 @@ def test_gradients_may_lie_otherwise_than_weights(layout):
 def test_torchs_sgd_differs_only_after_the_drop():
     named, others = parameters(), parameters()
     torchs = torch.optim.SGD(
-        [
-            {"params": [p], "weight_decay": 0.0005 * name.endswith("weight")}
-            for name, p in others.items()
-        ],
+        [{"params": [p], "weight_decay": 0.0005 * name.endswith("weight")} for name, p in others.items()],
         lr=0.1,
         momentum=0.9,
     )
-    ours, theirs = (
-        steps(SGD2012(named.items(), 0.9, 0.0005), named, RATES),
-        steps(torchs, others, RATES),
-    )
-    off = [
-        max((a[name] - b[name]).abs().max().item() for name in named) for a, b in zip(ours, theirs)
-    ]
+    ours, theirs = (steps(SGD2012(named.items(), 0.9, 0.0005), named, RATES), steps(torchs, others, RATES))
+    off = [max((a[name] - b[name]).abs().max().item() for name in named) for a, b in zip(ours, theirs)]
     assert max(off[:3]) < 1e-12 and min(off[3:]) > 1e-3
 
 
@@ -114,11 +106,7 @@ def test_a_rate_of_0_freezes_weight_and_velocity():
 def test_the_schedule_of_2012(epoch, conv1, others, biases):
     """The frozen conv1 stays so when the rate of all layers changes at epoch 79."""
     assert rate_of(SCHEDULE, epoch, "conv1", "weights") == conv1
-    assert (
-        rate_of(SCHEDULE, epoch, "fc6", "weights")
-        == rate_of(SCHEDULE, epoch, "", "weights")
-        == others
-    )
+    assert rate_of(SCHEDULE, epoch, "fc6", "weights") == rate_of(SCHEDULE, epoch, "", "weights") == others
     assert rate_of(SCHEDULE, epoch, "fc6", "biases") == biases
     assert rate_of(SCHEDULE, epoch, "conv1", "biases") == (0 if epoch >= 72 else biases)
 
@@ -142,16 +130,19 @@ def test_training_follows_the_schedule(tmp_path):
         "[{epoch: 1, weights: 0.01, biases: 0.01, layers: {conv2: {weights: 0, biases: 0}}},"
         " {epoch: 2, weights: 0, biases: 0}]"
     )
-    settings = ["data.name=synthetic", "train.batch=256", "train.epochs=3", "train.keep=3",
-                f"optim.schedule={schedule}"]  # fmt: skip
+    settings = [
+        "data.name=synthetic",
+        "train.batch=256",
+        "train.epochs=3",
+        "train.keep=3",
+        f"optim.schedule={schedule}",
+    ]
     train("--out", tmp_path, *(part for setting in settings for part in ("--set", setting)))
     start = AlexNet(load_config(tmp_path / "config.yaml").model, seed=0).state_dict()
     first, second, third = (
-        torch.load(tmp_path / f"checkpoints/step-{step:08d}/tower-0.pt")["weights"]
-        for step in (2, 4, 6)
+        torch.load(tmp_path / f"checkpoints/step-{step:08d}/tower-0.pt")["weights"] for step in (2, 4, 6)
     )
     changed = {name for name in first if not torch.equal(first[name], start[name])}
     assert changed == {name for name in first if "conv2" not in name}
     for later in (second, third):
         assert all(torch.equal(first[name], later[name]) for name in first)
-

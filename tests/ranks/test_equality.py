@@ -11,21 +11,16 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.ranks.modes import Grid, grid_of
 from alexnet2gpu.ranks.assemble import joined
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import Grid, grid_of
 
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 
 
 def test_split_has_the_losses_of_one_device_for_50_steps(on_ranks, tmp_path):
     """The default network on the bundled images, dropout on: every logged loss agrees to 1e-12."""
-    settings = [
-        "train.max_steps=50",
-        "train.batch=16",
-        "train.log_every=1",
-        "train.precision=float64",
-    ]
+    settings = ["train.max_steps=50", "train.batch=16", "train.log_every=1", "train.precision=float64"]
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "single")
     on_ranks(train, 2, "--split-model", *options, "--out", tmp_path / "split")
@@ -75,9 +70,7 @@ def differences(file, overrides, split, ddp):
     ],
     ids=["ddp", "grid", "alexnet split, dropout on"],
 )
-def test_a_mode_has_the_gradients_of_one_device(
-    on_ranks, tmp_path, name, overrides, split, ddp, ranks
-):
+def test_a_mode_has_the_gradients_of_one_device(on_ranks, tmp_path, name, overrides, split, ddp, ranks):
     """quick.yaml with dropout off where replicas draw their own masks; alexnet.yaml at full size,
     dropout on."""
     overrides = [*overrides, "train.precision=float64"]
@@ -130,14 +123,7 @@ def test_bfloat16_agrees_to_its_rounding(on_ranks, tmp_path):
     train(*options, "--out", tmp_path / "float32")
     train(*options, "--set", "train.precision=bfloat16", "--out", tmp_path / "single")
     on_ranks(
-        train,
-        2,
-        "--split-model",
-        *options,
-        "--set",
-        "train.precision=bfloat16",
-        "--out",
-        tmp_path / "split",
+        train, 2, "--split-model", *options, "--set", "train.precision=bfloat16", "--out", tmp_path / "split"
     )
     expected = list(metrics(tmp_path / "float32", "loss").values())
     for mode in ("single", "split"):

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.config.network import traffic
+from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.ranks import exchange as exchange_module
 from alexnet2gpu.ranks import link as link_module
 from alexnet2gpu.ranks import overlap
-from alexnet2gpu.config.load import load_config
-from alexnet2gpu.ranks.exchange import exchange, gather_logits
-from alexnet2gpu.ranks.link import Link
-from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.config.network import traffic
-from alexnet2gpu.ranks.modes import grid_of
 from alexnet2gpu.ranks.assemble import joined
+from alexnet2gpu.ranks.exchange import exchange, gather_logits
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.link import Link
+from alexnet2gpu.ranks.modes import grid_of
 
 BFLOAT16 = "exchange.precision=bfloat16"
 OVERLAP = ["exchange.overlap=true"]
@@ -56,10 +56,7 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None, mes
     ):
         if not messages:
             patch.setattr(link_module, "_by_messages", lambda tensor: False)
-        for function, wrong in (
-            ("_Exchange", exchange_backward),
-            ("_GatherLogits", logits_backward),
-        ):
+        for function, wrong in (("_Exchange", exchange_backward), ("_GatherLogits", logits_backward)):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
         results = gradients(network, ranks.grid.towers, joined(config, ranks))
@@ -81,11 +78,16 @@ def worst(split, whole, names):
 
 @pytest.mark.parametrize(
     "overrides, ranks",
-    [([], 2), (QUICK_4, 4), (QUICK_4, 2), (OVERLAP, 2), ([*QUICK_4, *OVERLAP], 4),
-     ([*QUICK_4, *OVERLAP], 2)],
-    ids=["2 towers on 2", "4 towers on 4", "4 towers on 2", "overlap", "overlap, 4 towers on 4",
-         "overlap, 4 towers on 2"],
-)  # fmt: skip
+    [([], 2), (QUICK_4, 4), (QUICK_4, 2), (OVERLAP, 2), ([*QUICK_4, *OVERLAP], 4), ([*QUICK_4, *OVERLAP], 2)],
+    ids=[
+        "2 towers on 2",
+        "4 towers on 4",
+        "4 towers on 2",
+        "overlap",
+        "overlap, 4 towers on 4",
+        "overlap, 4 towers on 2",
+    ],
+)
 def test_a_split_has_the_logits_and_gradients_of_one_device(on_ranks, overrides, ranks):
     """Dropout on, float64. A difference here is a wrong exchange, not rounding."""
     whole = gradients(load_config("configs/quick.yaml", overrides).model)
@@ -148,8 +150,7 @@ def test_in_bfloat16_a_quarter_of_float64s_bytes_travel(on_ranks, overrides):
             found = sent[:-1] if bytes_ == 2 else sent[-1:]
             ways = between if bytes_ == 2 else [last]
             assert found == [
-                {"forward": images * way.forward, "backward": images * way.backward}
-                for way in ways
+                {"forward": images * way.forward, "backward": images * way.backward} for way in ways
             ]
 
 
@@ -203,9 +204,11 @@ def test_messages_and_collectives_agree(on_ranks, ranks):
         assert torch.equal(gathered, gathered_too) and torch.equal(own, own_too)
 
 
-@pytest.mark.parametrize("overrides, ranks", [
-    ([], 2), (OVERLAP, 2), ([BFLOAT16], 2), ([*OVERLAP, BFLOAT16], 2), ([*QUICK_4, *OVERLAP], 4),
-], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "overrides, ranks",
+    [([], 2), (OVERLAP, 2), ([BFLOAT16], 2), ([*OVERLAP, BFLOAT16], 2), ([*QUICK_4, *OVERLAP], 4)],
+    ids=str,
+)
 def test_by_collectives_as_on_gpus_gradients_are_the_same(on_ranks, overrides, ranks):
     by_messages = on_ranks(split_gradients, ranks, overrides)
     by_collectives = on_ranks(split_gradients, ranks, overrides, None, None, False)

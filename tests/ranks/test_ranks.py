@@ -11,10 +11,10 @@ import torch
 from conftest import Pool, train
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.ranks.modes import grid_of
-from alexnet2gpu.ranks.groups import Ranks, choose_device
-from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.assemble import assemble
+from alexnet2gpu.ranks.groups import Ranks, choose_device
+from alexnet2gpu.ranks.modes import grid_of
 
 PATIENCE = 5  # seconds that a thread may take to end
 
@@ -66,22 +66,10 @@ def test_without_torchrun_one_device_holds_all():
             "--nproc_per_node=2 launch/train.py --split-model",
         ),
         (2, True, False, 3, "--split-model on 3 processes: 2 towers divide over 2"),
-        (
-            2,
-            True,
-            False,
-            4,
-            "--nproc_per_node=2 launch/train.py --split-model; for replicas add --ddp",
-        ),
+        (2, True, False, 4, "--nproc_per_node=2 launch/train.py --split-model; for replicas add --ddp"),
         (4, True, False, 3, "4 towers divide over 2 or 4"),
         (2, True, True, 3, "--split-model --ddp on 3 processes: 2 towers need 2 a replica"),
-        (
-            2,
-            False,
-            True,
-            None,
-            "--ddp needs several processes: torchrun --standalone --nproc_per_node=2",
-        ),
+        (2, False, True, None, "--ddp needs several processes: torchrun --standalone --nproc_per_node=2"),
         (1, True, False, 2, "--split-model cannot split a network of 1 tower"),
     ],
 )

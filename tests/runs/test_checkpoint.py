@@ -11,14 +11,15 @@ import torch.distributed as dist
 from conftest import metrics, train
 
 import alexnet2gpu
-from alexnet2gpu.runs.folder import RUNS, Run, begun_before, read_metrics
-from alexnet2gpu.runs.checkpoints import format as checkpoint, resume
-from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
-from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.faults import files
+from alexnet2gpu.runs.checkpoints import format as checkpoint
+from alexnet2gpu.runs.checkpoints import resume
+from alexnet2gpu.runs.checkpoints.format import Progress
+from alexnet2gpu.runs.folder import RUNS, Run, begun_before, read_metrics
 
 SETTINGS = [
     "data.name=synthetic",
@@ -60,30 +61,17 @@ def test_any_mode_resumes_any_other(on_ranks, unbroken, tmp_path, order):
         if mode == "single":
             train(*arguments)
         else:
-            flags = {
-                "split": ["--split-model"],
-                "ddp": ["--ddp"],
-                "grid": ["--split-model", "--ddp"],
-            }[mode]
+            flags = {"split": ["--split-model"], "ddp": ["--ddp"], "grid": ["--split-model", "--ddp"]}[mode]
             on_ranks(train, 4 if mode == "grid" else 2, *flags, *arguments)
     expected, found = metrics(unbroken, "loss"), metrics(out, "loss")
     assert list(found) == list(expected)
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-11)
     for name, weight in weights(unbroken).items():
-        torch.testing.assert_close(
-            weights(out)[name], weight, rtol=1e-6, atol=1e-9
-        )  # float32, when loaded
+        torch.testing.assert_close(weights(out)[name], weight, rtol=1e-6, atol=1e-9)  # float32, when loaded
 
 
 def test_the_same_mode_resumes_bit_for_bit_with_dropout(tmp_path):
-    options = [
-        "--set",
-        "data.name=synthetic",
-        "--set",
-        "train.batch=16",
-        "--set",
-        "train.log_every=1",
-    ]
+    options = ["--set", "data.name=synthetic", "--set", "train.batch=16", "--set", "train.log_every=1"]
     train(*options, "--set", "train.max_steps=6", "--out", tmp_path / "unbroken")
     train(*options, "--set", "train.max_steps=3", "--out", tmp_path / "broken")
     train("--set", "train.max_steps=6", "--out", tmp_path / "broken", "--resume")
@@ -110,16 +98,10 @@ def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
     """One file per tower with weights and velocities of the names that every mode uses; nothing
     but tensors. The state has the rest: place, best, config, versions, checksums."""
     newest = checkpoint.newest_checkpoint(unbroken)
-    assert sorted(file.name for file in newest.iterdir()) == [
-        "state.json",
-        "tower-0.pt",
-        "tower-1.pt",
-    ]
+    assert sorted(file.name for file in newest.iterdir()) == ["state.json", "tower-0.pt", "tower-1.pt"]
     for index in (0, 1):
         content = torch.load(newest / f"tower-{index}.pt", weights_only=True)
-        assert set(content) == {"weights", "velocity"} and set(content["weights"]) == set(
-            content["velocity"]
-        )
+        assert set(content) == {"weights", "velocity"} and set(content["weights"]) == set(content["velocity"])
         assert all(name.startswith(f"towers.{index}.") for name in content["weights"])
     state = json.loads((newest / "state.json").read_text())
     top1 = metrics(unbroken, "top1_error")[9]
@@ -164,8 +146,7 @@ def test_a_run_that_another_process_went_on_with_is_left_alone(unbroken, tmp_pat
     """It was still saving when this one chose its checkpoint, and let go of the lock then."""
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
     start = find(folder)
-    shutil.copytree(folder / "checkpoints" / "step-00000009",
-                    folder / "checkpoints" / "step-00000012")  # fmt: skip
+    shutil.copytree(folder / "checkpoints" / "step-00000009", folder / "checkpoints" / "step-00000012")
     with Run(folder, True) as files_, pytest.raises(ValueError, match="resume again"):
         files_.start(load_config(folder / "config.yaml"), start.progress, start.damaged)
 
@@ -192,10 +173,7 @@ def damage(place, how):
         state.write_text(state.read_text().replace('"step": 10', '"step": 11'))
 
 
-HOW = [
-    "missing tower", "cut", "one bit", "not a checkpoint", "wrong tower", "code", "state",
-    "another step",
-]  # fmt: skip
+HOW = ["missing tower", "cut", "one bit", "not a checkpoint", "wrong tower", "code", "state", "another step"]
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +185,7 @@ def longer(unbroken, tmp_path_factory):
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_taken(
-    how, longer, tmp_path, capfd
-):
+def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_taken(how, longer, tmp_path, capfd):
     """It is said why, the curve comes out as if nothing had happened, and nothing is deleted."""
     folder = shutil.copytree(longer, tmp_path / "run", symlinks=True)
     expected = metrics(folder, "loss")
@@ -238,9 +214,7 @@ def test_if_all_are_damaged_the_run_stays_as_it_is(how, unbroken, tmp_path, caps
     assert after == before
 
 
-def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_right(
-    unbroken, tmp_path
-):
+def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_right(unbroken, tmp_path):
     """Another format is not damage: an older checkpoint must not be taken in silence. What is no
     tensor of this network is refused, whoever sealed it."""
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
@@ -253,11 +227,9 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
     for name, other in {
         "cut code": {},
         "code": {"weights": print, "velocity": {}},
-        "whole numbers": {**content, "velocity": {n: t.int() for n, t in
-                                                  content["velocity"].items()}},
-        "another shape": {**content, "weights": {n: t[:1] for n, t in
-                                                 content["weights"].items()}},
-    }.items():  # fmt: skip
+        "whole numbers": {**content, "velocity": {n: t.int() for n, t in content["velocity"].items()}},
+        "another shape": {**content, "weights": {n: t[:1] for n, t in content["weights"].items()}},
+    }.items():
         torch.save(other, newest / "tower-1.pt")
         if name == "cut code":  # which ends in the middle of a number
             (newest / "tower-1.pt").write_bytes(b"\x80\x02J\x01")
@@ -275,9 +247,14 @@ def find(folder, *changes, images=None):
 
 @pytest.mark.parametrize(
     "change",
-    ["train.batch=32", "train.seed=1", "model.stages.0.conv1.init=0.5", "model.towers=4",
-     "data.name=fashion-mnist-sample"],
-)  # fmt: skip
+    [
+        "train.batch=32",
+        "train.seed=1",
+        "model.stages.0.conv1.init=0.5",
+        "model.towers=4",
+        "data.name=fashion-mnist-sample",
+    ],
+)
 def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
     changes = [change, *["model.stages.4.fc8.out=12"] * ("towers" in change)]
     with pytest.raises(ValueError, match="was made with another"):

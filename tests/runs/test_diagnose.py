@@ -13,12 +13,12 @@ import torch
 from conftest import program
 from torch.nn import functional as F
 
-from alexnet2gpu.runs import diagnose as diagnose_module
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.epoch import draw_epoch
-from alexnet2gpu.runs.diagnose import FAINT, Health, complaint, diagnose
+from alexnet2gpu.data.images import Images
 from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.runs import diagnose as diagnose_module
+from alexnet2gpu.runs.diagnose import FAINT, Health, complaint, diagnose
 
 # conv1 is final after relu1, which comes after a pooling; conv2 has no nonlinearity at all, fc3
 # has two, of which the first counts.
@@ -30,14 +30,18 @@ STAGES = """[
      drop3: {type: dropout, p: 0.5, scaling: "2012"}, relu3: relu},
     {fc4: {type: linear, out: 10, init: 0.1, bias: 0.3}},
 ]"""
-RATES = (
-    "{epoch: 1, weights: 0.1, biases: 7, layers: {fc3: {weights: 0.02}}}, {epoch: 2, weights: 9}"
-)
+RATES = "{epoch: 1, weights: 0.1, biases: 7, layers: {fc3: {weights: 0.02}}}, {epoch: 2, weights: 9}"
 SMALL = [
-    "model.input=[3, 8, 8]", f"model.stages={STAGES}", "data.mean=none", "data.flip=false",
-    "data.divide=255", "train.batch=12", "train.precision=float64", "train.seed=3",
+    "model.input=[3, 8, 8]",
+    f"model.stages={STAGES}",
+    "data.mean=none",
+    "data.flip=false",
+    "data.divide=255",
+    "train.batch=12",
+    "train.precision=float64",
+    "train.seed=3",
     f"optim.schedule=[{RATES}]",
-]  # fmt: skip
+]
 
 
 def dark():

@@ -30,10 +30,15 @@ STAGES = """[
     {fc8: {type: linear, out: 10, init: 0.1}},
 ]"""
 SMALL = [
-    "data.name=arrays", f"data.crop={CROP}", f"model.input=[1,{CROP},{CROP}]", "train.batch=8",
-    "train.max_steps=6", "train.precision=float64", f"model.stages={STAGES}",
+    "data.name=arrays",
+    f"data.crop={CROP}",
+    f"model.input=[1,{CROP},{CROP}]",
+    "train.batch=8",
+    "train.max_steps=6",
+    "train.precision=float64",
+    f"model.stages={STAGES}",
     "optim.schedule=[{epoch: 1, weights: 1e-4, biases: 1e-4}]",
-]  # fmt: skip
+]
 SET = [part for override in SMALL for part in ("--set", override)]
 
 
@@ -124,9 +129,7 @@ def check(out, folder, names, views):
 
 
 @pytest.mark.parametrize("views", [1, 10])
-def test_two_networks_and_their_average_are_those_of_plain_code(
-    views, folder, tmp_path, capsys, monkeypatch
-):
+def test_two_networks_and_their_average_are_those_of_plain_code(views, folder, tmp_path, capsys, monkeypatch):
     """The watch is told after each batch, or it would end a long evaluation as stuck."""
     ticks = []
     monkeypatch.setattr("alexnet2gpu.faults.watch.Watch.tick", lambda self: ticks.append(1))
@@ -143,10 +146,7 @@ def test_two_networks_and_their_average_are_those_of_plain_code(
 
 def test_what_is_compared_differs(folder):
     """Else the tests here could not tell one view from ten, or a network from another."""
-    losses = {
-        figures(probabilities(folder, name, views))["test_loss"]
-        for name in "ab" for views in (1, 10)
-    }  # fmt: skip
+    losses = {figures(probabilities(folder, name, views))["test_loss"] for name in "ab" for views in (1, 10)}
     assert len({round(loss, 2) for loss in losses}) == 4
 
 

@@ -11,16 +11,17 @@ import pytest
 import scenes
 import torch
 
-from alexnet2gpu.runs.checkpoints import format as checkpoint, resume, saver
-from alexnet2gpu.faults import files
-from alexnet2gpu.ranks.assemble import assemble
-from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.faults import files
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
+from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.runs.checkpoints import format as checkpoint
+from alexnet2gpu.runs.checkpoints import resume, saver
+from alexnet2gpu.runs.checkpoints.format import Progress
 from alexnet2gpu.runs.checkpoints.saver import Saver
 from alexnet2gpu.runs.folder import Run
 

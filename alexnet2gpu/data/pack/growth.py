@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu.faults import files
-from alexnet2gpu.data.pack import stores
 from alexnet2gpu.data.images import Moments
+from alexnet2gpu.data.pack import stores
 from alexnet2gpu.data.pack.layout import Part
+from alexnet2gpu.faults import files
 
 
 @dataclass(frozen=True)

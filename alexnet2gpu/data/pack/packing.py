@@ -11,6 +11,7 @@ on each before training: whoever has its pack waits for others no longer than ra
 """
 
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -20,21 +21,18 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import fcntl
 from tqdm import tqdm
 
-from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.data.pack.growth import Form, Growth
 from alexnet2gpu.data.pack.layout import PARTS, Part, is_pack
 from alexnet2gpu.data.pack.photographs import Photographs, classes_of
 from alexnet2gpu.data.pack.workers import Workers
+from alexnet2gpu.ranks.machine import cores
 
 ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
 
 
-def make_pack(
-    source: Path, target: Path, form: Form, workers: int | None = None, every: float = 5
-) -> None:
+def make_pack(source: Path, target: Path, form: Form, workers: int | None = None, every: float = 5) -> None:
     """Make the pack `target`, or go on making it; nothing is done if it is there, whatever the
     folder has become since.
 
@@ -51,8 +49,7 @@ def make_pack(
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker that is starting, and would wait for the lock of the process that started it.
-        raise ValueError("workers run your script again: put what it does under "
-                         "if __name__ == '__main__':")  # fmt: skip
+        raise ValueError("workers run your script again: put what it does under if __name__ == '__main__':")
     begun = target.with_name(target.name + ".partial")
     while not is_pack(target):
         if target.exists() and not is_pack(target):  # by now
@@ -90,8 +87,10 @@ def _check_form(target, form):
     source = Part(target, PARTS[0]).read_sidecar()["source"]
     for key, value in asdict(form).items():
         if source[key] != value:
-            raise ValueError(f"{target}: is a pack with {key} {source[key]}, not {value}: "
-                             "delete it or choose another place")  # fmt: skip
+            raise ValueError(
+                f"{target}: is a pack with {key} {source[key]}, not {value}: "
+                "delete it or choose another place"
+            )
 
 
 def _pack(source, classes, begun, form, workers, every):
@@ -104,16 +103,24 @@ def _pack(source, classes, begun, form, workers, every):
 
 def _pack_part(part, photographs, begun, form, pool, every):
     origin = {
-        "folder": photographs.folder.parent.resolve().name, "photographs": photographs.count,
-        "listing": f"sha256 {photographs.listing}", **asdict(form),
-    }  # fmt: skip
+        "folder": photographs.folder.parent.resolve().name,
+        "photographs": photographs.count,
+        "listing": f"sha256 {photographs.listing}",
+        **asdict(form),
+    }
     growth = Growth(Part(begun, part), form, origin)
     if growth.finished:
         return
     progress = growth.progress
-    bar = tqdm(total=photographs.count, initial=progress.taken, desc=f"packing {part}",
-               unit=" images", leave=False, dynamic_ncols=True,
-               mininterval=0.5 if sys.stderr.isatty() else 10)  # fmt: skip
+    bar = tqdm(
+        total=photographs.count,
+        initial=progress.taken,
+        desc=f"packing {part}",
+        unit=" images",
+        leave=False,
+        dynamic_ncols=True,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
     with growth, bar:
         noted = time.monotonic()
         for images, labels, moments, skipped in pool.each(photographs, progress.taken, form):
@@ -129,8 +136,11 @@ def _pack_part(part, photographs, begun, form, pool, every):
         growth.note()
         growth.finish(photographs.classes, with_mean=part == "train")
     if progress.skipped:
-        tqdm.write(f"{part}/: {len(progress.skipped):,} files could not be read and are left out: "
-                   f"{part}.json in the pack lists them", file=sys.stderr)  # fmt: skip
+        tqdm.write(
+            f"{part}/: {len(progress.skipped):,} files could not be read and are left out: "
+            f"{part}.json in the pack lists them",
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager

@@ -59,8 +59,7 @@ class _Stored:
             raise ValueError(f"{self.file}: image {i} cannot be read: {error}") from None
         whole = len(content) == last - first
         if not whole or not (self.seen[i] or zlib.crc32(content) == self.sums[i]):
-            raise ValueError(f"{self.file}: image {i} is not as it was written: pack the folder "
-                             "again")  # fmt: skip
+            raise ValueError(f"{self.file}: image {i} is not as it was written: pack the folder again")
         self.seen[i] = True
         return content
 
@@ -112,8 +111,7 @@ class JpegPixels:
         try:
             image = decode(string)
         except (OSError, ValueError) as error:
-            raise ValueError(f"{self._file}: image {i} is no JPEG: pack the folder again "
-                             f"({error})") from None  # fmt: skip
+            raise ValueError(f"{self._file}: image {i} is no JPEG: pack the folder again ({error})") from None
         if image.shape != self.shape[1:]:
             raise ValueError(f"{self._file}: image {i} is {image.shape}: pack the folder again")
         return image[tuple(inside)]

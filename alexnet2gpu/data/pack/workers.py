@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
-from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.images import Moments
+from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.pack.photographs import Photographs, read_square
 from alexnet2gpu.data.pack.stores import decode, encode
 

@@ -1,13 +1,13 @@
 """Where in a step a process is, as told by hooks: (pass, tower, layer), in the order of execution.
 
-    start                       before the forward pass: gradients of the last step are let go
-    forward   0  conv1          a layer of tower 0
-    forward      join 1         where the towers' outputs are joined
-    forward      loss           the loss and its own backward
-    backward     join 5
-    backward  0  conv1          from the first of its operations on
-    recompute 0  conv1          forward once more, in the middle of backward
-    update                      the optimizer's step
+start                       before the forward pass: gradients of the last step are let go
+forward   0  conv1          a layer of tower 0
+forward      join 1         where the towers' outputs are joined
+forward      loss           the loss and its own backward
+backward     join 5
+backward  0  conv1          from the first of its operations on
+recompute 0  conv1          forward once more, in the middle of backward
+update                      the optimizer's step
 """
 
 from collections.abc import Callable

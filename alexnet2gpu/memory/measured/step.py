@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from alexnet2gpu.memory.measured.storages import Ledger, own_part
 from alexnet2gpu.memory.measured.places import START, Place, Places
+from alexnet2gpu.memory.measured.storages import Ledger, own_part
 from alexnet2gpu.ranks.assemble import Parts
 
 

@@ -24,8 +24,8 @@ import math
 from dataclasses import dataclass
 
 from alexnet2gpu.config import layers as kinds
-from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.keys import Memory
+from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.network import Row
 from alexnet2gpu.model.norm import operations
 
@@ -84,24 +84,50 @@ def costs(row: Row, before: Layer | None, width: int, sizes: Sizes, levers: Memo
             return [_normalisation(row, width, sizes, levers)]
         case kinds.MaxPool() if levers.pool_places_only:
             place = 2 if math.prod(row.reads[1:]) <= 2**15 else 4
-            return [Cost(gives=gives, width=width, keeps=place * outputs,
-                         forward=gives + (8 + place) * outputs,
-                         gradient=reads, backward=8 * outputs + reads)]
+            return [
+                Cost(
+                    gives=gives,
+                    width=width,
+                    keeps=place * outputs,
+                    forward=gives + (8 + place) * outputs,
+                    gradient=reads,
+                    backward=8 * outputs + reads,
+                )
+            ]
         case kinds.MaxPool():
-            return [Cost(gives=gives, width=width, keeps_input=True, keeps=8 * outputs,
-                         forward=gives + 8 * outputs, gradient=reads, backward=reads)]
+            return [
+                Cost(
+                    gives=gives,
+                    width=width,
+                    keeps_input=True,
+                    keeps=8 * outputs,
+                    forward=gives + 8 * outputs,
+                    gradient=reads,
+                    backward=reads,
+                )
+            ]
         case kinds.AvgPool():
-            return [Cost(gives=gives, width=width, keeps_input=True,
-                         forward=gives, gradient=reads, backward=reads)]
+            return [
+                Cost(
+                    gives=gives, width=width, keeps_input=True, forward=gives, gradient=reads, backward=reads
+                )
+            ]
         case kinds.Dropout():
-            mask = Cost(gives=gives, width=width, keeps=outputs,
-                        forward=gives + outputs, gradient=reads, backward=reads)
+            mask = Cost(
+                gives=gives,
+                width=width,
+                keeps=outputs,
+                forward=gives + outputs,
+                gradient=reads,
+                backward=reads,
+            )
             scale = Cost(gives=gives, width=width, forward=gives, gradient=reads, backward=reads)
             return [mask, scale] if layer.scaling == "inverted" and layer.p < 1 else [mask]
         case kinds.Relu() | kinds.Tanh() | kinds.Sigmoid():
             own = 0 if levers.overwrites(layer, before) else gives
-            return [Cost(gives=own, width=width, keeps_output=True,
-                         forward=own, gradient=reads, backward=reads)]
+            return [
+                Cost(gives=own, width=width, keeps_output=True, forward=own, gradient=reads, backward=reads)
+            ]
         case kinds.Flatten():
             channels, *sides = row.reads  # channels are last in memory, and then first
             copied = gives if channels > 1 and math.prod(sides) > 1 else 0
@@ -124,16 +150,33 @@ def _weighted(row, reads_images, width, sizes, levers):
         padded = images * channels * (height + below) * (side + right)
         if levers.image_unpadded:
             return [_overhanging(padded, gives, reads_images, width, compute, parameters, copies)]
-        nodes.append(Cost(gives=padded * width, width=width, forward=padded * width,
-                          gradient=elements * width, backward=elements * width))
+        nodes.append(
+            Cost(
+                gives=padded * width,
+                width=width,
+                forward=padded * width,
+                gradient=elements * width,
+                backward=elements * width,
+            )
+        )
         elements = padded
     cast = elements * compute if width != compute else 0
     gradient = 0 if reads_images else elements * compute
-    nodes.append(Cost(gives=gives, width=compute, keeps_input=not cast, keeps=cast,
-                      cached=copies, keeps_cached=bool(copies),
-                      forward=cast + sum(copies) + gives, gradient=gradient,
-                      backward=gradient + sum(copies or parameters),
-                      parameters=parameters, copies=copies))
+    nodes.append(
+        Cost(
+            gives=gives,
+            width=compute,
+            keeps_input=not cast,
+            keeps=cast,
+            cached=copies,
+            keeps_cached=bool(copies),
+            forward=cast + sum(copies) + gives,
+            gradient=gradient,
+            backward=gradient + sum(copies or parameters),
+            parameters=parameters,
+            copies=copies,
+        )
+    )
     return nodes
 
 
@@ -142,11 +185,16 @@ def _overhanging(padded, gives, reads_images, width, compute, parameters, copies
     cast = padded * compute if width != compute else 0
     gradient = 0 if reads_images else padded * compute
     computing = padded * compute + sum(copies[:1]) + gradient + sum(copies or parameters)
-    return Cost(gives=gives, width=compute, keeps_input=True, cached=copies,
-                forward=padded * width + sum(copies) + cast + gives, gradient=gradient,
-                backward=max(padded * width + cast, computing,
-                             gradient + sum(copies) + sum(parameters)),
-                parameters=parameters)
+    return Cost(
+        gives=gives,
+        width=compute,
+        keeps_input=True,
+        cached=copies,
+        forward=padded * width + sum(copies) + cast + gives,
+        gradient=gradient,
+        backward=max(padded * width + cast, computing, gradient + sum(copies) + sum(parameters)),
+        parameters=parameters,
+    )
 
 
 def _normalisation(row, width, sizes, levers):
@@ -158,15 +206,27 @@ def _normalisation(row, width, sizes, levers):
         at_once = min(sizes.images, _images_at_once(row.layer.rule, each, width, sizes))
         some = max(width, 4) * each * at_once
         on_top = (some if width < 4 else 0) + (gives if at_once < sizes.images else 0)
-        return Cost(gives=gives, width=width, keeps_input=True, forward=on_top + 2 * some,
-                    gradient=gives, backward=on_top + 3 * some)
+        return Cost(
+            gives=gives,
+            width=width,
+            keeps_input=True,
+            forward=on_top + 2 * some,
+            gradient=gives,
+            backward=on_top + 3 * some,
+        )
     cast = wide if width < 4 else 0
     maps = row.reads[0]
     beyond = row.layer.size - 1 if isinstance(row.layer, kinds.Lrn) else 0
     squares = wide // maps * (maps + beyond)
-    return Cost(gives=gives, width=width, keeps_input=not cast, keeps=cast + squares + 2 * wide,
-                forward=cast + squares + 3 * wide + (gives if cast else 0), gradient=gives,
-                backward=4 * wide + (wide - gives if cast else 0))
+    return Cost(
+        gives=gives,
+        width=width,
+        keeps_input=not cast,
+        keeps=cast + squares + 2 * wide,
+        forward=cast + squares + 3 * wide + (gives if cast else 0),
+        gradient=gives,
+        backward=4 * wide + (wide - gives if cast else 0),
+    )
 
 
 def _images_at_once(rule, elements, width, sizes):

@@ -17,11 +17,11 @@ from dataclasses import dataclass, replace
 
 from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.memory.predicted.layers import Cost, Sizes, costs
+from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.predicted.autograd import Graph, Node, Value
 from alexnet2gpu.memory.predicted.exchange import Travel, exchanged, gathered, overlapped
+from alexnet2gpu.memory.predicted.layers import Cost, Sizes, costs
 from alexnet2gpu.memory.predicted.tape import Moment, Tape
-from alexnet2gpu.config.network import trace
 
 WIDTHS = {"float32": (4, 4), "bfloat16": (4, 2), "float64": (8, 8)}  # of weights, of computing
 LABEL = 8  # bytes of one
@@ -47,12 +47,7 @@ class Prediction:
 
 
 def predict_step(
-    config: Config,
-    towers: int,
-    span: int = 1,
-    replicas: int = 1,
-    on_gpu: bool = False,
-    kernel: bool = True,
+    config: Config, towers: int, span: int = 1, replicas: int = 1, on_gpu: bool = False, kernel: bool = True
 ) -> Prediction:
     """Play one step of a rank that holds `towers` of the network's towers, in one of `replicas`
     replicas, which is split over `span` ranks. `on_gpu` matters to how activations are exchanged;

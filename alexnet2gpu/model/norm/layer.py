@@ -10,18 +10,19 @@ from torch.nn import functional as F
 
 from alexnet2gpu.config.layers import NormRule
 from alexnet2gpu.model.norm import native, operations
+from alexnet2gpu.model.plain import plain
 
 
 class ResponseNorm(nn.Module):
     """(B, C, H, W) -> same: see NormRule. With `keep_all` autograd keeps what it would of the
-    formula, operation by operation; so do exporters, which need no operation of ours then."""
+    formula, operation by operation."""
 
     def __init__(self, rule: NormRule, keep_all: bool = False):
         super().__init__()
         self.rule, self.keep_all = rule, keep_all
 
     def forward(self, x):
-        if self.keep_all or torch.compiler.is_exporting():
+        if self.keep_all or plain():
             return written_out(x, self.rule)
         last = x.is_contiguous(memory_format=torch.channels_last)  # as everywhere in this network
         if last and has_kernel(self.rule, x.dtype, x.device.type):
@@ -74,9 +75,7 @@ def _kernels(x):
 # S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
 # The arithmetic is float32 or better.
 @torch.library.custom_op("alexnet2gpu::response_norm", mutates_args=())
-def by_kernel(
-    x: Tensor, across_maps: bool, size: int, alpha: float, beta: float, k: float
-) -> Tensor:
+def by_kernel(x: Tensor, across_maps: bool, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """(B, C, H, W), channels last in memory -> y, as x is."""
     return _kernels(x).normalise(x, NormRule(across_maps, size, alpha, beta, k))
 

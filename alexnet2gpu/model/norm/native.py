@@ -24,11 +24,7 @@ from torch import Tensor
 from alexnet2gpu.config.layers import NormRule
 
 SOURCE = Path(__file__).with_name("native.c")
-TYPES = {
-    torch.float32: "-DREAL=float",
-    torch.float64: "-DREAL=double",
-    torch.bfloat16: "-DBFLOAT16",
-}
+TYPES = {torch.float32: "-DREAL=float", torch.float64: "-DREAL=double", torch.bfloat16: "-DBFLOAT16"}
 # roots without errno can be computed 16 at a time; everything else is as the standard has it
 OPTIONS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
 

@@ -37,9 +37,17 @@ def _to_minus(d, beta, THREE_QUARTERS: tl.constexpr):
 
 @triton.jit
 def _normalise(
-    x, y, count, alpha, beta, k,
-    MAPS: tl.constexpr, HALF: tl.constexpr, THREE_QUARTERS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    y,
+    count,
+    alpha,
+    beta,
+    k,
+    MAPS: tl.constexpr,
+    HALF: tl.constexpr,
+    THREE_QUARTERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c, inside = i % MAPS, i < count
     d = _denominator(x, i, c, inside, alpha, k, MAPS, HALF)
@@ -50,9 +58,18 @@ def _normalise(
 
 @triton.jit
 def _gradient(
-    x, of_y, of_x, count, alpha, beta, k,
-    MAPS: tl.constexpr, HALF: tl.constexpr, THREE_QUARTERS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    x,
+    of_y,
+    of_x,
+    count,
+    alpha,
+    beta,
+    k,
+    MAPS: tl.constexpr,
+    HALF: tl.constexpr,
+    THREE_QUARTERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c, inside = i % MAPS, i < count
     through = tl.zeros_like(c).to(tl.float32)
@@ -87,7 +104,14 @@ def _launch(kernel, rule, x, *more):
     constants = float(rule.alpha), float(rule.beta), float(rule.k)
     with torch.cuda.device_of(x):
         kernel[(triton.cdiv(x.numel(), BLOCK),)](
-            x, *more, result, x.numel(), *constants, MAPS=x.shape[1],
-            HALF=rule.size // 2, THREE_QUARTERS=rule.beta == 0.75, BLOCK=BLOCK,
-        )  # fmt: skip
+            x,
+            *more,
+            result,
+            x.numel(),
+            *constants,
+            MAPS=x.shape[1],
+            HALF=rule.size // 2,
+            THREE_QUARTERS=rule.beta == 0.75,
+            BLOCK=BLOCK,
+        )
     return result

@@ -18,14 +18,16 @@ from pathlib import Path
 import torch
 import yaml
 
-from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints.load import load
 
 # Every layer as torch's own operations, which exporters know.
-PLAIN = [f"memory.{lever}=false" for lever in ("norm_input_only", "pool_places_only",
-                                               "image_unpadded", "relu_in_place")]  # fmt: skip
+PLAIN = [
+    f"memory.{lever}=false"
+    for lever in ("norm_input_only", "pool_places_only", "image_unpadded", "relu_in_place")
+]
 
 
 def export(config: Path, checkpoint: Path, file: Path, overrides: Sequence[str] = ()) -> None:
@@ -63,9 +65,7 @@ def _pt(network: torch.nn.Module, shape: Sequence[int], about: Mapping[str, str]
     return buffer.getvalue()
 
 
-def _safetensors(
-    network: torch.nn.Module, shape: Sequence[int], about: Mapping[str, str]
-) -> bytes:
+def _safetensors(network: torch.nn.Module, shape: Sequence[int], about: Mapping[str, str]) -> bytes:
     from safetensors.torch import save
 
     return save(_state_dict(network), metadata=dict(about))
@@ -79,9 +79,14 @@ def _onnx(network: torch.nn.Module, shape: Sequence[int], about: Mapping[str, st
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # of the exporter, about itself
         program = torch.onnx.export(
-            network, (images,), dynamo=True, verbose=False, input_names=["images"],
-            output_names=["logits"], dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
+            network,
+            (images,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
         program.model.metadata_props.update(about)
         program.save(Path(folder, "network.onnx"), external_data=False)
         return Path(folder, "network.onnx").read_bytes()

@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 
-from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
+from alexnet2gpu.config.network import Network, trace
+from alexnet2gpu.faults import files
 from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.config.network import Network, trace
 from alexnet2gpu.model.optim import SGD2012
 
 FORMAT = 2  # of state.json and of the tower files; changes when an older program cannot read them
@@ -103,8 +103,10 @@ def read_state(checkpoint: Path) -> dict:
     except ValueError as error:
         raise Damaged(str(error)) from None
     if state.get("format") != FORMAT:
-        raise ValueError(f"{checkpoint / 'state.json'}: is of format {state.get('format')}, this "
-                         f"program reads {FORMAT}: take the version that wrote it")  # fmt: skip
+        raise ValueError(
+            f"{checkpoint / 'state.json'}: is of format {state.get('format')}, this "
+            f"program reads {FORMAT}: take the version that wrote it"
+        )
     return state
 
 
@@ -140,8 +142,9 @@ def load_towers(checkpoint: Path, network: Network, towers: Iterable[int]) -> di
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
             for kind, tensors in both.items():
-                plain = all(t.layout is torch.strided and t.is_floating_point()
-                            for t in content[kind].values())  # fmt: skip
+                plain = all(
+                    t.layout is torch.strided and t.is_floating_point() for t in content[kind].values()
+                )
                 shapes = {name: tuple(tensor.shape) for name, tensor in content[kind].items()}
                 if not plain or shapes != expected:
                     raise ValueError("it holds another network")

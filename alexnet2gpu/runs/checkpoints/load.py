@@ -9,9 +9,7 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.runs.checkpoints.format import newest_checkpoint, read_towers, restore
 
 
-def load(
-    config: str | Path, checkpoint: str | Path | None = None, overrides: Sequence[str] = ()
-) -> AlexNet:
+def load(config: str | Path, checkpoint: str | Path | None = None, overrides: Sequence[str] = ()) -> AlexNet:
     """The network of a config file with all its towers on one device, an ordinary nn.Module.
 
     Args:

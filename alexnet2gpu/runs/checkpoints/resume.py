@@ -12,8 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu.faults import files
 from alexnet2gpu.config import schema
+from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.network import Network
+from alexnet2gpu.data.images import Images
+from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints.format import (
     Damaged,
     Progress,
@@ -22,9 +25,6 @@ from alexnet2gpu.runs.checkpoints.format import (
     load_towers,
     read_state,
 )
-from alexnet2gpu.config.keys import Config
-from alexnet2gpu.data.images import Images
-from alexnet2gpu.config.network import Network
 
 ANEW = "start anew, in another directory"
 SAME = ("model", "train.batch", "train.seed", "data.name")
@@ -95,8 +95,10 @@ def find_start(run: Path, config: Config, images: Images) -> Start:
 def check_agreement(steps: Sequence[int]) -> None:
     """Raises: ValueError if ranks did not all find the same checkpoint; `steps` are theirs."""
     if len(set(steps)) > 1:
-        raise ValueError(f"ranks have found checkpoints of steps {steps}: --out should be on a "
-                         "disk that all machines share")  # fmt: skip
+        raise ValueError(
+            f"ranks have found checkpoints of steps {steps}: --out should be on a "
+            "disk that all machines share"
+        )
 
 
 def _compare(checkpoint, state, now):
@@ -105,13 +107,18 @@ def _compare(checkpoint, state, now):
     keys = list(dict.fromkeys([*after, *before]))
     changed = [key for key in keys if before.get(key) != after.get(key)]
     changes = {key: f"{key} is {after.get(key)}, was {before.get(key)}" for key in changed}
-    others = [f"{same}: {changes[key]}" for same in SAME for key in changed
-              if f"{key}.".startswith(f"{same}.")]  # fmt: skip
-    others += [f"{key} of training images" for key, value in now["images"].items()
-               if _part(state, "images").get(key) != value]  # fmt: skip
+    others = [
+        f"{same}: {changes[key]}" for same in SAME for key in changed if f"{key}.".startswith(f"{same}.")
+    ]
+    others += [
+        f"{key} of training images"
+        for key, value in now["images"].items()
+        if _part(state, "images").get(key) != value
+    ]
     if others:
-        raise ValueError(f"{checkpoint} was made with another {others[0]}: start a new run, or undo "
-                         "the change")  # fmt: skip
+        raise ValueError(
+            f"{checkpoint} was made with another {others[0]}: start a new run, or undo the change"
+        )
     return list(changes.values())
 
 

@@ -22,14 +22,13 @@ import numpy as np
 import torch
 
 from alexnet2gpu import __version__
-from alexnet2gpu.faults import files
-from alexnet2gpu.runs.checkpoints.format import FORMAT, Progress, note_saved, read_state, snapshot
-from alexnet2gpu.runs.folder import Run
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.faults import files
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
-
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.runs.checkpoints.format import FORMAT, Progress, note_saved, read_state, snapshot
+from alexnet2gpu.runs.folder import Run
 
 SAVE_PATIENCE = 240  # seconds, with a disk, if all wait for it; less than groups.TIMEOUT
 SAVE_LEAVE = 20  # seconds, with a disk, after an error
@@ -49,13 +48,7 @@ class Saver:
     """
 
     def __init__(
-        self,
-        run: Run,
-        grid: Grid,
-        config: Config,
-        about: Mapping,
-        attempt: str,
-        tick: Callable[[], None],
+        self, run: Run, grid: Grid, config: Config, about: Mapping, attempt: str, tick: Callable[[], None]
     ):
         self.run, self.about, self.attempt = run, about, attempt
         self.folder, self.tick, self.keep = run.checkpoints, tick, config.train.keep
@@ -102,8 +95,10 @@ class Saver:
             self.tick()
             self.raise_if_failed()
             if self.task is not None and time.monotonic() > until:
-                raise OSError(f"{self.folder}: no checkpoint could be written in {SAVE_PATIENCE} s: "
-                              "the disk does not answer")  # fmt: skip
+                raise OSError(
+                    f"{self.folder}: no checkpoint could be written in {SAVE_PATIENCE} s: "
+                    "the disk does not answer"
+                )
 
     def _write(self, contents, progress, state, attempt):
         self.run.flush()
@@ -129,9 +124,14 @@ def _begin(function):
 
 
 def write(
-    folder: Path, step: int, state: Mapping, contents: Mapping[str, bytes], attempt: str,
-    towers: int | None, over: threading.Event,
-) -> None:  # fmt: skip
+    folder: Path,
+    step: int,
+    state: Mapping,
+    contents: Mapping[str, bytes],
+    attempt: str,
+    towers: int | None,
+    over: threading.Event,
+) -> None:
     """Write some towers' files; the rank that is told the number of `towers` waits until all are
     there, or until it is `over`, and makes the checkpoint `folder`/step-N of them.
 
@@ -191,8 +191,12 @@ def _put(state, partial, final):
 
 def versions() -> dict[str, str]:
     """Of what has a part in the numbers."""
-    return {"alexnet2gpu": __version__, "torch": torch.__version__,
-            "numpy": np.__version__, "python": platform.python_version()}  # fmt: skip
+    return {
+        "alexnet2gpu": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
 
 
 def prune(folder: Path, keep: int, best: Mapping | None) -> None:

@@ -1,6 +1,6 @@
 """A pack under load: kills while it is made, memory and speed while it is trained on.
 
-    python bench/pack.py DIR [--kills 20] [--rounds 8]
+    python -m bench.data.pack DIR [--kills 20] [--rounds 8]
 
 DIR has photographs in train/ and val/. In turn:
 
@@ -18,6 +18,7 @@ Writes bench/results/pack-cpu.json (or -gpu.json).
 import argparse
 import contextlib
 import filecmp
+import itertools
 import json
 import os
 import random
@@ -25,28 +26,29 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from modes import REPOSITORY, write  # first: it finds the package
 
-from alexnet2gpu.faults import files
-from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.data.pack import layout
-from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
+from alexnet2gpu.data.pack import layout
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.faults import files
 from alexnet2gpu.model.optim import set_rates
-from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.assemble import assemble
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.machine import keep_freed_memory
+from alexnet2gpu.ranks.modes import Grid
+from bench.results import launch, write
+from bench.turns import clocked, take_turns
 
 TURN = 4  # steps
 SPARSE = 508_630  # images of 196,608 bytes: 100 GB
@@ -55,10 +57,10 @@ CPU = torch.device("cpu")
 
 def packer(folder, target, store):
     """launch/pack.py at work, in a group of processes of its own."""
-    command = [sys.executable, REPOSITORY / "launch" / "pack.py", "--data", folder, "--out",
-               target, "--store", store]  # fmt: skip
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                            start_new_session=True)  # fmt: skip
+    command = launch("pack", "--data", folder, "--out", target, "--store", store)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
 
 
 def same(one, other):
@@ -91,12 +93,21 @@ def kills(folder, count):
             killed = process.wait() != 0
             noted = taken(target.with_name(f"{target.name}.partial"))
             resumed = packer(folder, target, store).wait() == 0
-            rows.append({"store": store, "killed": killed, "at second": round(moment, 2),
-                         "noted": noted, "same": resumed and same(target, undisturbed[store])})
+            rows.append(
+                {
+                    "store": store,
+                    "killed": killed,
+                    "at second": round(moment, 2),
+                    "noted": noted,
+                    "same": resumed and same(target, undisturbed[store]),
+                }
+            )
             shutil.rmtree(target)
             print(rows[-1], flush=True)
-    print(f"killed at {count} random moments, in the end {sum(row['same'] for row in rows)} of "
-          f"{len(rows)} packs the same to the byte")
+    print(
+        f"killed at {count} random moments, in the end {sum(row['same'] for row in rows)} of "
+        f"{len(rows)} packs the same to the byte"
+    )
     return {"undisturbed, seconds": seconds, "kills": rows}
 
 
@@ -113,8 +124,10 @@ def taken(partial):
 
 def memory(folder):
     """Resident MB of this process, every 200 batches of an epoch of a sparse pack."""
-    config = load_config("configs/alexnet.yaml", ["data.mean=none", "data.colour=0",
-        "optim.schedule=[{epoch: 1, weights: 0, biases: 0}]"])  # fmt: skip
+    config = load_config(
+        "configs/alexnet.yaml",
+        ["data.mean=none", "data.colour=0", "optim.schedule=[{epoch: 1, weights: 0, biases: 0}]"],
+    )
     source, resident = layout.pack_of(folder, "raw", 256), []
     with tempfile.TemporaryDirectory(dir=folder) as sparse:
         sparse = Path(sparse)
@@ -135,37 +148,40 @@ def memory(folder):
             if number % 200 == 20:
                 status = Path("/proc/self/status").read_text()
                 resident.append(int(status.split("VmRSS:")[1].split()[0]) // 1000)
-    print(f"{batches.steps} batches of 128 from 100 GB: resident memory {resident[0]} MB at the "
-          f"start, {min(resident)} to {max(resident)} MB later, {resident[-1]} MB at the end")
+    print(
+        f"{batches.steps} batches of 128 from 100 GB: resident memory {resident[0]} MB at the "
+        f"start, {min(resident)} to {max(resident)} MB later, {resident[-1]} MB at the end"
+    )
     return resident
 
 
 def training(folder, rounds):
     """Images a second of steps on batches from the pack, and on one that stays."""
-    config = load_config("configs/alexnet.yaml", [
-        f"data.dir={json.dumps(str(folder))}", "train.batch=32",
-    ])  # fmt: skip
+    config = load_config("configs/alexnet.yaml", [f"data.dir={json.dumps(str(folder))}", "train.batch=32"])
     images, _ = load_images(config.data, config.model)
     keep_freed_memory()  # as launch/train.py does
-    speeds = {"from the pack": [], "one batch that stays": []}
     with Ranks(Grid(towers=range(config.model.towers))) as ranks:
-        model, optimizer = assemble(config, ranks)
+        model, _, optimizer = assemble(config, ranks)
         set_rates(optimizer, config.optim.schedule, 1)
         prepare = Preparation(images, config, ranks.device)
         batches = iter(TrainBatches(images, config, prepare, 0, 1).epoch(1))
-        staying = next(batches)
-        for number in range(rounds + 1):  # the first one warms up
-            for name, found in speeds.items():
-                start = time.perf_counter()
-                for _ in range(TURN):
-                    x, labels = staying if name == "one batch that stays" else next(batches)
+        staying = itertools.repeat(next(batches))
+
+        def turn(source):
+            def work():
+                for x, labels in itertools.islice(source, TURN):
                     sums = train_step(model, optimizer, x, labels, config.train.precision)
                 sums.tolist()  # waits for the GPU
-                speed = TURN * config.train.batch / (time.perf_counter() - start)
-                found += [speed] if number else []
+
+            return TURN * config.train.batch / clocked(work)()
+
+        sources = {"from the pack": batches, "one batch that stays": staying}
+        speeds = take_turns({name: partial(turn, s) for name, s in sources.items()}, rounds)
     pairs = [ours / theirs for ours, theirs in zip(*speeds.values())]
-    print(f"steps from the pack / steps on one batch that stays: {statistics.median(pairs):.3f} "
-          f"({min(pairs):.3f} to {max(pairs):.3f}, {rounds} pairs)")  # fmt: skip
+    print(
+        f"steps from the pack / steps on one batch that stays: {statistics.median(pairs):.3f} "
+        f"({min(pairs):.3f} to {max(pairs):.3f}, {rounds} pairs)"
+    )
     return {"images_per_second": speeds, "ratio": statistics.median(pairs)}
 
 

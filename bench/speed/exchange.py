@@ -1,6 +1,6 @@
 """What an exchange costs, and what overlap and bfloat16 save of it when it is slow.
 
-    torchrun --standalone --nproc_per_node=2 bench/exchange.py [--batch 128] [--rounds 5]
+    torchrun --standalone --nproc_per_node=2 -m bench.speed.exchange [--batch 128] [--rounds 5]
 
 The split of alexnet.yaml in four ways that take turns: as it is, with exchange.overlap, with
 exchange.precision bfloat16, with both. Each over the link that there is, and over links that are
@@ -12,18 +12,19 @@ table of docs/speed.md is rewritten, too. Some minutes on two cores, a thread fo
 import argparse
 import itertools
 import time
+from functools import partial
 
 import torch
-from modes import write
-from pages import rewrite
-from speed import STUDY, slow_links
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.memory.any_mode import parts_of, random_batch
+from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.ranks.modes import grid_of
-from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.model.step import train_step
-from alexnet2gpu.memory.any_mode import parts
+from bench.results import rewrite, write
+from bench.speed.tables import STUDY, slow_links
+from bench.turns import take_turns
 
 WAYS = {
     "as it is": [],
@@ -68,7 +69,7 @@ class Slow:
 def stepper(settings, ranks, batch, slow):
     """A function that does a step and gives its seconds."""
     config = load_config("configs/alexnet.yaml", [f"train.batch={batch}", *settings])
-    model, _, optimizer, (images, labels) = parts("split", config, ranks)
+    (model, _, optimizer), batch_ = parts_of("split", config, ranks), random_batch(config, ranks)
     for link in ranks.links:
         slow.down(link)
 
@@ -76,11 +77,24 @@ def stepper(settings, ranks, batch, slow):
         model.seed_dropout(0, 0, 0)
         ranks.wait()
         start = time.perf_counter()
-        loss, _ = train_step(model, optimizer, images, labels, config.train.precision)
+        loss, _ = train_step(model, optimizer, *batch_, config.train.precision)
         loss.item()  # waits for a GPU
         return time.perf_counter() - start
 
     return step
+
+
+def measured(ranks, slow, batch, rounds):
+    """Link and way -> seconds of a step in each round. A function of its own, since models must be
+    gone when the ranks end."""
+    steps = {way: stepper(more, ranks, batch, slow) for way, more in WAYS.items()}
+
+    def turn(link, way):
+        slow.bandwidth = LINKS[link]
+        return max(ranks.gather(steps[way]()))
+
+    cases = itertools.product(LINKS, WAYS)
+    return take_turns({", ".join(case): partial(turn, *case) for case in cases}, rounds)
 
 
 def main():
@@ -88,17 +102,10 @@ def main():
     parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
+    slow = Slow()
     with Ranks(grid_of(2, split=True, ddp=False), max(1, cores() // 2)) as ranks:
-        slow = Slow()
-        steps = {way: stepper(more, ranks, args.batch, slow) for way, more in WAYS.items()}
-        seconds = {case: [] for case in itertools.product(LINKS, WAYS)}
-        for number in range(args.rounds + 1):
-            for link, way in seconds:
-                slow.bandwidth = LINKS[link]
-                taken = max(ranks.gather(steps[way]()))
-                seconds[link, way] += [taken] if number else []  # the first warms up
+        seconds = measured(ranks, slow, args.batch, args.rounds)
         if ranks.grid.rank == 0:
-            seconds = {f"{link}, {way}": s for (link, way), s in seconds.items()}
             drawn = slow_links({"seconds": seconds})
             print(drawn)
             usual = (args.batch, args.rounds) == (BATCH, ROUNDS)
@@ -106,7 +113,6 @@ def main():
                 write("exchange", batch=args.batch, seconds=seconds)
             if usual and not slow.on_gpu:
                 STUDY.write_text(rewrite(STUDY.read_text(), {"exchange": drawn}))
-        del steps
 
 
 if __name__ == "__main__":

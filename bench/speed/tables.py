@@ -1,13 +1,12 @@
-"""The tables of docs/speed.md, from what bench/run.py and bench/exchange.py have measured.
+"""The tables of docs/speed.md, from what bench.speed and bench.speed.exchange have measured.
 
-    tables     of those parts that are there, by the names of their marks in that page
+tables     of those parts that are there, by the names of their marks in that page
 """
 
 import itertools
 import statistics
 
-from modes import REPOSITORY
-from pages import table
+from bench.results import REPOSITORY, table
 
 STUDY = REPOSITORY / "docs" / "speed.md"
 STEPS = "20 steps", "100", "200"
@@ -39,8 +38,9 @@ def race(part):
     rates = [
         f"- {name}: {f['model_rate'] / 1e9:.0f} GFLOP/s, {f['model_rate'] / f['best_rate']:.0%} "
         f"of the best rate of a convolution or a product of matrices, {f['best_rate'] / 1e9:.0f}"
-        for name, f in found.items() if "best_rate" in f
-    ]  # fmt: skip
+        for name, f in found.items()
+        if "best_rate" in f
+    ]
     return "\n".join([table(head, lines), *([""] * bool(rates)), *rates])
 
 

@@ -1,4 +1,4 @@
-"""Do fast ways learn what the plain one learns? Losses side by side: see bench/run.py.
+"""Do fast ways learn what the plain one learns? Losses side by side.
 
 quick.yaml on its photographs, 200 steps of 64, or caltech.yaml on a directory of them, 200 steps
 of 32; from the same weights, without dropout, whose masks ports draw otherwise. The plain way is
@@ -12,19 +12,18 @@ import json
 from contextlib import nullcontext
 
 import torch
-from modes import NO_DROPOUT
-from parts import no_kernel
-from ports import Port, usual_sgd, usual_step
 
+from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, set_rates
-from alexnet2gpu.model.step import weight_dtype
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import train_step, weight_dtype
+from bench.modes.__main__ import NO_DROPOUT
+from bench.speed.parts import no_kernel
+from bench.speed.ports import Port, usual_sgd, usual_step
 
 STEPS = 200
 WAYS = ["ours", "ours, no compiler", "ours, all kept", "the port, weights a rounding off"]
@@ -35,8 +34,8 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def losses(precision, way, train, config):
     """Of `STEPS` steps, one way."""
     dtype = weight_dtype(precision)
-    levers = KEPT if way == "ours, all kept" else Memory()
-    model = AlexNet(config.model, 0, memory=levers).to(DEVICE, dtype)
+    memory = KEPT if way == "ours, all kept" else Memory()
+    model = AlexNet(config.model, 0, memory=memory).to(DEVICE, dtype)
     if way == "the port, weights a rounding off":
         with torch.no_grad():
             for weight in model.parameters():

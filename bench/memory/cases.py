@@ -1,13 +1,11 @@
-"""The study of docs/memory.md: the cases that bench/memory.py measures, the tables drawn of them.
+"""The study of docs/memory.md: the cases that python -m bench.memory measures, the tables drawn of them.
 
-    CASES      name -> (config, settings, further options) of launch/memory.py
-    tables     from the rows of the cases, by the names of their marks in that page
+CASES      name -> (config, settings, further options) of launch/memory.py
+tables     from the rows of the cases, by the names of their marks in that page
 """
 
-from modes import REPOSITORY
-from pages import table
-
-from alexnet2gpu.memory.report import MIB, fullest  # found, as modes.py has set the path
+from alexnet2gpu.memory.report import MIB, fullest
+from bench.results import REPOSITORY, table
 
 STUDY = REPOSITORY / "docs" / "memory.md"
 FOUR = ["single", "split", "ddp", "grid"]
@@ -53,8 +51,7 @@ def tables(cases):
         "budget": ("budget", _budget),
         "batches": ("alexnet", _batches),
     }
-    texts = {name: draw(cases[case]["rows"]) for name, (case, draw) in drawn.items()
-             if case in cases}  # fmt: skip
+    texts = {name: draw(cases[case]["rows"]) for name, (case, draw) in drawn.items() if case in cases}
     texts["levers"], texts["errors"] = _levers(cases), _errors(cases)
     return texts
 
@@ -116,8 +113,9 @@ def _budget(rows):
     lines = []
     for mode in FOUR:
         fits, beyond = (row for row in rows if row["mode"] == mode)
-        lines.append([NAMES[mode], f"**{fits['batch']}**", _both(fits), beyond["batch"],
-                      _both(beyond), _place(beyond)])  # fmt: skip
+        lines.append(
+            [NAMES[mode], f"**{fits['batch']}**", _both(fits), beyond["batch"], _both(beyond), _place(beyond)]
+        )
     head = ["", "largest batch", "peak", "the next", "peak", "where"]
     return table(head, lines)
 
@@ -139,8 +137,11 @@ def _levers(cases):
     lines = []
     for name, case in {"as it is": "modes", **settings, "bfloat16": "alexnet"}.items():
         precision = "bfloat16" if name == "bfloat16" else "float32"
-        rows = [_find(cases[case]["rows"], mode=mode, batch=128, precision=precision)
-                for mode in FOUR] if case in cases else []  # fmt: skip
+        rows = (
+            [_find(cases[case]["rows"], mode=mode, batch=128, precision=precision) for mode in FOUR]
+            if case in cases
+            else []
+        )
         if rows:
             shown = name if name in ("as it is", "all five") else f"`{name}`"
             saved = _mib(rows[0]["predicted"]["saved_activations"])

@@ -1,6 +1,6 @@
 """What a machine should show, in one command: tests, equality, trainings, speed, memory.
 
-    python bench/everything.py [DIR]
+    python -m bench [DIR]
 
 On one GPU, ranks share it through gloo; on several each has its own, through NCCL; without any,
 all runs on the CPU, for hours. Prints each figure as it comes and writes its results into
@@ -14,7 +14,9 @@ import sys
 import time
 
 import torch
-from modes import MODES, NO_DROPOUT, REPOSITORY, run, write
+
+from bench.modes.__main__ import MODES, NO_DROPOUT, run
+from bench.results import REPOSITORY, sets, write
 
 FLOAT64 = ["train.precision=float64", "train.log_every=1", "train.max_steps=50"]
 GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000"
@@ -22,7 +24,7 @@ GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000"
 
 def losses(mode, settings):
     """The losses of a run with `settings`."""
-    lines, _ = run(mode, [part for setting in settings for part in ("--set", setting)])
+    lines, _ = run(mode, sets(settings))
     return [line["loss"] for line in lines if "loss" in line]
 
 
@@ -59,21 +61,25 @@ def main():
     failed = ["tests"] if tested.returncode else []
     on_gpu = torch.cuda.is_available()
     folder = shlex.quote(sys.argv[1]) if sys.argv[1:] else ""
-    photographs = [
-        f"bench/loader.py {folder}",
-        f"bench/pack.py {folder}",
-        f"bench/recipe.py {folder}" + GPU_RECIPE * on_gpu,
-    ] if folder else []  # fmt: skip
+    photographs = (
+        [
+            f"-m bench.data.loader {folder}",
+            f"-m bench.data.pack {folder}",
+            f"-m bench.fidelity {folder}" + GPU_RECIPE * on_gpu,
+        ]
+        if folder
+        else []
+    )
     for command in (
         *photographs,
-        "bench/run.py" + f" --data {folder}" * bool(folder),
-        "-m torch.distributed.run --standalone --nproc_per_node=2 bench/exchange.py",
-        "bench/modes.py --steps 96",
-        "bench/modes.py --steps 8 --config configs/alexnet.yaml",
-        "bench/modes.py --steps 8 --config configs/alexnet.yaml"
+        "-m bench.speed" + f" --data {folder}" * bool(folder),
+        "-m torch.distributed.run --standalone --nproc_per_node=2 -m bench.speed.exchange",
+        "-m bench.modes --steps 96",
+        "-m bench.modes --steps 8 --config configs/alexnet.yaml",
+        "-m bench.modes --steps 8 --config configs/alexnet.yaml"
         " --name bfloat16 --set train.precision=bfloat16",
-        "bench/memory.py",
-        "bench/faults.py --runs 20",
+        "-m bench.memory",
+        "-m bench.faults --runs 20",
     ):
         if subprocess.run([sys.executable, *shlex.split(command)], cwd=REPOSITORY).returncode:
             failed.append(command)

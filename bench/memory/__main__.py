@@ -1,8 +1,8 @@
 """The study of docs/memory.md in one command: every prediction beside its measurement.
 
-    python bench/memory.py [CASE ...]       all of them: an hour and a half on two cores, 16 GiB
+    python -m bench.memory [CASE ...]       all of them: an hour and a half on two cores, 16 GiB
 
-Each case of study.py is a command of launch/memory.py. Its rows go to
+Each case of cases.py is a command of launch/memory.py. Its rows go to
 bench/results/memory-cpu.json (or -gpu.json), where those of cases that are not run stay. On the
 CPU, the tables of docs/memory.md are rewritten in place between their marks, and with matplotlib
 its figures. bfloat16 takes most of the time: few CPUs compute in it.
@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from modes import REPOSITORY, origin, results_file
-from pages import rewrite
-from study import CASES, STUDY, tables
+
+from bench.memory.cases import CASES, STUDY, tables
+from bench.results import REPOSITORY, origin, results_file, rewrite, sets
 
 FIGURES = REPOSITORY / "docs" / "results" / "memory"
 
@@ -28,7 +28,7 @@ def measure(name):
     """The rows of a case, with where they come from. The figures of `modes` go to the study."""
     config, settings, options = CASES[name]
     command = ["launch/memory.py", "--config", f"configs/{config}.yaml", "--measure", *options]
-    command += [part for setting in settings for part in ("--set", setting)]
+    command += sets(settings)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, *command, "--out", folder], cwd=REPOSITORY, check=True)
         found = json.loads(Path(folder, "memory.json").read_text())

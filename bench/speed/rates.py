@@ -11,9 +11,11 @@ def rates(precision, device):
     a = torch.randn(2048, 2048, dtype=dtype, device=device)
     found = {"matmul": 2 * 2048**3 / best(lambda: a @ a, device)}
     for name, (reads, gives, kernel, side) in {
-        "conv2": (48, 128, 5, 27), "conv3": (256, 192, 3, 13),
-        "conv4": (192, 192, 3, 13), "conv5": (192, 128, 3, 13),
-    }.items():  # fmt: skip
+        "conv2": (48, 128, 5, 27),
+        "conv3": (256, 192, 3, 13),
+        "conv4": (192, 192, 3, 13),
+        "conv5": (192, 128, 3, 13),
+    }.items():
         conv = torch.nn.Conv2d(reads, gives, kernel, padding=kernel // 2).to(device, dtype)
         x = torch.randn(128, reads, side, side, dtype=dtype, device=device)
         x = x.contiguous(memory_format=torch.channels_last)

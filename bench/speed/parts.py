@@ -1,7 +1,6 @@
-"""Parts of a step by themselves, ours beside torch's, in turns: see bench/run.py."""
+"""Parts of a step by themselves, ours beside torch's, in turns."""
 
 import statistics
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,27 +10,24 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from alexnet2gpu.config.layers import NormRule
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.model.norm import layer
+from alexnet2gpu.model.norm.layer import ResponseNorm
 from alexnet2gpu.ranks.machine import keep_freed_memory
-from alexnet2gpu.model.norm import ResponseNorm, Rule, layer, operations
+from bench.turns import clocked, take_turns
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 LAYERS = {"norm1": (48, 55), "norm2": (128, 27)}  # maps and side, of one of two towers
 CONSTANTS = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
-RULE = Rule(True, 5, 1e-4 / 5, 0.75, 2.0)
+RULE = NormRule(True, 5, 1e-4 / 5, 0.75, 2.0)
 
 
 def turns(contenders, rounds):
     """Name -> median seconds, each having done its work `rounds` times, in turns."""
-    seconds = {name: [] for name in contenders}
-    for _ in range(rounds + 1):  # the first to warm up
-        for name, work in contenders.items():
-            start = time.perf_counter()
-            work()
-            if DEVICE.type == "cuda":
-                torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(each[1:]) for name, each in seconds.items()}
+    wait = torch.cuda.synchronize if DEVICE.type == "cuda" else lambda: None
+    found = take_turns({name: clocked(work, wait) for name, work in contenders.items()}, rounds)
+    return {name: statistics.median(seconds) for name, seconds in found.items()}
 
 
 def norms(rounds, batch=128):
@@ -53,9 +49,7 @@ def norms(rounds, batch=128):
             rounds,
         )
         results[name] = {"seconds": found, "error": error, "error, no compiler": plain}
-    totals = {
-        name: sum(each["seconds"][name] for each in results.values()) for name in found
-    }
+    totals = {name: sum(each["seconds"][name] for each in results.values()) for name in found}
     return {**results, "totals": totals}
 
 
@@ -79,18 +73,17 @@ def without(norm, x, g):
 @contextmanager
 def no_kernel():
     """Normalisation by torch's operations, as where there is no compiler."""
-    kernel, layer._implementation = layer._implementation, lambda x, rule: operations
+    has_kernel, layer.has_kernel = layer.has_kernel, lambda *of: False
     try:
         yield
     finally:
-        layer._implementation = kernel
+        layer.has_kernel = has_kernel
 
 
 def error_of(found, exact):
     """Of y and the gradient, relative to the largest value."""
     return max(
-        ((ours - theirs).abs().max() / theirs.abs().max()).item()
-        for ours, theirs in zip(found, exact)
+        ((ours - theirs).abs().max() / theirs.abs().max()).item() for ours, theirs in zip(found, exact)
     )
 
 
@@ -102,9 +95,12 @@ class Clothes(Dataset):
 
         self.pixels, self.labels = pixels, labels
         self.transform = transforms.Compose(
-            [transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-             transforms.Normalize((0.2860,), (0.3530,))]
-        )  # fmt: skip
+            [
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.2860,), (0.3530,)),
+            ]
+        )
 
     def __len__(self):
         return len(self.labels)
@@ -140,8 +136,7 @@ def images(rounds, count=60000, batch=64):
         }
         found = turns(
             {"ours": lambda: [None for _ in batches.epoch(1)]}
-            | {name: lambda loader=loader: [None for _ in loader]
-               for name, loader in loaders.items()},
+            | {name: lambda loader=loader: [None for _ in loader] for name, loader in loaders.items()},
             min(rounds, 3),
-        )  # fmt: skip
+        )
     return found

@@ -7,18 +7,16 @@ checkpoint), `who` is killed: this rank, all ranks and their launcher, or the la
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+from bench.results import program_of
 
 
 def plant(fault):
     """Put the fault where it belongs."""
-    from alexnet2gpu.runs import evaluate, loop
     from alexnet2gpu.faults import files
-    from alexnet2gpu.ranks import link
+    from alexnet2gpu.ranks.link import Link
+    from alexnet2gpu.runs import evaluate, loop
 
     left = fault["count"]
 
@@ -48,8 +46,9 @@ def plant(fault):
     if fault["phase"] == "step":
         loop.train_step = before(loop.train_step)
     elif fault["phase"] == "exchange":  # own messages are on their way, others' not yet here
-        swap = link.Link._swap
-        link.Link._swap = lambda self, *args: before(swap(self, *args))
+        gather, scatter = Link.start_gather, Link.start_scatter
+        Link.start_gather = lambda *args: before(gather(*args))
+        Link.start_scatter = lambda *args: before(scatter(*args))
     elif fault["phase"] == "evaluation":
         evaluate.errors = before(evaluate.errors)
     elif fault["phase"] == "checkpoint":
@@ -82,7 +81,4 @@ if __name__ == "__main__":
     fault = json.loads(os.environ["FAULT"])
     if fault["rank"] == int(os.environ.get("RANK", 0)):
         plant(fault)
-    sys.path.insert(0, str(REPOSITORY / "launch"))
-    import train as program
-
-    program.main()
+    program_of("train").main()

@@ -116,13 +116,17 @@ class Columns(nn.Module):
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 nn.Sequential(
-                    *(module for row in rows if row.stage == stage
-                      for module in plain(row, row.reads[0], row.gives[0], 1))
+                    *(
+                        module
+                        for row in rows
+                        if row.stage == stage
+                        for module in plain(row, row.reads[0], row.gives[0], 1)
+                    )
                 )
                 for _ in range(network.towers)
             )
             for stage in range(len(network.stages))
-        )  # fmt: skip
+        )
 
     def forward(self, x):
         for columns in self.stages:

@@ -1,6 +1,6 @@
 """How fast is it? Ours in every mode beside what one could take instead, in one command.
 
-    python bench/run.py [--quick] [--rounds 5] [--batch N] [--data DIR] [--only PART ...]
+    python -m bench.speed [--quick] [--rounds 5] [--batch N] [--data DIR] [--only PART ...]
 
 Prints a table for each part and writes its figures into bench/results/speed-cpu.json, or
 -gpu.json, where other parts stay. On the CPU, the tables of docs/speed.md are rewritten, too. Half
@@ -26,7 +26,7 @@ On a GPU there are also
 
 Contenders of a part are processes that are all there at once and take turns, round by round, each
 with the same number of threads in all; a round after which the machine is busy, as told by a
-matrix product, is done again, at most as many as there are. "kept" is the allocator of cpu.py,
+matrix product, is done again, at most as many as there are. "kept" is the allocator of ranks/machine.py,
 "default" that of the user's shell. Ratios are of medians.
 """
 
@@ -35,15 +35,14 @@ import json
 import statistics
 
 import torch
-from curves import curves
-from modes import origin, results_file
-from pages import rewrite
-from parts import images, norms
-from race import race
-from speed import STUDY, tables
 
-from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.config.network import trace
+from alexnet2gpu.ranks.machine import cores
+from bench.results import origin, results_file, rewrite
+from bench.speed.curves import curves
+from bench.speed.parts import images, norms
+from bench.speed.race import race
+from bench.speed.tables import STUDY, tables
 
 ON_GPU, ROUNDS = torch.cuda.is_available(), 5
 CAFFE, FULL = "configs/caffe.yaml", "configs/alexnet.yaml"
@@ -91,10 +90,11 @@ GRAPHS = {
     f"{name}, {precision}": (f"{what}, graph", config, 1, precision, "default")
     for precision in ("float32", "bfloat16")
     for name, what, config in (
-        ("ours", "single", FULL), ("ordinary port", "port", CAFFE),
+        ("ours", "single", FULL),
+        ("ordinary port", "port", CAFFE),
         ("torchvision", "torchvision", FULL),
     )
-}  # fmt: skip
+}
 RACES = {  # part: (contenders, the one that others are compared with, batch)
     "one device": (ONE, "ordinary port", 128),
     "other ways": (MORE, "ours", 128),
@@ -122,27 +122,30 @@ def measured(part, rounds, batch, data):
     contenders, against, usual = RACES[part]
     batch = batch or usual
     steps = 20 if ON_GPU else max(2, 128 // batch)
-    found = {each.name: figures(each) for each in race(contenders, batch, rounds, steps)}
+    found = {name: figures(*f) for name, f in race(contenders, batch, rounds, steps).items()}
     return {**origin(), "threads": cores(), "batch": batch, "against": against, "found": found}
 
 
-def figures(runner):
+def figures(batch, network, said):
     """Medians over rounds of the medians of steps; the spread of images a second."""
-    steps = [list(zip(*answer["seconds"])) for answer in runner.rounds]
+    steps = [list(zip(*answer["seconds"])) for answer in said]
     medians = [[statistics.median(part) for part in parts] for parts in steps]  # per round
-    whole, forward, backward, update, exchange = (
-        statistics.median(part) for part in zip(*medians)
-    )
-    speeds = [runner.batch / each[0] for each in medians]
+    whole, forward, backward, update, exchange = (statistics.median(part) for part in zip(*medians))
+    speeds = [batch / each[0] for each in medians]
     found = {
-        "images_per_second": runner.batch / whole, "rounds": speeds, "step": whole,
-        "forward": forward, "backward": backward, "update": update, "exchange": exchange,
-        "sent": runner.rounds[-1]["sent"], "peak": runner.rounds[-1]["peak"],
-    }  # fmt: skip
-    if rates := [answer["rates"] for answer in runner.rounds if answer["rates"]]:
+        "images_per_second": batch / whole,
+        "rounds": speeds,
+        "step": whole,
+        "forward": forward,
+        "backward": backward,
+        "update": update,
+        "exchange": exchange,
+        "sent": said[-1]["sent"],
+        "peak": said[-1]["peak"],
+    }
+    if rates := [answer["rates"] for answer in said if answer["rates"]]:
         best = max(max(each.values()) for each in rates)
-        found |= {"best_rate": best, "rates": rates[-1],
-                  "model_rate": flops(runner.network) * runner.batch / whole}  # fmt: skip
+        found |= {"best_rate": best, "rates": rates[-1], "model_rate": flops(network) * batch / whole}
     return found
 
 

@@ -1,6 +1,6 @@
 """The recipe of 2012 on photographs: the tables and figures of docs/fidelity.md, anew.
 
-    python bench/recipe.py DIR [--runs RUNS] [--config configs/caltech.yaml] [--steps 350]
+    python -m bench.fidelity DIR [--runs RUNS] [--config configs/caltech.yaml] [--steps 350]
 
 DIR has Caltech-101 in train/ and val/ (or other photographs). In turn:
 
@@ -23,10 +23,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from modes import REPOSITORY, device_name, origin  # first: it finds the package
-from pages import rewrite
 
 from alexnet2gpu.figures import curves
+from bench.results import REPOSITORY, device_name, launch, origin, rewrite, sets
 
 STUDY = REPOSITORY / "docs" / "fidelity.md"
 RESULTS = REPOSITORY / "docs" / "results"
@@ -37,10 +36,7 @@ SEEDS = 4
 def program(name, *arguments, ranks=1):
     """What a program of launch/ prints; its progress goes to this one's stderr. Ends this program
     if it fails, but for diagnose.py's status 1, a warning."""
-    start = [sys.executable]
-    if ranks > 1:
-        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    command = [*start, str(REPOSITORY / "launch" / f"{name}.py"), *map(str, arguments)]
+    command = launch(name, *arguments, ranks=ranks)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
     if done.returncode > (name == "diagnose"):
         sys.exit(f"failed: {' '.join(command)}")
@@ -51,26 +47,39 @@ def diagnosis(folder):
     """The table of what each recipe lets through: medians over the seeds."""
     columns = {}
     for name in RECIPES:
-        said = program("diagnose", "--config", f"configs/{name}.yaml", "--data", folder,
-                       "--seeds", SEEDS, "--set", "train.batch=128")  # fmt: skip
+        said = program(
+            "diagnose",
+            "--config",
+            f"configs/{name}.yaml",
+            "--data",
+            folder,
+            "--seeds",
+            SEEDS,
+            "--set",
+            "train.batch=128",
+        )
         rows = re.findall(r"^(\w+) +([\d.]+) +([\d.]+)% +([\d.e+-]+)$", said, re.MULTILINE)
         losses = re.findall(r"start ([\d.]+), over all outputs evenly ([\d.]+)", said)
         layers = dict.fromkeys(layer for layer, *_ in rows)
-        columns[name] = [sorted(map(float, kind)) for kind in zip(*losses)], {
-            layer: [statistics.median(float(row[at]) for row in rows if row[0] == layer)
-                    for at in (1, 2, 3)]
-            for layer in layers
-        }  # fmt: skip
+        columns[name] = (
+            [sorted(map(float, kind)) for kind in zip(*losses)],
+            {
+                layer: [
+                    statistics.median(float(row[at]) for row in rows if row[0] == layer) for at in (1, 2, 3)
+                ]
+                for layer in layers
+            },
+        )
     names = " | ".join(f"`{name}`" for name in RECIPES)
     lines = [f"| std / mean, dead units | {names} |", "|---" * (1 + len(RECIPES)) + "|"]
     layers = list(columns[RECIPES[0]][1])
     for layer in layers:
-        cells = [f"{signal:.4f}, {dead:.0f} %"
-                 for signal, dead, _ in (columns[name][1][layer] for name in RECIPES)]  # fmt: skip
+        cells = [
+            f"{signal:.4f}, {dead:.0f} %" for signal, dead, _ in (columns[name][1][layer] for name in RECIPES)
+        ]
         lines.append(f"| {layer} | {' | '.join(cells)} |")
     for number, kind in enumerate(("loss at the start", "over all outputs evenly")):
-        cells = [f"{found[number][0]:.2f} to {found[number][-1]:.2f}"
-                 for found, _ in columns.values()]  # fmt: skip
+        cells = [f"{found[number][0]:.2f} to {found[number][-1]:.2f}" for found, _ in columns.values()]
         lines.append(f"| {kind} | {' | '.join(cells)} |")
     lines += ["", f"| step / weights | {names} |", "|---" * (1 + len(RECIPES)) + "|"]
     for layer in layers:
@@ -97,21 +106,23 @@ def trained(run, results, *arguments, ranks=1):
 def start(folder, runs, results, steps):
     """The first steps of each recipe: a figure, and a table of the mean loss of some of them."""
     settings = ["train.batch=32", f"train.max_steps={steps}", "train.log_every=10"]
-    options = [part for setting in settings for part in ("--set", setting)]
+    options = sets(settings)
     histories = {
         f"{name}.yaml": trained(
-            runs / f"start-{name}", results, "--config", f"configs/{name}.yaml", "--data", folder,
-            *options,
+            runs / f"start-{name}", results, "--config", f"configs/{name}.yaml", "--data", folder, *options
         )
         for name in RECIPES
     }
     curves.draw(histories, results / "start.png")
     some = [steps * part // 5 // 10 * 10 for part in range(1, 6)]
     lines = [
-        f"![loss of {', '.join(histories)}](results/{results.name}/start.png)", "",
-        f"| | loss, mean of ten steps up to {some[0]} | " + " | ".join(map(str, some[1:]))
-        + " | top-1, top-5 error on validation images |", "|---" * 7 + "|",
-    ]  # fmt: skip
+        f"![loss of {', '.join(histories)}](results/{results.name}/start.png)",
+        "",
+        f"| | loss, mean of ten steps up to {some[0]} | "
+        + " | ".join(map(str, some[1:]))
+        + " | top-1, top-5 error on validation images |",
+        "|---" * 7 + "|",
+    ]
     for name, history in histories.items():
         losses = dict(zip(*history["loss"]))
         errors = ", ".join(f"{history[key][1][-1]:.1%}" for key in ("top1_error", "top5_error"))
@@ -138,8 +149,9 @@ def small(folder, runs, results, config):
             program("evaluate", runs / run, "--views", views, "--data", folder, "--out", out)
             (network,) = json.loads(out.read_text())["networks"]
             found[f"{name}; views: {views}"] = network["alone"]
-        errors = [found[f"{name}; views: {views}"][key]
-                  for views in (1, 10) for key in ("top1_error", "top5_error")]  # fmt: skip
+        errors = [
+            found[f"{name}; views: {views}"][key] for views in (1, 10) for key in ("top1_error", "top5_error")
+        ]
         lines.append(f"| {name} | {' | '.join(f'{error:.1%}' for error in errors)} |")
     drawn = runs / "figures"
     colours = program("figures", runs / "split", "--data", folder, "--out", drawn)
@@ -148,16 +160,27 @@ def small(folder, runs, results, config):
     shares = dict(re.findall(r"tower (\d): ([\d.]+%)", colours))
     one, other = (np.array(histories[name]["loss"][1]) for name in ("one device", "split"))
     equal, apart = int((one == other).sum()), float(np.abs(one - other).max())
-    document = {**origin(), "config": config, "errors": found, "colour": shares,
-                "losses logged by one device and by the split": len(one), "equal": equal,
-                "largest difference": apart}  # fmt: skip
+    document = {
+        **origin(),
+        "config": config,
+        "errors": found,
+        "colour": shares,
+        "losses logged by one device and by the split": len(one),
+        "equal": equal,
+        "largest difference": apart,
+    }
     (results / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    return "\n".join([
-        *lines, "", f"One device and the split: of the {len(one)} losses that both have logged, "
-        f"{equal} are equal to the last bit; the largest difference is {apart:.1g}. Of the "
-        "weights' energy in conv1, colour is "
-        + ", ".join(f"{share} in tower {tower}" for tower, share in shares.items()) + ".",
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"One device and the split: of the {len(one)} losses that both have logged, "
+            f"{equal} are equal to the last bit; the largest difference is {apart:.1g}. Of the "
+            "weights' energy in conv1, colour is "
+            + ", ".join(f"{share} in tower {tower}" for tower, share in shares.items())
+            + ".",
+        ]
+    )
 
 
 def main():
@@ -166,8 +189,7 @@ def main():
     parser.add_argument("--runs", type=Path, default=Path("runs/recipe"), metavar="RUNS")
     parser.add_argument("--config", default="configs/caltech.yaml")
     parser.add_argument("--steps", type=int, default=350)
-    parser.add_argument("--only", metavar="TABLE",
-                        help="diagnosis, start, or the name of the config")
+    parser.add_argument("--only", metavar="TABLE", help="diagnosis, start, or the name of the config")
     args = parser.parse_args()
     folder, runs = args.photographs.resolve(), args.runs.resolve()
     config = Path(args.config).stem

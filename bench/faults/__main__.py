@@ -1,6 +1,6 @@
 """What can go wrong with a long run, done on purpose, and what comes of it: docs/faults.md.
 
-    python bench/faults.py [--only PART ...] [--runs 100]
+    python -m bench.faults [--only PART ...] [--runs 100]
 
     same mode     runs killed at random moments and resumed until done: campaign.py
     other modes   the same, in a mode drawn anew at each start
@@ -21,22 +21,21 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-from campaign import campaign, difference, end, outcome, start
-from modes import MODES, REPOSITORY, RESULTS, origin
-from pages import rewrite, table
-from victim import children, plant
-
-import fuzz
-from alexnet2gpu.runs.checkpoints import format as checkpoint, resume, saver
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults.processes import alive
+from alexnet2gpu.runs.checkpoints import resume, saver
+from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
+from bench.faults import fuzz
+from bench.faults.campaign import campaign, difference, end, outcome, start
+from bench.faults.victim import children, plant
+from bench.modes.__main__ import MODES
+from bench.results import REPOSITORY, RESULTS, launch, origin, rewrite, table
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all it starts: on GPUs two runs are not the same
 PAGE = REPOSITORY / "docs" / "faults.md"
@@ -49,8 +48,8 @@ def writing(folder, count=50, seed=0):
     assert end(start("one device", run))[0] == 0
     config = load_config(run / "config.yaml")
     images, _ = load_images(config.data, config.model)
-    place = resume.find_start(run, config, images).place
-    contents = {file.name: memoryview(file.read_bytes()) for file in place.glob("*.pt")}
+    last = resume.find_start(run, config, images).checkpoint
+    contents = {file.name: file.read_bytes() for file in last.glob("*.pt")}
     state = {"progress": {"step": 97}, **resume.about(config, images)}
     sizes = [len(content) for content in contents.values()]
     found = {"killed": count, "taken the one before": 0, "cut": count, "taken it again": 0}
@@ -62,14 +61,14 @@ def writing(folder, count=50, seed=0):
             saver.write(run / "checkpoints", 97, state, contents, "x", len(sizes), threading.Event())
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        found["taken the one before"] += resume.find_start(run, config, images).checkpoint == place
+        found["taken the one before"] += resume.find_start(run, config, images).checkpoint == last
     saver.write(run / "checkpoints", 97, state, contents, "y", len(sizes), threading.Event())
-    newest = checkpoint.newest_checkpoint(run)
+    newest = newest_checkpoint(run)
     for _ in range(count):
         file = draw.choice(sorted(newest.iterdir()))
         whole = file.read_bytes()
         os.truncate(file, draw.randrange(len(whole)))
-        found["taken it again"] += resume.find_start(run, config, images).checkpoint == place
+        found["taken it again"] += resume.find_start(run, config, images).checkpoint == last
         file.write_bytes(whole)
     return found
 
@@ -101,32 +100,13 @@ def stopped_rank(folder):
     survivor_gone = time.monotonic() - began
     status, *_ = end(process)
     log = (folder / "run.log").read_text()
-    return {"survivor gone after, s": survivor_gone, "all gone after, s": time.monotonic() - began,
-            "status": status, "said": [line for line in log.splitlines() if "error: rank" in line],
-            "still there": alive(victim)}  # fmt: skip
-
-
-COST = """
-import sys, time
-sys.path.insert(0, {launch!r})
-import train
-from alexnet2gpu import train as loop
-
-save, fit, spent = loop.save, loop.fit, [0.0, 0.0]
-def timed_save(t):
-    began = time.perf_counter()
-    save(t)
-    spent[0] += time.perf_counter() - began
-    t.saver.wait()
-    spent[1] += time.perf_counter() - began
-def timed_fit(t):
-    began = time.perf_counter()
-    fit(t)
-    if t.run.writes:
-        print("SPENT", *spent, time.perf_counter() - began)
-loop.save, loop.fit = timed_save, timed_fit
-train.main(["--out", {out!r}, *{flags!r}])
-"""
+    return {
+        "survivor gone after, s": survivor_gone,
+        "all gone after, s": time.monotonic() - began,
+        "status": status,
+        "said": [line for line in log.splitlines() if "error: rank" in line],
+        "still there": alive(victim),
+    }
 
 
 def cost(folder):
@@ -136,11 +116,8 @@ def cost(folder):
     shares = {}
     for mode in ("one device", "split, 2 ranks"):
         ranks, flags = MODES[mode]
-        (script := folder / "script.py").write_text(COST.format(
-            launch=str(REPOSITORY / "launch"), out=str(folder / mode), flags=flags))  # fmt: skip
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-        command = [sys.executable, *torchrun * (ranks > 1), str(script)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        command = launch("bench.faults.cost", "--out", folder / mode, *flags, ranks=ranks)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
         waited, all_, total = map(float, done.stdout.split("SPENT ")[1].split()[:3])
         shares[mode] = {"loop": waited / total, "with the disk": all_ / total}
     return shares
@@ -175,34 +152,53 @@ def rows(parts):
             kills, how = sum(found["killed"].values()), "bit for bit"
             if name == "other modes":
                 how = f"to {found['largest difference']:.0e} in float64"
-            what = ("in one mode" if name == "same mode" else "each start in any mode")
-            yield (f"{found['runs']} runs, {what}: {kills} kills in {found['starts']} starts",
-                   f"losses, errors and weights of the unbroken run, {how}",
-                   f"{found['as the unbroken run']} of {found['runs']}")
-            yield ("", f"all processes gone, the slowest after "
-                   f"{found['slowest to be gone, s']:.0f} s", f"{found['left over']} left over")
+            what = "in one mode" if name == "same mode" else "each start in any mode"
+            yield (
+                f"{found['runs']} runs, {what}: {kills} kills in {found['starts']} starts",
+                f"losses, errors and weights of the unbroken run, {how}",
+                f"{found['as the unbroken run']} of {found['runs']}",
+            )
+            yield (
+                "",
+                f"all processes gone, the slowest after {found['slowest to be gone, s']:.0f} s",
+                f"{found['left over']} left over",
+            )
         elif name == "writing":
-            yield (f"writer killed at {found['killed']} random bytes", "the checkpoint before is "
-                   "taken", f"{found['taken the one before']} of {found['killed']}")
-            yield (f"newest checkpoint cut at {found['cut']} random bytes", "the one before is "
-                   "taken", f"{found['taken it again']} of {found['cut']}")
+            yield (
+                f"writer killed at {found['killed']} random bytes",
+                "the checkpoint before is taken",
+                f"{found['taken the one before']} of {found['killed']}",
+            )
+            yield (
+                f"newest checkpoint cut at {found['cut']} random bytes",
+                "the one before is taken",
+                f"{found['taken it again']} of {found['cut']}",
+            )
         elif name == "files":
-            yield (f"{found['changed']:,} changed files", "no traceback, no hang, nothing accepted "
-                   "in silence", f"{found['changed'] - len(found['wrong']):,} of "
-                   f"{found['changed']:,}")
+            yield (
+                f"{found['changed']:,} changed files",
+                "no traceback, no hang, nothing accepted in silence",
+                f"{found['changed'] - len(found['wrong']):,} of {found['changed']:,}",
+            )
         elif name == "stopped rank":
-            yield ("a rank stopped (SIGSTOP)", "the other gone within 60 s, and says which",
-                   f"{found['survivor gone after, s']:.0f} s; with torchrun "
-                   f"{found['all gone after, s']:.0f} s")
+            yield (
+                "a rank stopped (SIGSTOP)",
+                "the other gone within 60 s, and says which",
+                f"{found['survivor gone after, s']:.0f} s; with torchrun {found['all gone after, s']:.0f} s",
+            )
         elif name == "cost":
-            shares = [f"{mode} {share['loop']:.1%}, waiting for the disk too "
-                      f"{share['with the disk']:.1%}" for mode, share in found.items()]
-            yield ("a checkpoint after every epoch of `configs/quick.yaml`",
-                   "under 2 % of the time", "; ".join(shares))
+            shares = [
+                f"{mode} {share['loop']:.1%}, waiting for the disk too {share['with the disk']:.1%}"
+                for mode, share in found.items()
+            ]
+            yield (
+                "a checkpoint after every epoch of `configs/quick.yaml`",
+                "under 2 % of the time",
+                "; ".join(shares),
+            )
         elif name == "same bits":
             same = sum(far == 0 for far in found.values())
-            yield ("two runs with one seed, in each mode", "the same bits",
-                   f"{same} of {len(found)} modes")
+            yield ("two runs with one seed, in each mode", "the same bits", f"{same} of {len(found)} modes")
 
 
 def drawn(parts):

@@ -8,11 +8,10 @@
     sidecar     train.json and val.json of a pack, the same
 
 No change may end in a traceback or a hang, and none in silence: the file is named in an error or in
-a remark, or what was read is what was written. Run by faults.py, and shorter by tests.
+a remark, or what was read is what was written. Run by bench.faults, and shorter by tests.
 """
 
 import contextlib
-import importlib.util
 import io
 import os
 import random
@@ -23,28 +22,39 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from modes import REPOSITORY  # first: it finds the package
 from PIL import Image
 
-from alexnet2gpu.runs.checkpoints import format as checkpoint
-from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.pack import packing
 from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.pack.layout import read_pack
+from alexnet2gpu.faults.signals import Stop
+from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
+from bench.results import program_of, sets
 
 LIMIT = 20  # seconds for one file
-BOMB = "[&a [x, x, x, x, x, x, x, x, x], " + ", ".join(
-    f"&{b} [{', '.join(['*' + a] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi")) + "]"  # 9 ** 9
+BOMB = (
+    "[&a [x, x, x, x, x, x, x, x, x], "
+    + ", ".join(f"&{b} [{', '.join(['*' + a] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi"))
+    + "]"
+)  # 9 ** 9
 HOSTILE = {
-    "empty": b"", "zeros": bytes(4096), "newlines": b"\n" * 100, "a list": b"[1, 2]",
-    "deep": b"[" * 100_000, "deep section": b"a: " + b"{a: " * 5000 + b"1" + b"}" * 5000,
-    "alias bomb": f"model: {BOMB}\n".encode(), "alias bomb, deep": f"model: {{towers: {BOMB}, "
+    "empty": b"",
+    "zeros": bytes(4096),
+    "newlines": b"\n" * 100,
+    "a list": b"[1, 2]",
+    "deep": b"[" * 100_000,
+    "deep section": b"a: " + b"{a: " * 5000 + b"1" + b"}" * 5000,
+    "alias bomb": f"model: {BOMB}\n".encode(),
+    "alias bomb, deep": f"model: {{towers: {BOMB}, "
     f"input: [1, 28, 28], stages: {BOMB}}}\ntrain: {{batch: {BOMB}}}\n".encode(),
     "python object": b"!!python/object/apply:os.system [touch fuzzed]\n",
-    "pickle": b"cos\nsystem\n(S'touch fuzzed'\ntR.", "a number": b"1e999", "latin": b"\xff\xfe\x00",
-    "a long number": b"train: {batch: " + b"9" * 10_000 + b"}\n", "null": b"null\n",
-}  # fmt: skip
+    "pickle": b"cos\nsystem\n(S'touch fuzzed'\ntR.",
+    "a number": b"1e999",
+    "latin": b"\xff\xfe\x00",
+    "a long number": b"train: {batch: " + b"9" * 10_000 + b"}\n",
+    "null": b"null\n",
+}
 
 
 def changes(content: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
@@ -59,19 +69,24 @@ def changes(content: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
         number = draw.choice([b"-1", b"0", b"1e30", b"null", b"[]", b"true", b"99999999999", b"7"])
         digits = [i for i, byte in enumerate(content[:10_000]) if chr(byte).isdigit()] or [at]
         digit = draw.choice(digits)
-        yield draw.choice([
-            ("bit", content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]),
-            ("bytes", content[:at] + draw.randbytes(size) + content[at + size :]),
-            ("cut", content[:at]),
-            ("removed", content[:at] + content[at + size :]),
-            ("twice", content[:at] + piece + content[at:]),
-            ("zeroed", content[:at] + bytes(len(piece)) + content[at + size :]),
-            ("more", content + draw.randbytes(size)),
-            ("line removed", b"\n".join(lines[:line] + lines[line + 1 :])),
-            ("line twice", b"\n".join(lines[:line] + lines[line : line + 1] + lines[line:])),
-            ("digit", content[:digit] + draw.choice([b"%d" % n for n in range(10)]) + content[digit + 1 :]),
-            ("number", content[:digit] + number + content[digit + 1 :]),
-        ])  # fmt: skip
+        yield draw.choice(
+            [
+                ("bit", content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]),
+                ("bytes", content[:at] + draw.randbytes(size) + content[at + size :]),
+                ("cut", content[:at]),
+                ("removed", content[:at] + content[at + size :]),
+                ("twice", content[:at] + piece + content[at:]),
+                ("zeroed", content[:at] + bytes(len(piece)) + content[at + size :]),
+                ("more", content + draw.randbytes(size)),
+                ("line removed", b"\n".join(lines[:line] + lines[line + 1 :])),
+                ("line twice", b"\n".join(lines[:line] + lines[line : line + 1] + lines[line:])),
+                (
+                    "digit",
+                    content[:digit] + draw.choice([b"%d" % n for n in range(10)]) + content[digit + 1 :],
+                ),
+                ("number", content[:digit] + number + content[digit + 1 :]),
+            ]
+        )
 
 
 class Resumed:
@@ -82,8 +97,7 @@ class Resumed:
         self.folder = folder
         for steps in (2, 4):
             short = ["train.batch=8", f"train.max_steps={steps}", "data.name=synthetic"]
-            sets = [part for change in short for part in ("--set", change)]
-            _train("--out", folder / "as it was", *sets, *["--resume"] * (steps > 2))
+            _train("--out", folder / "as it was", *sets(short), *["--resume"] * (steps > 2))
         self.files = files(folder / "as it was")
         self.config = load_config(folder / "as it was" / "config.yaml")
 
@@ -126,8 +140,7 @@ class Packed:
         parts = []
         for images in read_pack(self.pack):
             pixels = [np.array(images.pixels[i, :]) for i in range(len(images))]
-            parts.append((np.stack(pixels), images.labels, images.names, images.mean,
-                          images.covariance))  # fmt: skip
+            parts.append((np.stack(pixels), images.labels, images.names, images.mean, images.covariance))
         return parts
 
     def outcome(self, file: Path, content: bytes) -> str:
@@ -142,8 +155,9 @@ class Packed:
             return traceback.format_exc()
         finally:
             file.write_bytes(before)
-        same = all(np.array_equal(a, b) for one, other in zip(found, self.expected)
-                   for a, b in zip(one, other))  # fmt: skip
+        same = all(
+            np.array_equal(a, b) for one, other in zip(found, self.expected) for a, b in zip(one, other)
+        )
         return "" if same else "accepted in silence"
 
 
@@ -155,7 +169,7 @@ def victims(folder: Path) -> dict[str, object]:
     """By name, made in an empty folder."""
     return {
         "YAML": Resumed(folder / "yaml", lambda run: [run / "config.yaml"]),
-        "checkpoint": Resumed(folder / "run", lambda run: sorted(checkpoint.newest_checkpoint(run).iterdir())),
+        "checkpoint": Resumed(folder / "run", lambda run: sorted(newest_checkpoint(run).iterdir())),
         "pack": Packed(folder / "raw", "raw", "*.[!j]*"),
         "pack of JPEG": Packed(folder / "jpeg", "jpeg", "*.[!j]*"),
         "sidecar": Packed(folder / "sidecar", "raw", "*.json"),
@@ -201,9 +215,7 @@ def _in_time():
 def _train(*arguments, stopped=False):
     """launch/train.py in this process: its exit status and what it printed. If `stopped`, it is
     told to stop before its first step."""
-    spec = importlib.util.spec_from_file_location("train", REPOSITORY / "launch" / "train.py")
-    program = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(program)
+    program = program_of("train")
     if stopped:
         program.Stop = _Stopped
     before = [(n, signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)]
@@ -227,7 +239,7 @@ class _Stopped(Stop):
         self.signal = signal.SIGTERM
 
 
-if __name__ == "__main__":  # python bench/fuzz.py FOLDER COUNT: while one works on this file
+if __name__ == "__main__":  # python -m bench.faults.fuzz FOLDER COUNT: while one works on this file
     import sys
 
     for kind, victim in victims(Path(sys.argv[1])).items():

@@ -17,13 +17,19 @@ import time
 from pathlib import Path
 
 import torch
-from modes import MODES, NO_DROPOUT, REPOSITORY
-from victim import children
 
 from alexnet2gpu.faults.processes import alive
+from bench.faults.victim import children
+from bench.modes.__main__ import MODES, NO_DROPOUT
+from bench.results import REPOSITORY, launch, sets
 
-SHORT = ["data.name=synthetic", "train.epochs=12", "train.log_every=1", "train.save_minutes=0.005",
-         "optim.schedule=[{epoch: 1, weights: 0.01, biases: 0.02}]"]  # fmt: skip
+SHORT = [
+    "data.name=synthetic",
+    "train.epochs=12",
+    "train.log_every=1",
+    "train.save_minutes=0.005",
+    "optim.schedule=[{epoch: 1, weights: 0.01, biases: 0.02}]",
+]
 EXACT = [*NO_DROPOUT, "train.precision=float64"]  # so that modes agree to rounding
 PHASES = {"step": 90, "exchange": 700, "evaluation": 11, "checkpoint": 12_000_000, "any": 5.0}
 TARGETS = ("one rank", "all", "launcher")
@@ -34,20 +40,14 @@ TOLERANCE = 1e-9  # relative, between modes
 def start(mode, out, fault=None, more=()):
     """A process that starts the run, or goes on with it."""
     ranks, flags = MODES[mode]
-    command = [sys.executable]
-    if ranks > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     planted = fault and fault["phase"] != "any"
-    command += [REPOSITORY / ("bench/victim.py" if planted else "launch/train.py"), *flags]
     going = (out / "config.yaml").exists()
     keys = [] if going else [*SHORT, *more]
-    changes = [part for key in keys for part in ("--set", key)]
-    command += [*changes, "--out", out, *["--resume"] * going]
+    arguments = [*flags, *sets(keys), "--out", out, *["--resume"] * going]
+    command = launch("bench.faults.victim" if planted else "train", *arguments, ranks=ranks)
+    environment = {**os.environ, "FAULT": json.dumps(fault), "PYTHONPATH": str(REPOSITORY)}
     with open(out.with_name(f"{out.name}.log"), "a") as log:
-        return subprocess.Popen(
-            list(map(str, command)), stdout=log, stderr=log, start_new_session=True,
-            env={**os.environ, "FAULT": json.dumps(fault)},
-        )  # fmt: skip
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
 
 
 def end(process, fault=None):
@@ -57,8 +57,11 @@ def end(process, fault=None):
     while True:
         ranks |= set(children(process.pid))
         if fault and fault["phase"] == "any" and time.monotonic() - began > fault["count"]:
-            victims = {"one rank": sorted(ranks)[fault["rank"] :][:1] or [process.pid],
-                       "all": [*ranks, process.pid], "launcher": [process.pid]}  # fmt: skip
+            victims = {
+                "one rank": sorted(ranks)[fault["rank"] :][:1] or [process.pid],
+                "all": [*ranks, process.pid],
+                "launcher": [process.pid],
+            }
             for victim in victims[fault["who"]]:
                 if alive(victim):
                     os.kill(victim, signal.SIGKILL)
@@ -87,9 +90,12 @@ def fault_for(number, draw):
 def outcome(folder):
     """What a run has come to: losses and errors by step, and the towers."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    curve = {(line["step"], key): line[key]
-             for line in lines for key in ("loss", "error", "test_loss", "top1_error")
-             if key in line}  # fmt: skip
+    curve = {
+        (line["step"], key): line[key]
+        for line in lines
+        for key in ("loss", "error", "test_loss", "top1_error")
+        if key in line
+    }
     newest = max(folder.glob("checkpoints/step-*"))
     return curve, {file.name: torch.load(file) for file in sorted(newest.glob("*.pt"))}
 
@@ -116,8 +122,16 @@ def campaign(runs, folder, change_modes, seed=0):
     unbroken = folder / "unbroken"
     assert end(start("split, 2 ranks", unbroken, more=more))[0] == 0
     expected = outcome(unbroken)
-    found = {"runs": runs, "as the unbroken run": 0, "largest difference": 0.0, "starts": 0,
-             "killed": {}, "left over": 0, "slowest to be gone, s": 0.0, "wrong": []}  # fmt: skip
+    found = {
+        "runs": runs,
+        "as the unbroken run": 0,
+        "largest difference": 0.0,
+        "starts": 0,
+        "killed": {},
+        "left over": 0,
+        "slowest to be gone, s": 0.0,
+        "wrong": [],
+    }
     for number in range(runs):
         out, status, starts = folder / f"run-{number}", None, 0
         while status != 0 and starts < 20:
@@ -135,8 +149,9 @@ def campaign(runs, folder, change_modes, seed=0):
             elif status:
                 log = out.with_name(f"{out.name}.log").read_text().splitlines()
                 said = [line for line in log if "error" in line.lower() or "exitcode" in line]
-                found["wrong"].append([f"run {number}: ended with {status}, but nobody was killed",
-                                       *said[-8:]])  # fmt: skip
+                found["wrong"].append(
+                    [f"run {number}: ended with {status}, but nobody was killed", *said[-8:]]
+                )
                 break
         found["starts"] += starts
         far = difference(outcome(out), expected) if status == 0 else float("inf")
@@ -148,6 +163,6 @@ def campaign(runs, folder, change_modes, seed=0):
     return found
 
 
-if __name__ == "__main__":  # python bench/campaign.py FOLDER RUNS [modes]
+if __name__ == "__main__":  # python -m bench.faults.campaign FOLDER RUNS [modes]
     (folder := Path(sys.argv[1])).mkdir(parents=True)
     print(json.dumps(campaign(int(sys.argv[2]), folder, "modes" in sys.argv), indent=1))

@@ -1,6 +1,6 @@
 """The data pipeline beside what is usually written, all in turns in one run.
 
-    python bench/loader.py DIR [--rounds 5] [--images 1024]
+    python -m bench.data.loader DIR [--rounds 5] [--images 1024]
 
 DIR has photographs in train/ and val/, and is packed when it is first used. Everybody crops 224 of
 256 pixels at random, mirrors half of the images, subtracts the mean image, moves the colour and
@@ -28,23 +28,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from modes import write  # first: it finds the package
 from torch.utils.data import DataLoader, Dataset
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.crops import Corners, cut
 from alexnet2gpu.data.pack.photographs import Photographs, classes_of
 from alexnet2gpu.data.prepare import Preparation, colour_components
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.ranks.machine import keep_freed_memory
+from bench.results import write
+from bench.turns import take_turns
 
 BATCH, CROP = 128, 224
 CPU = torch.device("cpu")
 CONTENDERS = (
-    "ours, raw", "ours, jpeg", "per image, 2 workers", "PIL and torchvision",
-    "PIL and torchvision, 2 workers", "crops, uint8", "rows, uint8",
-)  # fmt: skip
+    "ours, raw",
+    "ours, jpeg",
+    "per image, 2 workers",
+    "PIL and torchvision",
+    "PIL and torchvision, 2 workers",
+    "crops, uint8",
+    "rows, uint8",
+)
 
 
 class PerImage(Dataset):
@@ -77,11 +83,16 @@ class FromFiles(Dataset):
 
         photographs = Photographs(folder / "train", classes_of(folder))
         self.files = [folder / "train" / name for name, _ in photographs]
-        self.transform = transforms.Compose([
-            transforms.Resize(256), transforms.CenterCrop(256), transforms.RandomCrop(CROP),
-            transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        ])  # fmt: skip
+        self.transform = transforms.Compose(
+            [
+                transforms.Resize(256),
+                transforms.CenterCrop(256),
+                transforms.RandomCrop(CROP),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+            ]
+        )
 
     def __len__(self):
         return len(self.files)
@@ -169,12 +180,12 @@ def in_turns(folder, rounds, count):
         # not daemons, which may have no workers of their own
         context.Process(target=serve, args=(name, folder, theirs)).start()
         theirs.close()  # so that the end of a process that fails is seen
-    speeds = {name: [] for name in CONTENDERS}
-    for number in range(rounds + 1):
-        for name, pipe in pipes.items():
-            pipe.send(count)
-            speed = pipe.recv()
-            speeds[name] += [speed] if number else []
+
+    def turn(pipe):
+        pipe.send(count)
+        return pipe.recv()
+
+    speeds = take_turns({name: partial(turn, pipe) for name, pipe in pipes.items()}, rounds)
     for process in multiprocessing.active_children():
         process.terminate()
     return speeds

@@ -1,6 +1,6 @@
-"""One process of a contender in bench/run.py: builds it, then does steps whenever it is told to.
+"""One process of a contender: builds it, then does steps whenever it is told to.
 
-    python bench/rank.py NAME CONFIG BATCH THREADS PRECISION ALLOCATOR
+    python -m bench.speed.rank NAME CONFIG BATCH THREADS PRECISION ALLOCATOR
 
 NAME is a mode of ours or a port, and what is otherwise about it: "port, last, fused".
 
@@ -17,20 +17,19 @@ import sys
 import time
 from pathlib import Path
 
-import modes  # noqa: F401, sets the path
 import torch
-from ports import Columns, Port, torchvisions, usual_sgd, usual_step
-from rates import rates
 
-from alexnet2gpu.model import linear
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.config.network import totals
-from alexnet2gpu.model.norm import layer, operations
-from alexnet2gpu.ranks.modes import grid_of
-from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.memory.any_mode import parts_of, random_batch
+from alexnet2gpu.model import linear
+from alexnet2gpu.model.norm import layer
 from alexnet2gpu.model.step import train_step
-from alexnet2gpu.memory.any_mode import parts
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.machine import keep_freed_memory
+from alexnet2gpu.ranks.modes import grid_of
+from bench.speed.ports import Columns, Port, torchvisions, usual_sgd, usual_step
+from bench.speed.rates import rates
 
 PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}
 OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True)}
@@ -91,10 +90,11 @@ def ours(name, config, ranks):
     """A step of our training, the watch, and what is sent in it."""
     mode, *changes = name.split(", ")
     if "no compiler" in changes:
-        layer._implementation = lambda x, rule: operations
+        layer.has_kernel = lambda *of: False
     if "MKL" in changes:
-        linear._suits_onednn = lambda x: False
-    model, replicated, optimizer, (images, labels) = parts(mode, config, ranks)
+        linear.suits_onednn = lambda x: False
+    model, replicated, optimizer = parts_of(mode, config, ranks)
+    images, labels = random_batch(config, ranks)
     if "compiled" in changes:
         torch._dynamo.config.recompile_limit = 64  # more than towers times stages
         for tower in model.towers.values():
@@ -168,9 +168,7 @@ def peak(device):
     """Bytes: of the allocator on a GPU, resident on the CPU, libraries and all."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    (line,) = [
-        line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line
-    ]
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
     return 1024 * int(line.split()[1])
 
 

@@ -1,0 +1,13 @@
+"""What the pages of docs/ rest on: each page's folder measures it and draws its tables anew.
+
+    speed/      docs/speed.md       python -m bench.speed, python -m bench.speed.exchange
+    memory/     docs/memory.md      python -m bench.memory
+    faults/     docs/faults.md      python -m bench.faults
+    fidelity/   docs/fidelity.md    python -m bench.fidelity DIR
+    modes/      README.md           python -m bench.modes
+    data/       README.md           python -m bench.data.loader DIR, python -m bench.data.pack DIR
+    results.py  where results come from, and go to; tables in pages
+    turns.py    contenders that take turns
+
+From the repository. `python -m bench` does all of it, after the tests.
+"""

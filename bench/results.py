@@ -1,0 +1,105 @@
+"""Where results come from, where they go to, and tables of them in pages."""
+
+import importlib.util
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "bench" / "results"
+
+
+def origin():
+    """Where results come from: device, versions, commit, command."""
+    git = ["git", "-C", str(REPOSITORY)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results", ":!docs"]
+    changed = subprocess.run(compare, capture_output=True)
+    program = sys.modules["__main__"].__spec__  # of python -m
+    words = ["-m", program.name.removesuffix(".__main__"), *map(_word, sys.argv[1:])]
+    return {
+        "device": device_name(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "commit": (commit.stdout.strip() or "unknown") + "-changed" * bool(changed.returncode),
+        "command": " ".join(["python", *words]),
+    }
+
+
+def _word(argument):
+    """An argument as a command may show it: a directory of this machine is DIR."""
+    return "DIR" if Path(argument).is_absolute() and Path(argument).is_dir() else argument
+
+
+def write(name, **results):
+    """Write bench/results/NAME-cpu.json or -gpu.json, with where the results come from."""
+    file = results_file(name, torch.cuda.is_available())
+    file.write_text(json.dumps({**origin(), **results}, indent=1) + "\n")
+
+
+def results_file(name, on_gpu):
+    """bench/results/NAME-cpu.json or -gpu.json."""
+    return RESULTS / f"{name}-{'gpu' if on_gpu else 'cpu'}.json"
+
+
+def device_name():
+    """The GPU, or the processor."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    names = (
+        [
+            line.split(":")[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if cpuinfo.exists()
+        else [platform.processor()]
+    )
+    return f"{names[0]}, {os.cpu_count()} cores"
+
+
+def table(head, lines):
+    """A table of cells in Markdown."""
+    lines = [head, ["---"] * len(head), *lines]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def rewrite(page, texts):
+    """The text of the page with each of `texts`, by name, in its place, which is between
+    `<!-- NAME -->` and `<!-- end -->`."""
+    for name, text in texts.items():
+        place = rf"(?s)(<!-- {name} -->\n).*?(<!-- end -->)"
+        page, found = re.subn(place, lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
+        assert found == 1, f"{found} places for the table {name}"
+    return page
+
+
+def launch(program, *arguments, ranks=1):
+    """The command that starts a program of launch/, by its name, or one named as after python -m,
+    on so many ranks."""
+    start = [sys.executable]
+    if ranks > 1:
+        start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    named = ["-m", program] if "." in program else [str(REPOSITORY / "launch" / f"{program}.py")]
+    return [*start, *named, *map(str, arguments)]
+
+
+def program_of(name):
+    """A program of launch/ as a module, found as when it is started."""
+    sys.path.insert(0, str(REPOSITORY / "launch"))
+    spec = importlib.util.spec_from_file_location(f"launch_{name}", sys.path[0] + f"/{name}.py")
+    program = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(program)
+    return program
+
+
+def sets(settings):
+    """Settings as arguments: each after a --set."""
+    return [part for setting in settings for part in ("--set", setting)]
