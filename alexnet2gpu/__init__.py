@@ -17,8 +17,21 @@ __version__ = "0.1.0"
 
 
 def load(config, checkpoint=None, overrides=()):
-    """The network of a config file with all its towers on one device, an ordinary nn.Module: see
-    runs/checkpoints/load.py."""
-    from alexnet2gpu.runs.checkpoints.load import load  # here, so that importing this is instant
+    """The network of a config file with all its towers on one device, an ordinary nn.Module.
 
-    return load(config, checkpoint, overrides)
+    Args:
+        config: path of the file, looked for in the current directory, then in the repository.
+        checkpoint: directory of a run or of a checkpoint; of several the newest is read. Without it, weights
+            are drawn from `train.seed`.
+        overrides: "key.path=value" strings, as after --set.
+
+    Returns: for configs/alexnet.yaml a module from images (B, 3, 224, 224), raw pixels 0-255 less the mean
+        image, to logits (B, 1000); in training mode, as a new module is.
+
+    Raises: ValueError naming the file, if one is missing, unreadable or of another network.
+    """
+    from alexnet2gpu.config.load import load_config  # here, so that importing this is instant
+    from alexnet2gpu.runs.checkpoints import format
+
+    settings = load_config(config, overrides)
+    return format.load_network(settings, checkpoint and format.newest_checkpoint(checkpoint))

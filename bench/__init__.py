@@ -1,4 +1,4 @@
-"""What the pages of docs/ rest on: each page's folder measures it and draws its tables anew.
+"""Measurements on which the pages of docs/ rest: each page's folder measures it and draws its tables anew.
 
     speed/      docs/speed.md       python -m bench.speed, python -m bench.speed.exchange
     memory/     docs/memory.md      python -m bench.memory

@@ -1,11 +1,11 @@
-"""What a machine should show, in one command: tests, equality, trainings, speed, memory.
+"""All that a machine should show, in one command: tests, equality, trainings, speed, memory.
 
     python -m bench [DIR]
 
-On one GPU, ranks share it through gloo; on several each has its own, through NCCL; without any,
-all runs on the CPU, for hours. Prints each figure as it comes and writes its results into
-bench/results/. With DIR, which has photographs in train/ and val/ (Caltech-101), also the data
-pipeline and the recipe of 2012: docs/results/caltech.
+On one GPU, ranks share it through gloo; on several each has its own, through NCCL; without any, all runs on
+the CPU, for hours. Prints each figure as it comes and writes its results into bench/results/. With DIR, which
+has photographs in train/ and val/ (Caltech-101), also the data pipeline and the recipe of 2012:
+docs/results/caltech.
 """
 
 import shlex
@@ -19,19 +19,28 @@ from bench.modes.__main__ import MODES, NO_DROPOUT, run
 from bench.results import REPOSITORY, sets, write
 
 FLOAT64 = ["train.precision=float64", "train.log_every=1", "train.max_steps=50"]
-GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000"
-
-
-def losses(mode, settings):
-    """The losses of a run with `settings`."""
-    lines, _ = run(mode, sets(settings))
-    return [line["loss"] for line in lines if "loss" in line]
+GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000" * torch.cuda.is_available()
+ON_PHOTOGRAPHS = [
+    "-m bench.data.loader {}",
+    "-m bench.data.pack {}",
+    "-m bench.fidelity {}" + GPU_RECIPE,
+    "-m bench.speed --data {}",
+]
+COMMANDS = [
+    "-m torch.distributed.run --standalone --nproc_per_node=2 -m bench.speed.exchange",
+    "-m bench.modes --steps 96",
+    "-m bench.modes --steps 8 --config configs/alexnet.yaml",
+    "-m bench.modes --steps 8 --config configs/alexnet.yaml --name bfloat16 --set train.precision=bfloat16",
+    "-m bench.memory",
+    "-m bench.faults --runs 20",
+]
 
 
 def largest_difference(mode, settings):
     """Between the losses of a mode and of one device."""
-    pairs = zip(losses("one device", settings), losses(mode, settings))
-    return max(abs(ours - theirs) for ours, theirs in pairs)
+    logs = [run(each, sets(settings))[0] for each in ("one device", mode)]
+    losses = [[line["loss"] for line in log if "loss" in line] for log in logs]
+    return max(abs(ours - theirs) for ours, theirs in zip(*losses))
 
 
 def trainings():
@@ -59,28 +68,8 @@ def main():
         print(f"{name}: largest difference in loss from one device, 50 steps: {difference:.2e}")
     write("everything", tests=summary, differences=differences, trainings=trainings())
     failed = ["tests"] if tested.returncode else []
-    on_gpu = torch.cuda.is_available()
-    folder = shlex.quote(sys.argv[1]) if sys.argv[1:] else ""
-    photographs = (
-        [
-            f"-m bench.data.loader {folder}",
-            f"-m bench.data.pack {folder}",
-            f"-m bench.fidelity {folder}" + GPU_RECIPE * on_gpu,
-        ]
-        if folder
-        else []
-    )
-    for command in (
-        *photographs,
-        "-m bench.speed" + f" --data {folder}" * bool(folder),
-        "-m torch.distributed.run --standalone --nproc_per_node=2 -m bench.speed.exchange",
-        "-m bench.modes --steps 96",
-        "-m bench.modes --steps 8 --config configs/alexnet.yaml",
-        "-m bench.modes --steps 8 --config configs/alexnet.yaml"
-        " --name bfloat16 --set train.precision=bfloat16",
-        "-m bench.memory",
-        "-m bench.faults --runs 20",
-    ):
+    first = [command.format(shlex.quote(folder)) for folder in sys.argv[1:2] for command in ON_PHOTOGRAPHS]
+    for command in [*(first or ["-m bench.speed"]), *COMMANDS]:
         if subprocess.run([sys.executable, *shlex.split(command)], cwd=REPOSITORY).returncode:
             failed.append(command)
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -1,4 +1,4 @@
-"""Where results come from, where they go to, and tables of them in pages."""
+"""Results: where they come from and go to, tables of them in pages, the commands that make them."""
 
 import importlib.util
 import json
@@ -21,31 +21,16 @@ def origin():
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results", ":!docs"]
     changed = subprocess.run(compare, capture_output=True)
-    program = sys.modules["__main__"].__spec__  # of python -m
-    words = ["-m", program.name.removesuffix(".__main__"), *map(_word, sys.argv[1:])]
+    program = sys.modules["__main__"].__spec__.name  # of python -m
+    words = sys.argv[1:]  # in which a directory of this machine is to be shown as DIR
+    words = ["DIR" if Path(word).is_absolute() and Path(word).is_dir() else word for word in words]
     return {
         "device": device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "commit": (commit.stdout.strip() or "unknown") + "-changed" * bool(changed.returncode),
-        "command": " ".join(["python", *words]),
+        "command": " ".join(["python", "-m", program.removesuffix(".__main__"), *words]),
     }
-
-
-def _word(argument):
-    """An argument as a command may show it: a directory of this machine is DIR."""
-    return "DIR" if Path(argument).is_absolute() and Path(argument).is_dir() else argument
-
-
-def write(name, **results):
-    """Write bench/results/NAME-cpu.json or -gpu.json, with where the results come from."""
-    file = results_file(name, torch.cuda.is_available())
-    file.write_text(json.dumps({**origin(), **results}, indent=1) + "\n")
-
-
-def results_file(name, on_gpu):
-    """bench/results/NAME-cpu.json or -gpu.json."""
-    return RESULTS / f"{name}-{'gpu' if on_gpu else 'cpu'}.json"
 
 
 def device_name():
@@ -53,16 +38,28 @@ def device_name():
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [
-            line.split(":")[1].strip()
-            for line in cpuinfo.read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if cpuinfo.exists()
-        else [platform.processor()]
-    )
-    return f"{names[0]}, {os.cpu_count()} cores"
+    found = re.search(r"model name\s*:(.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
+    return f"{found[1].strip() if found else platform.processor()}, {os.cpu_count()} cores"
+
+
+def results_file(name, on_gpu):
+    """bench/results/NAME-cpu.json or -gpu.json."""
+    return RESULTS / f"{name}-{'gpu' if on_gpu else 'cpu'}.json"
+
+
+def read_json(file):
+    """What a file holds; {} if there is none."""
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def write_json(file, found):
+    """Write what has been found."""
+    file.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def write(name, **results):
+    """Write the file of results of this device, with where they come from."""
+    write_json(results_file(name, torch.cuda.is_available()), {**origin(), **results})
 
 
 def table(head, lines):
@@ -72,8 +69,8 @@ def table(head, lines):
 
 
 def rewrite(page, texts):
-    """The text of the page with each of `texts`, by name, in its place, which is between
-    `<!-- NAME -->` and `<!-- end -->`."""
+    """The text of the page with each of `texts`, by name, in its place, which is between `<!-- NAME -->` and
+    `<!-- end -->`."""
     for name, text in texts.items():
         place = rf"(?s)(<!-- {name} -->\n).*?(<!-- end -->)"
         page, found = re.subn(place, lambda marks: f"{marks[1]}{text}\n{marks[2]}", page)
@@ -81,9 +78,14 @@ def rewrite(page, texts):
     return page
 
 
+def redraw(file, texts):
+    """The same of a page in a file."""
+    file.write_text(rewrite(file.read_text(), texts))
+
+
 def launch(program, *arguments, ranks=1):
-    """The command that starts a program of launch/, by its name, or one named as after python -m,
-    on so many ranks."""
+    """The command that starts a program of launch/, by its name, or one named as after python -m, on so many
+    ranks."""
     start = [sys.executable]
     if ranks > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]

@@ -2,11 +2,13 @@
 
 import time
 
+import torch
+
 
 def take_turns(contenders, rounds, warm_up=1, disturbed=lambda: False):
-    """Name -> what each of `contenders`, by name a function, gave in each round. Every round
-    another begins; the first `warm_up` rounds do not count, and one after which the machine is
-    `disturbed` is done again, at most as often as there are rounds."""
+    """Name -> what each of `contenders`, by name a function, gave in each round. Every round another begins;
+    the first `warm_up` rounds do not count, and one after which the machine is `disturbed` is done again, at
+    most as often as there are rounds."""
     found, order, again = {name: [] for name in contenders}, list(contenders), 0
     while min(map(len, found.values())) < rounds:
         order = order[1:] + order[:1]
@@ -23,13 +25,14 @@ def take_turns(contenders, rounds, warm_up=1, disturbed=lambda: False):
     return found
 
 
-def clocked(work, wait=lambda: None):
-    """A function that gives the seconds that `work` takes; `wait` is for a GPU."""
+def clocked(work, on_gpu=False):
+    """A function that gives the seconds that `work` takes; `on_gpu`, until the GPU has done it."""
 
     def seconds():
         start = time.perf_counter()
         work()
-        wait()
+        if on_gpu:
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     return seconds

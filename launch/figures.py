@@ -34,9 +34,9 @@ def main(argv=None):
         from alexnet2gpu.figures import curves, page
         from alexnet2gpu.ranks.modes import Grid
 
-        if not page.possible():
+        if not page.has_matplotlib():
             raise ValueError("figures need matplotlib: pip install -e '.[plots]'")
-        histories = curves.histories(args.runs)
+        histories = curves.read_histories(args.runs)
         trained = load(args)
         out = args.out or args.runs[0] / "figures"
         out.mkdir(parents=True, exist_ok=True)
@@ -67,21 +67,20 @@ def load(args):
 def draw(trained, train, test, among, out):
     """All figures of one network; gives the file of each when it is there."""
     from alexnet2gpu.figures import answers, filters, neighbours, page
-    from alexnet2gpu.runs.evaluate import probabilities
 
-    if kernels := filters.kernels(trained.model):
+    if kernels := filters.first_kernels(trained.model):
         shares = filters.colour_shares(kernels)
         filters.draw(kernels, shares, out / "filters.png")
         yield out / "filters.png"
         for tower, share in enumerate(shares or []):
             untrained = "of the weights' energy is colour (untrained: 66.7%)"
             print(f"  tower {tower}: {share:.1%} {untrained}")
-    found = probabilities(trained, test)
+    found = trained.classify(test)[0].exp().numpy()  # (N, outputs)
     answers.draw(test, page.spread(len(test), 8), found, out / "predictions.png")
     yield out / "predictions.png"
     answers.draw_confusion(answers.confusion_of(test, found), test, out / "confusion.png")
     yield out / "confusion.png"
-    chosen, near, distances = neighbours.find(trained, test, train, among)
+    chosen, near, distances = neighbours.find_neighbours(trained, test, train, among)
     neighbours.draw(test, chosen, train, near, distances, out / "neighbours.png")
     yield out / "neighbours.png"
 

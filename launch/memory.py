@@ -76,7 +76,7 @@ def check(args, here):
 def planned(args, config, on_gpu):
     """What the rows of the table are of: modes, each with a config of some batch and precision."""
     from alexnet2gpu.memory.any_mode import MODES
-    from alexnet2gpu.memory.plan import largest, modes_of, rows, with_train
+    from alexnet2gpu.memory.plan import largest, modes_of, with_batches, with_train
 
     known = MODES if args.measure and not args.budget else MODES[:-1]
     for mode in dict.fromkeys(args.modes or modes_of(config, known)):
@@ -85,7 +85,7 @@ def planned(args, config, on_gpu):
             batches = dict.fromkeys(args.batches or [c.train.batch])
             if args.budget:
                 batches = largest(mode, c, args.replicas, args.budget, on_gpu)
-            yield from rows(c, [mode], args.replicas, batches)
+            yield from ((mode, one) for one in with_batches(mode, c, args.replicas, batches))
 
 
 def main(argv=None):
@@ -121,7 +121,7 @@ def main(argv=None):
                 Path(args.out, "memory.json").write_text(text + "\n")
         print(f"MiB a rank, on {'a GPU' if on_gpu else 'the CPU'}")
         print(report.comparison(rows, args.budget))
-        if args.out and not page.possible():
+        if args.out and not page.has_matplotlib():
             print(f"memory.json: {args.out}; for figures as well: pip install -e '.[plots]'")
         elif args.out:
             draw(Path(args.config).stem, rows, timelines, Path(args.out))

@@ -1,4 +1,4 @@
-"""What the programs of launch/ share: the way to the package, a parser, and options.
+"""Common ground of the programs of launch/: the way to the package, a parser, and options.
 
 Importing this makes a fresh clone work from anywhere, installed or not: torchrun puts launch/ on
 the path, and this puts the repository there.

@@ -1,4 +1,4 @@
-"""What a network costs, on paper: shapes, parameters, multiply-adds, traffic between towers.
+"""Costs of a network, on paper: shapes, parameters, multiply-adds, traffic between towers.
 
     python launch/summary.py --config configs/alexnet.yaml
     python launch/summary.py --config configs/textbook.yaml --against configs/lenet.yaml

@@ -39,12 +39,12 @@ def main(argv=None):
         plan = make_plan(args.config, args.set, *mode, args.out, args.resume)
 
     settings = plan.config.train
-    with Stop() as stop, Watch(plan.grid) as watch:
-        with Ranks(plan.grid, settings.threads, settings.keep_memory) as ranks:
-            stop.begin()  # until now there was nothing to save
-            folder = ranks.gather(plan.folder or default_folder(plan.name))[0]
-            with Run(folder, plan.grid.rank == 0) as run:
-                stopped = train(plan, ranks, run, stop, watch)
+    how = settings.threads, settings.keep_memory
+    with Stop() as stop, Watch(plan.grid) as watch, Ranks(plan.grid, *how) as ranks:
+        stop.begin()  # until now there was nothing to save
+        folder = ranks.gather(plan.folder or default_folder(plan.name))[0]
+        with Run(folder, plan.grid.rank == 0) as run:
+            stopped = train(plan, ranks, run, stop, watch)
     if stopped:
         raise SystemExit(128 + stopped)
 

@@ -7,6 +7,7 @@
     schema.py    YAML -> dataclasses, strictly
     load.py      a file, its base, --set -> Config; Config -> text
     seeds.py     which seed draws what
+    text.py      shapes and tables as text
 
 Imports no other room.
 """

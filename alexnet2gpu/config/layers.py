@@ -14,9 +14,9 @@ Widths (`out`) count all towers together, as in a paper's table; a tower has `ou
     dropout     p, scaling: "2012" or "inverted"                 any shape, unchanged
     flatten                                                      (C, H, W) -> (C*H*W,)
 
-`init` is the standard deviation of the weights, or `xavier`; `bias` is what biases start from.
-`ceil` rounds the number of windows up: the last one hangs over the right and lower edge, where it
-reads zeros (conv) or nothing (pool).
+`init` is the standard deviation of the weights, or `xavier`; `bias` is what biases start from. `ceil` rounds
+the number of windows up: the last one hangs over the right and lower edge, where it reads zeros (conv) or
+nothing (pool).
 """
 
 import math
@@ -42,13 +42,13 @@ def windows(size: int, kernel: int, stride: int, pad: int, ceil: bool) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """A layer that changes no shape and has no weights, unless a subclass says otherwise."""
+    """A layer that changes no shape and has no weights, unless a subclass says otherwise. One without keys of
+    its own needs no @dataclass."""
 
     kinds: ClassVar[dict[str, type["Layer"]]]  # what `type:` may say in a config
 
     def gives(self, reads: Shape, towers: int) -> Shape:
-        """The shape that comes out of one of `towers` towers. Raises: ValueError if the layer
-        cannot read `reads`."""
+        """The shape that comes out of one of `towers` towers. Raises: ValueError if `reads` is unsuitable."""
         return reads
 
     def weight_shape(self, reads: Shape, gives: Shape) -> Shape:
@@ -66,26 +66,23 @@ class Windowed(Layer):
 
     def maps(self, channels: int, reads: Shape) -> Shape:
         """(channels, H', W') for maps of shape `reads`, (C, H, W)."""
-        _, height, width = _three(reads)
-        window = self.kernel, self.stride, self.pad, getattr(self, "ceil", False)
-        sides = [windows(side, *window) for side in (height, width)]
-        if min(sides) < 1 or self.pad >= self.kernel:
-            window = f"a {self.kernel}x{self.kernel} window, pad {self.pad},"
-            raise ValueError(f"{window} does not fit {height}x{width} maps")
+        _, height, width = _require_maps(reads)
+        kernel, pad, ceil = self.kernel, self.pad, getattr(self, "ceil", False)
+        sides = [windows(side, kernel, self.stride, pad, ceil) for side in (height, width)]
+        if min(sides) < 1 or pad >= kernel:
+            raise ValueError(f"a {kernel}x{kernel} window, pad {pad}, does not fit {height}x{width} maps")
         return (channels, *sides)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conv(Windowed):
-    """Convolution over the maps that the tower reads."""
-
     out: int = bounded(least=1, most=2**31 - 1)
     init: float | Literal["xavier"] = bounded(least=0)
     bias: float = 0.0
     ceil: bool = False
 
     def gives(self, reads, towers):
-        return self.maps(_share(self.out, towers), reads)
+        return self.maps(_share_out(self.out, towers), reads)
 
     def weight_shape(self, reads, gives):
         return (gives[0], reads[0], self.kernel, self.kernel)
@@ -98,23 +95,20 @@ class Conv(Windowed):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Layer):
-    """Fully connected layer over the features that the tower reads."""
-
     out: int = bounded(least=1, most=2**31 - 1)
     init: float | Literal["xavier"] = bounded(least=0)
     bias: float = 0.0
 
     def gives(self, reads, towers):
         if len(reads) != 1:
-            maps = f"a linear layer cannot read maps, {shape_text(reads)}"
-            raise ValueError(f"{maps}: put a flatten layer before it")
-        return (_share(self.out, towers),)
+            maps = shape_text(reads)
+            raise ValueError(f"a linear layer cannot read maps, {maps}: put a flatten layer before it")
+        return (_share_out(self.out, towers),)
 
     def weight_shape(self, reads, gives):
         return (gives[0], reads[0])
 
 
-@dataclass(frozen=True, kw_only=True)
 class Pool(Windowed):
     """A value for each window of a map."""
 
@@ -126,19 +120,16 @@ class Pool(Windowed):
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPool(Pool):
-    """The largest value of each window."""
-
     ceil: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
 class AvgPool(Pool):
     """The mean of each window, zeros of the padding included."""
 
 
 class NormRule(NamedTuple):
-    """x / (k + alpha S)^beta, S the sum of x^2 over a window of `size`, odd, around each value:
-    across neighbouring maps, or over size x size pixels of the same map."""
+    """x / (k + alpha S)^beta, S the sum of x^2 over a window of `size`, odd, around each value: across
+    neighbouring maps, or over size x size pixels of the same map."""
 
     across_maps: bool
     size: int
@@ -149,9 +140,8 @@ class NormRule(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseNorm(Layer):
-    """x / (k + alpha/n * sum of x^2 over the n places around it)^beta, n places across maps or
-    within a map. The division by n is that of nn.LocalResponseNorm and of the code of 2012; the
-    paper's formula lacks it."""
+    """A NormRule, but with alpha/n for alpha, n the number of places in the window: that is how
+    nn.LocalResponseNorm and the code of 2012 have it; the paper's formula lacks the division."""
 
     size: int = bounded(least=1, most=1025)
     alpha: float = bounded(least=0)
@@ -159,7 +149,7 @@ class ResponseNorm(Layer):
     k: float = bounded(least=0)
 
     def gives(self, reads, towers):
-        _three(reads)
+        _require_maps(reads)
         if self.size % 2 == 0:
             raise ValueError(f"size {self.size} has no middle: take an odd one")
         return reads
@@ -172,72 +162,52 @@ class ResponseNorm(Layer):
         return NormRule(across_maps, self.size, self.alpha / n, self.beta, self.k)
 
 
-@dataclass(frozen=True, kw_only=True)
 class Lrn(ResponseNorm):
     """Across `size` neighbouring maps of the same tower: n = size."""
 
 
-@dataclass(frozen=True, kw_only=True)
 class MapNorm(ResponseNorm):
     """Across `size` x `size` pixels of the same map: n = size^2."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropout(Layer):
-    """Sets activations to 0 with probability p while training; see layers.Dropout for the two
-    scalings."""
+    """Sets activations to 0 with probability p while training; model/layers.py has the two scalings."""
 
     p: float = bounded(least=0, most=1)
     scaling: Literal["2012", "inverted"]
 
 
-@dataclass(frozen=True, kw_only=True)
 class Relu(Layer):
     """max(x, 0)"""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Tanh(Layer):
     """tanh(x)"""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Sigmoid(Layer):
     """1 / (1 + exp(-x))"""
 
 
-@dataclass(frozen=True, kw_only=True)
 class Flatten(Layer):
-    """Maps to features."""
-
     def gives(self, reads, towers):
         return (math.prod(reads),)
 
 
-Layer.kinds = dict(
-    conv=Conv,
-    linear=Linear,
-    relu=Relu,
-    tanh=Tanh,
-    sigmoid=Sigmoid,
-    lrn=Lrn,
-    map_norm=MapNorm,
-    max_pool=MaxPool,
-    avg_pool=AvgPool,
-    dropout=Dropout,
-    flatten=Flatten,
-)
+Layer.kinds = {"conv": Conv, "linear": Linear, "relu": Relu, "tanh": Tanh, "sigmoid": Sigmoid}
+Layer.kinds |= {"lrn": Lrn, "map_norm": MapNorm, "max_pool": MaxPool, "avg_pool": AvgPool}
+Layer.kinds |= {"dropout": Dropout, "flatten": Flatten}
 
 
-def _three(shape):
-    if len(shape) != 3:
-        raise ValueError(f"needs maps (C, H, W) but reads {shape_text(shape)} features")
-    return shape
+def _require_maps(reads):
+    if len(reads) != 3:
+        raise ValueError(f"needs maps (C, H, W) but reads {shape_text(reads)} features")
+    return reads
 
 
-def _share(out, towers):
+def _share_out(out, towers):
     if out % towers:
-        raise ValueError(
-            f"{out} outputs do not divide by {towers} towers: make `out` a multiple, or change model.towers"
-        )
+        way_out = "make `out` a multiple, or change model.towers"
+        raise ValueError(f"{out} outputs do not divide by {towers} towers: {way_out}")
     return out // towers

@@ -1,7 +1,7 @@
 """A config file -> Config, and back.
 
-A file with `base: OTHER.yaml` has what the other has, but for the keys that it names, by their
-paths as after --set: `model.stages.1.conv3.init: 0.01`.
+A file with `base: OTHER.yaml` has what the other has, but for the keys that it names, by their paths as
+after --set: `model.stages.1.conv3.init: 0.01`.
 """
 
 from collections.abc import Sequence
@@ -9,19 +9,17 @@ from pathlib import Path
 
 import yaml
 
-from alexnet2gpu.config import schema
-from alexnet2gpu.config.checks import check
+from alexnet2gpu.config.checks import check_rules
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.config.schema import Problem
+from alexnet2gpu.config.schema import Problem, build_section, parse_yaml, plain_tree, put_override, put_value
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LARGEST = 2**20  # bytes of a file
+LARGEST_CONFIG = 2**20  # bytes of a file
 
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config; `overrides` are "key.path=value" strings, as given to --set.
-
-    A relative `file` is looked for in the current directory, then in the repository.
+    """Read a config; `overrides` are "key.path=value" strings, as given to --set. A relative `file` is looked
+    for in the current directory, then in the repository.
 
     Raises: ValueError, naming the file or the override, and the key.
     """
@@ -31,13 +29,13 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(f"--config {file}: there is no such file; there are {known}")
     source, changed = str(file), []
     try:
-        tree = _read(found[0])
+        tree = _read_tree(found[0])
         for override in overrides:
             source = f"--set {override}"
-            changed.append((schema.assign(tree, override), source))
+            changed.append((put_override(tree, override), source))
         source = str(file)
-        config = schema.build(Config, tree)
-        check(config)
+        config = build_section(Config, tree)
+        check_rules(config)
     except (Problem, OSError, UnicodeDecodeError) as error:
         key = getattr(error, "key", "")
         blame = [said for path, said in changed if key and f"{key}.".startswith(f"{path}.")]
@@ -45,27 +43,26 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def _read(file, users=()):
-    """The parsed tree of a config, what it names put into a copy of its base."""
-    if file.stat().st_size > LARGEST:
-        raise Problem("", f"larger than {LARGEST:,} bytes: not a config")
-    tree = schema.read(file.read_text())
+def _read_tree(file, users=()):
+    """The parsed tree of a config, what it names put into its base's; `users` are based on this file."""
+    if file.stat().st_size > LARGEST_CONFIG:
+        raise Problem("", f"larger than {LARGEST_CONFIG:,} bytes: not a config")
+    tree = parse_yaml(file.read_text())
     if not isinstance(tree, dict) or "base" not in tree:
         return tree
     base = (file.parent / str(tree.pop("base"))).resolve()
     if not base.is_file() or base in users:
         raise Problem("base", f"no file {base.name} lies beside this one, or it is based on this")
-    below = _read(base, (*users, base))
+    below = _read_tree(base, (*users, base))
     if not isinstance(below, dict):
         raise Problem("base", f"{base.name} has no sections")
     for key, value in tree.items():
         if isinstance(value, dict) and key in below:
             raise Problem(key, f"replaces a whole section: say {key}.{next(iter(value), '')}: ...")
-        schema.put(below, str(key), value)
+        put_value(below, str(key), value)
     return below
 
 
-def dump(config: Config) -> str:
+def config_text(config: Config) -> str:
     """Every key as YAML, defaults included, so that `load_config` of it gives `config` again."""
-    layout = {"sort_keys": False, "default_flow_style": None, "width": 110}
-    return yaml.safe_dump(schema.plain(config), **layout)
+    return yaml.safe_dump(plain_tree(config), sort_keys=False, default_flow_style=None, width=110)

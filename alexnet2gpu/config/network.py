@@ -1,7 +1,7 @@
 """A network as data: towers, and stages of named layers. Shapes and costs are computed on paper.
 
-Every tower runs a stage on its own channels. Where a stage ends the towers exchange, and the next
-stage of each tower reads the channels of all of them. kinds.py says what a layer can be.
+Every tower runs a stage on its own channels. Where a stage ends the towers exchange, and the next stage of
+each tower reads the channels of all of them. layers.py says what a layer can be.
 """
 
 import math
@@ -14,8 +14,7 @@ from alexnet2gpu.config.schema import Problem, bounded
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """The `model` section of a config: number of towers, image shape (C, H, W), stages of named
-    layers."""
+    """The `model` section of a config: number of towers, image shape (C, H, W), stages of named layers."""
 
     towers: int = bounded(least=1, most=1024)
     input: tuple[int, int, int] = bounded(least=1, most=2**16)
@@ -23,8 +22,7 @@ class Network:
 
 
 class Row(NamedTuple):
-    """One layer of one tower in its place; counts are per tower and, for multiply-adds, per
-    image."""
+    """One layer in its place; counts are per tower and, for multiply-adds, per image."""
 
     stage: int
     name: str
@@ -36,11 +34,8 @@ class Row(NamedTuple):
 
 
 def trace(network: Network) -> list[Row]:
-    """Follow one image through one tower.
-
-    Raises: ValueError naming the layer whose input does not suit it, or whose channels do not
-    divide by the towers.
-    """
+    """Follow one image through one tower. Raises: ValueError naming the layer whose input does not suit it,
+    or whose channels do not divide by the towers."""
     rows, shape = [], network.input
     for stage, layers in enumerate(network.stages):
         for name, layer in layers.items():
@@ -48,12 +43,10 @@ def trace(network: Network) -> list[Row]:
                 gives = layer.gives(shape, network.towers)
             except ValueError as error:
                 raise Problem(f"model.stages.{stage}.{name}", str(error)) from None
-            weights = layer.weight_shape(shape, gives)
-            biases = gives[0] if weights else 0
-            adds = math.prod(weights) * math.prod(gives[1:]) if weights else 0
-            rows.append(
-                Row(stage, name, layer, shape, gives, math.prod(weights) + biases if weights else 0, adds)
-            )
+            kernel = layer.weight_shape(shape, gives)
+            weights, biases = (math.prod(kernel), gives[0]) if kernel else (0, 0)
+            multiply_adds = weights * math.prod(gives[1:])
+            rows.append(Row(stage, name, layer, shape, gives, weights + biases, multiply_adds))
             shape = gives
         shape = (network.towers * shape[0], *shape[1:])  # the exchange: all towers' channels
     return rows
@@ -61,10 +54,8 @@ def trace(network: Network) -> list[Row]:
 
 def totals(network: Network) -> tuple[int, int]:
     """Parameters, and multiply-adds of one image, of all towers together."""
-    rows = trace(network)
-    return tuple(
-        network.towers * sum(getattr(row, key) for row in rows) for key in ("parameters", "multiply_adds")
-    )
+    rows, towers = trace(network), network.towers
+    return towers * sum(row.parameters for row in rows), towers * sum(row.multiply_adds for row in rows)
 
 
 class Traffic(NamedTuple):
@@ -77,10 +68,9 @@ class Traffic(NamedTuple):
 def traffic(network: Network, bytes_per_element: int = 4) -> list[Traffic]:
     """What each stage's end costs, with every tower on a rank of its own.
 
-    Forward, a tower sends its half to the n - 1 others; backward, to each of them the gradient of
-    theirs, which is as large. The last stage gives the logits, whose gradient every rank has
-    complete.
+    Forward, a tower sends its half to the n - 1 others; backward, to each of them the gradient of theirs,
+    which is as large. The last stage gives the logits, whose gradient every rank has complete.
     """
     ends = {row.stage: math.prod(row.gives) for row in trace(network)}
-    sent = [(network.towers - 1) * elements * bytes_per_element for elements in ends.values()]
-    return [*(Traffic(bytes_, bytes_) for bytes_ in sent[:-1]), Traffic(sent[-1], 0)]
+    *exchanged, logits = [(network.towers - 1) * bytes_per_element * elements for elements in ends.values()]
+    return [*(Traffic(sent, sent) for sent in exchanged), Traffic(logits, 0)]

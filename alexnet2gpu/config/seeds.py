@@ -5,15 +5,13 @@
     order, crop, flip, colour    seed, "epoch", epoch                   a table for every epoch
     dropout masks                seed, "dropout", tower, replica, step  each step, on the device
 
-No draw depends on the number of processes or on what was drawn before, so all modes see the same
-weights, the same images and the same masks, and a resumed run needs no random state: its place in
-the run is the state.
+No draw depends on the number of processes or on what was drawn before, so all modes see the same weights, the
+same images and the same masks, and a resumed run needs no random state: how far it had come is the state.
 """
 
 import hashlib
 
 
 def seed_of(*key: int | str) -> int:
-    """A 63-bit seed from the parts of `key`, the same on every machine and in every version of
-    Python."""
+    """A 63-bit seed from the parts of `key`, the same on every machine and in every version of Python."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1

@@ -9,12 +9,9 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def table(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
-    """Rows of as many cells, in columns as wide as their widest; cells of the columns `left` stand
-    at their left end, others at their right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    lines = []
-    for row in rows:
-        cells = enumerate(zip(row, widths))
-        padded = [c.ljust(width) if n in left else c.rjust(width) for n, (c, width) in cells]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    """Rows of as many cells, in columns as wide as their widest, flush right but for the columns `left`."""
+    columns = []
+    for n, column in enumerate(zip(*rows)):
+        width = max(map(len, column))
+        columns.append([cell.ljust(width) if n in left else cell.rjust(width) for cell in column])
+    return "\n".join("  ".join(row).rstrip() for row in zip(*columns))

@@ -1,11 +1,11 @@
-"""Which images a step sees.
+"""Training batches and evaluation batches: the images that each step sees.
 
-A step takes the next `batch` images of the epoch's order (table.py); replica r of R takes the r-th
-part of them, and all ranks of a replica see the same. Images that fill no batch at the end of an
-epoch are left out of it.
+A step takes the next `batch` images of the epoch's order (epoch.py); replica r of R takes the r-th part of
+them, and all ranks of a replica see the same. Images that fill no batch at the end of an epoch are left out
+of it.
 
-A *view* is a crop of a test image: one, the centre; or ten, the four corners, the centre, and the
-mirror images of these five.
+A *view* is a crop of a test image: one, the centre; or ten, the four corners, the centre, and the mirror
+images of these five.
 """
 
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ class TrainBatches:
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, H, W), labels (B,) of the steps of `epoch` (from 1), from `first` on."""
-        data, train, prepare = self.config.data, self.config.train, self.prepare
-        table = draw_epoch(train.seed, epoch, self.images.pixels.shape, prepare.crop, data.flip)
+        train, prepare = self.config.train, self.prepare
+        table = draw_epoch(train.seed, epoch, self.images.pixels.shape, prepare.crop, self.config.data.flip)
         strength = self.config.colour_in(epoch)
         starts = [step * train.batch + self.replica * self.share for step in range(first, self.steps)]
         chosen = [table.order[start : start + self.share] for start in starts]
@@ -51,44 +51,36 @@ def check_batch(batch: int, replicas: int, images: int) -> None:
 
 
 class EvaluationBatches:
-    """The test images of one replica, every R-th.
-
-    Args:
-        size: views at a time, at most, unless one image has more.
-        views: of each image, 1 or 10.
-
-    Attributes:
-        most: batches of the replica that has most of them.
-
-    Raises: ValueError if ten views of these images are not to be had.
-    """
+    """The test images of one replica, every R-th; `views` of each, 1 or 10, and `size` views at a time at
+    most, unless one image has more. Raises: ValueError if ten views of these images are not to be had."""
 
     def __init__(
         self, images: Images, prepare: Preparation, size: int, replica: int, replicas: int, views: int = 1
     ):
         self.images, self.prepare, self.views = images, prepare, views
         self.chosen = np.arange(replica, len(images), replicas)
-        self.at_once = max(1, size // views)  # images
-        self.most = -(-len(range(0, len(images), replicas)) // self.at_once)
+        self.images_at_once = max(1, size // views)
+        most_images = -(-len(images) // replicas)
+        self.most = -(-most_images // self.images_at_once)  # batches of the replica that has most of them
         top, left = prepare.centre
-        corners = [(0, 0), (0, 2 * left), (2 * top, 0), (2 * top, 2 * left)]
-        self.corners = np.array([prepare.centre] + (corners if views > 1 else []))
         if views > 1 and not (top and left):
             raise ValueError(
-                "--views 10: images are no larger than what the network reads, so their corners "
-                "are their centre: set data.crop to less than their size"
+                "--views 10: images are no larger than what the network reads, so their corners are their "
+                "centre: set data.crop to less than their size"
             )
+        others = [(0, 0), (0, 2 * left), (2 * top, 0), (2 * top, 2 * left)] if views > 1 else []
+        self.corners = np.array([prepare.centre, *others])  # of the views that are not mirrored
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Views (B * views, C, H, W), those of an image next to each other; labels (B,)."""
-        starts = range(0, len(self.chosen), self.at_once)
-        chosen = [self.chosen[start : start + self.at_once] for start in starts]
-        crops = self.prepare.cut(self.images, map(self._corners, chosen))
+        starts = range(0, len(self.chosen), self.images_at_once)
+        chosen = [self.chosen[start : start + self.images_at_once] for start in starts]
+        crops = self.prepare.cut(self.images, map(self._corners_of, chosen))
         for some in chosen:
             flip = np.arange(len(some) * self.views) % self.views >= len(self.corners)
             yield self.prepare(next(crops), flip), self.prepare.labels(self.images.labels[some])
 
-    def _corners(self, chosen):
-        of_views = np.tile(self.corners, (self.views // len(self.corners), 1))  # (views, 2)
-        top, left = np.tile(of_views, (len(chosen), 1)).T
+    def _corners_of(self, chosen):
+        mirrored_as_well = self.views // len(self.corners)  # 1 or 2
+        top, left = np.tile(self.corners, (len(chosen) * mirrored_as_well, 1)).T
         return Corners(np.repeat(chosen, self.views), top, left)

@@ -9,47 +9,44 @@ import numpy as np
 
 from alexnet2gpu.data.images import Images
 
-LARGEST = 2**32  # bytes; MNIST has 47 million
-FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+IDX_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+IDX_LARGEST = 2**32  # bytes; MNIST has 47 million
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """Read a file of unsigned bytes in the IDX format, compressed or not: big-endian magic
-    0x0000080D for D dimensions, D sizes of 32 bits, the bytes. No more is unpacked than the sizes
-    say. Raises: ValueError if it is anything else."""
+    """Read a file of unsigned bytes in the IDX format, compressed or not: big-endian magic 0x0000080D for D
+    dimensions, D sizes of 32 bits, the bytes. No more is unpacked than the sizes say.
+
+    Raises: ValueError if it is anything else.
+    """
     try:
         with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as opened:
             magic = opened.read(4)
             dimensions = magic[3] if magic[:3] == b"\x00\x00\x08" and len(magic) > 3 else 0
             shape = np.frombuffer(opened.read(4 * dimensions), ">u4").tolist()
             size = math.prod(shape)
-            if size > LARGEST:
+            if size > IDX_LARGEST:
                 raise ValueError(f"it says that it has {size:,} bytes")
             content = opened.read(size + 1)
+        if dimensions and len(shape) == dimensions and len(content) == size:
+            return np.frombuffer(content, np.uint8).reshape(
+                shape
+            )  # fails if numpy has not so many dimensions
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise ValueError(f"{file}: unreadable: {error}") from None
-    if not dimensions or len(shape) != dimensions or len(content) != size:
-        raise ValueError(f"{file}: not an IDX file of bytes, or cut short")
-    try:
-        return np.frombuffer(content, np.uint8).reshape(shape)
-    except ValueError as error:  # too many dimensions for numpy
-        raise ValueError(f"{file}: unreadable: {error}") from None
+    raise ValueError(f"{file}: not an IDX file of bytes, or cut short")
 
 
-def read_folder(folder: Path) -> tuple[Images, Images]:
-    """The training and the test images of a folder that holds the four FILES, compressed or not.
-
-    They lie in it themselves, or where torchvision puts them. Raises: ValueError naming the file.
-    """
-    files = []
-    for name in FILES:
-        places = [folder / "FashionMNIST" / "raw" / name, folder / name]
-        found = [
-            file for place in places for file in (place, place.with_name(name + ".gz")) if file.is_file()
-        ]
-        if not found:
+def read_idx_folder(folder: Path) -> tuple[Images, Images]:
+    """The training and the test images of a folder that holds the four IDX_FILES, compressed or not, itself
+    or where torchvision puts them. Raises: ValueError naming the file."""
+    files, folders = [], (folder / "FashionMNIST" / "raw", folder)
+    for name in IDX_FILES:
+        candidates = [inside / file for inside in folders for file in (name, f"{name}.gz")]
+        found = next(filter(Path.is_file, candidates), None)
+        if found is None:
             raise ValueError(f"--data {folder}: no {name} or {name}.gz in it")
-        files.append(found[0])
+        files.append(found)
     parts = []
     for images, labels in (files[:2], files[2:]):
         pixels = read_idx(images)

@@ -12,12 +12,11 @@ class Images:
     """Pixels and labels of N images, and what is known of them beforehand.
 
     Args:
-        pixels: (N, H, W, C) uint8, RGB if C is 3: an array, or a store of a pack, which has its
-            shape and dtype and gives an image's `[i, rows]`, all columns of them.
+        pixels: (N, H, W, C) uint8, RGB if C is 3: an array, or a pack's pixels (pack/stores.py), which have
+            its shape and dtype and give an image's `[i, rows]`, all columns of them.
         labels: (N,) whole numbers, each in 0 .. classes - 1.
-        classes: how many there are.
-        names: of the classes, if they have names.
-        mean: (H, W, C), the mean over all images, if it is known; of an array it need not be.
+        classes: how many there are; `names` of them, if they have names.
+        mean: (H, W, C), the mean over all images; None for an array: it is found when it is wanted.
         covariance: (C, C) of the channels over all pixels, likewise.
 
     Raises: ValueError if pixels and labels are not of that form.
@@ -37,13 +36,12 @@ class Images:
         if len(self) == 0:
             raise ValueError("there are no images")
         if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
-            raise ValueError(
-                f"{len(self)} images should have as many whole-number labels, "
-                f"not {labels.dtype} {labels.shape}"
-            )
+            wanted = f"{len(self)} images should have as many whole-number labels"
+            raise ValueError(f"{wanted}, not {labels.dtype} {labels.shape}")
         if labels.min() < 0 or labels.max() >= self.classes:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}, with {self.classes} classes")
-        for name, shape in (("mean", pixels.shape[1:]), ("covariance", pixels.shape[3:] * 2)):
+        shapes = {"mean": pixels.shape[1:], "covariance": pixels.shape[3:] * 2}
+        for name, shape in shapes.items():
             known = getattr(self, name)
             if known is not None and known.shape != shape:
                 raise ValueError(f"the {name} should be {shape}, not {known.shape}")
@@ -77,17 +75,12 @@ class Moments:
     """Sums over images of (H, W, C) uint8, from which mean and covariance follow.
 
     All are whole numbers below 2**53, so no order of adding changes a bit of them.
-
-    Attributes:
-        images: how many were added.
-        total: (H, W, C) int64, sum of the images.
-        products: (C, C) int64, sum over all pixels of the products of two channels.
     """
 
     def __init__(self, shape: tuple[int, int, int]):
-        self.images = 0
-        self.total = np.zeros(shape, np.int64)
-        self.products = np.zeros((shape[2], shape[2]), np.int64)
+        self.images = 0  # how many were added
+        self.total = np.zeros(shape, np.int64)  # (H, W, C), of the images
+        self.products = np.zeros((shape[2], shape[2]), np.int64)  # (C, C), over all pixels, of two channels
 
     def add(self, pixels: np.ndarray) -> None:
         """Add images (B, H, W, C) uint8."""

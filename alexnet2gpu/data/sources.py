@@ -1,15 +1,15 @@
-"""Where images come from: `data.name`, `data.dir` of a config -> (training Images, test Images).
+"""Sources of images: `data.name`, `data.dir` of a config -> (training Images, test Images).
 
     fashion-mnist-sample   6,000 + 1,000 photographs of clothes, in the package: no download
     fashion-mnist          60,000 + 10,000, 28x28 grey, ten classes (Xiao, Rasul and Vollgraf 2017)
     cifar-10               50,000 + 10,000, 32x32 RGB, ten classes (Krizhevsky 2009)
-    folder                 photographs in class folders, packed when they are first used: pack.py
+    folder                 photographs in class folders, packed when they are first used: pack/
     arrays                 your own, memory-mapped: train_images.npy and test_images.npy, uint8
                            (N, H, W, C), train_labels.npy and test_labels.npy, whole numbers
     synthetic              noise in the shape that the network reads, for tests and for measuring
 
-With --data DIR, files are read from there and nothing is downloaded. Without it, torchvision
-downloads to DOWNLOADS.
+With --data DIR, files are read from there and nothing is downloaded. Without it, torchvision downloads to
+DOWNLOADS.
 """
 
 import contextlib
@@ -23,15 +23,21 @@ import numpy as np
 from alexnet2gpu.config.keys import Data
 from alexnet2gpu.config.network import Network
 from alexnet2gpu.config.text import shape_text
-from alexnet2gpu.data import idx
+from alexnet2gpu.data.idx import IDX_FILES, read_idx_folder
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.data.pack import packing
 from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.pack.layout import is_pack, pack_of, read_pack
+from alexnet2gpu.data.pack.packing import make_pack
 from alexnet2gpu.data.pack.photographs import classes_of
 
 SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
 DOWNLOADS = Path("~/.cache/alexnet2gpu")
+FASHION_FILES = f"{', '.join(IDX_FILES)} (compressed or not)"
+WITHOUT_DIR = {
+    "folder": "say where the photographs are with --data DIR, or try random pixels with "
+    "--set data.name=synthetic",
+    "arrays": "say where they are with --data DIR",
+}
 
 
 def load_images(data: Data, network: Network) -> tuple[Images, Images]:
@@ -39,14 +45,8 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
 
     Raises: ValueError if they are missing, unreadable, or not what the config needs.
     """
-    load = {
-        "fashion-mnist-sample": _sample,
-        "fashion-mnist": _fashion_mnist,
-        "cifar-10": _cifar_10,
-        "folder": _folder,
-        "arrays": _arrays,
-        "synthetic": _synthetic,
-    }[data.name]
+    if data.dir is None and data.name in WITHOUT_DIR:
+        raise ValueError(f"data.name {data.name}: {WITHOUT_DIR[data.name]}")
     if data.dir is not None and data.name in ("fashion-mnist-sample", "synthetic"):
         raise ValueError(
             f"--data {data.dir}: data.name {data.name} reads no files: choose another with "
@@ -54,37 +54,59 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
         )
     if data.dir is not None and not Path(data.dir).is_dir():
         raise ValueError(f"--data {data.dir}: there is no such directory, to read images from")
-    train, test = load(data, network)
-    for images in (train, test):
-        _check(images.pixels.shape[1:], images.classes, data, network)
-    if train.pixels.shape[1:] != test.pixels.shape[1:]:
+    read = {
+        "fashion-mnist-sample": lambda: read_idx_folder(SAMPLE),
+        "fashion-mnist": lambda: _published(data.dir, _read_fashion_mnist, "Fashion-MNIST", FASHION_FILES),
+        "cifar-10": lambda: _published(data.dir, _read_cifar_10, "CIFAR-10", "cifar-10-batches-py"),
+        "folder": lambda: _read_photographs(data, network),
+        "arrays": lambda: _read_arrays(Path(data.dir)),
+        "synthetic": lambda: _draw_noise(data, network),
+    }[data.name]
+    train, test = read()
+    shape, test_shape = train.pixels.shape[1:], test.pixels.shape[1:]
+    _check_fit(shape, train.classes, data, network)
+    if shape != test_shape:
         raise ValueError(
-            f"data.name {data.name}: training images are {shape_text(train.pixels.shape[1:])}, test "
-            f"images {shape_text(test.pixels.shape[1:])}: make them alike"
+            f"data.name {data.name}: training images are {shape_text(shape)}, test images "
+            f"{shape_text(test_shape)}: make them alike"
         )
     return train, test
 
 
-def _sample(data, network):
-    return idx.read_folder(SAMPLE)
+def _published(folder, read, title, files):
+    """What `read` finds in the folder, or in DOWNLOADS: of several processes on a machine the first to come
+    downloads, and the others wait until the files are there."""
+    if folder is not None:
+        return read(Path(folder), download=False)
+    timeout = socket.getdefaulttimeout()
+    try:
+        folder = DOWNLOADS.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / ".lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
+            first = True
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                first = False
+            socket.setdefaulttimeout(5)
+            return read(folder, download=first)
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{title} is not there and could not be downloaded: put {files} into a folder and pass "
+            f"--data FOLDER, or --set data.name=fashion-mnist-sample, which is bundled ({reason})"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
-def _fashion_mnist(data, network):
-    if data.dir is not None:
-        return idx.read_folder(Path(data.dir))
-    files = f"{', '.join(idx.FILES)} (compressed or not)"
-    with _download("Fashion-MNIST", files) as (folder, first):
+def _read_fashion_mnist(folder, download):
+    if download:
         from torchvision import datasets  # takes a second, so only here
 
-        datasets.FashionMNIST(folder, download=first)
-        return idx.read_folder(folder)
-
-
-def _cifar_10(data, network):
-    if data.dir is not None:
-        return _read_cifar_10(data.dir, download=False)
-    with _download("CIFAR-10", "cifar-10-batches-py") as (folder, first):
-        return _read_cifar_10(folder, download=first)
+        datasets.FashionMNIST(folder, download=True)
+    return read_idx_folder(folder)
 
 
 def _read_cifar_10(folder, download):
@@ -98,72 +120,37 @@ def _read_cifar_10(folder, download):
     return tuple(Images(part.data, np.array(part.targets), classes=10) for part in parts)
 
 
-@contextlib.contextmanager
-def _download(what, files):
-    """The folder for downloads, and whether this process may download: of several on a machine
-    the first to come does, and the others wait until the files are there."""
-    timeout = socket.getdefaulttimeout()
-    try:
-        folder = DOWNLOADS.expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                first = True
-            except BlockingIOError:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                first = False
-            socket.setdefaulttimeout(5)
-            yield folder, first
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(
-            f"{what} is not there and could not be downloaded: put {files} into a folder and pass "
-            "--data FOLDER, or --set data.name=fashion-mnist-sample, which is bundled "
-            f"({reason})"
-        ) from None
-    finally:
-        socket.setdefaulttimeout(timeout)
-
-
-def _folder(data, network):
-    if data.dir is None:
-        raise ValueError(
-            "data.name folder: say where the photographs are with --data DIR, or try random "
-            "pixels with --set data.name=synthetic"
-        )
+def _read_photographs(data, network):
     source, size = Path(data.dir), data.size
     target = pack_of(source, data.store, size)
     if not is_pack(target):  # what would be found wrong with it afterwards, is found wrong now
-        _check((size, size, 3), len(classes_of(source)), data, network)
-        packing.make_pack(source, target, Form(data.store, size))
+        _check_fit((size, size, 3), len(classes_of(source)), data, network)
+        make_pack(source, target, Form(data.store, size))
     return read_pack(target)
 
 
-def _arrays(data, network):
-    if data.dir is None:
-        raise ValueError("data.name arrays: say where they are with --data DIR")
-    arrays = {}
+def _read_arrays(folder):
+    arrays = []
     for name in ("train_images", "train_labels", "test_images", "test_labels"):
-        file = Path(data.dir) / f"{name}.npy"
+        file = folder / f"{name}.npy"
         try:
-            arrays[name] = np.load(file, mmap_mode="r", allow_pickle=False)
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
             raise ValueError(f"{file}: unreadable: {error}") from None
         if name.endswith("labels"):
-            if arrays[name].dtype.kind not in "iu":
-                raise ValueError(f"{file}: labels should be whole numbers: {arrays[name].dtype}")
-            arrays[name] = arrays[name].astype(np.int64)
-    classes = 1 + max(int(arrays[f"{part}_labels"].max(initial=0)) for part in ("train", "test"))
+            if array.dtype.kind not in "iu":
+                raise ValueError(f"{file}: labels should be whole numbers: {array.dtype}")
+            array = array.astype(np.int64)
+        arrays.append(array)
+    pairs = arrays[:2], arrays[2:]
+    classes = 1 + max(int(labels.max(initial=0)) for _, labels in pairs)
     try:
-        return tuple(
-            Images(arrays[f"{part}_images"], arrays[f"{part}_labels"], classes) for part in ("train", "test")
-        )
+        return tuple(Images(pixels, labels, classes) for pixels, labels in pairs)
     except ValueError as error:
-        raise ValueError(f"--data {data.dir}: {error}") from None
+        raise ValueError(f"--data {folder}: {error}") from None
 
 
-def _synthetic(data, network):
+def _draw_noise(data, network):
     """512 training and 64 test images, bordered if to be cropped; brightness is the class."""
     channels, side, _ = network.input
     side = data.crop + 8 if data.crop else side
@@ -182,7 +169,7 @@ def _outputs(network):
     return list(network.stages[-1].values())[-1].out
 
 
-def _check(shape, classes, data, network):
+def _check_fit(shape, classes, data, network):
     height, width, channels = shape
     crop = data.crop or height
     side = data.resize or crop

@@ -1,8 +1,8 @@
 """Files that are there whole or not at all, and that tell if they were changed.
 
-A file is written beside its place, flushed to the disk and then renamed. Its checksum is the
-CRC-32 of its bytes, as "crc32 0123abcd": it tells any change by accident, not one on purpose. A
-*sealed* file is JSON whose first line has the checksum of all that follows.
+A file is written beside its place, flushed to the disk and then renamed. Its checksum is the CRC-32 of its
+bytes, as "crc32 0123abcd": it tells any change by accident, not one on purpose. A *sealed* file is JSON whose
+first line has the checksum of all that follows.
 """
 
 import errno
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import IO, Any
 
 LARGEST_SEALED = 2**28  # bytes of a sealed file
-BLOCK = 2**24  # bytes
+BLOCK = 2**24  # bytes in memory at a time
 
 
 def write_whole(file: Path, content: bytes, flush_name: bool = True) -> None:
-    """Write a file, or replace it; with `flush_name` the disk knows its name too when it returns.
-    Raises: OSError; then what was there is there still."""
+    """Write a file, or replace it; with `flush_name` the disk knows its name too when it returns. Raises:
+    OSError; then what was there is there still."""
     beside = file.with_name(f".{file.name}.new")
     try:
         with open(beside, "wb") as opened:
@@ -39,25 +39,23 @@ def flush(file: IO) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Return when the disk has the names of a folder's files: what was renamed stays renamed. Some
-    network file systems do not support this."""
+    """Return when the disk has the names of a folder's files: what was renamed stays renamed."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # as some network file systems say
             raise
     finally:
         os.close(handle)
 
 
 def checksum(content: bytes) -> str:
-    """Of some bytes."""
     return f"crc32 {zlib.crc32(content):08x}"
 
 
 def checksum_of(file: Path) -> str:
-    """Of a file, of which only a part is in memory at a time. Raises: OSError."""
+    """`checksum` of what a file has in it. Raises: OSError."""
     crc = 0
     with open(file, "rb") as opened:
         while block := opened.read(BLOCK):
@@ -86,16 +84,12 @@ def read_sealed(file: Path) -> dict[str, Any]:
     try:
         if file.stat().st_size > LARGEST_SEALED:
             raise ValueError(f"larger than {LARGEST_SEALED:,} bytes")
-        content = file.read_bytes()
-    except (OSError, ValueError) as error:
+        head, newline, body = file.read_bytes().partition(b"\n")
+        if head + newline != _head(body):
+            raise ValueError("not as it was written")
+        return json.loads(b"{" + body)
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from None
-    end = content.find(b"\n") + 1
-    if content[:end] != _head(content[end:]):
-        raise ValueError(f"{file.name}: not as it was written")
-    try:
-        return json.loads(b"{" + content[end:])
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name}: {error}") from None
 
 
 def _head(body):

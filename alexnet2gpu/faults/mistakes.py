@@ -1,33 +1,30 @@
-"""How a user's mistake ends a run: in one line with the way out, and status 2 from every rank.
+"""A user's mistake ends a run in one line with the way out, and status 2 from every rank.
 
-Everything a user can get wrong is checked by every rank alone, before the process group starts,
-and raised as ValueError. Two races make this less simple than it sounds:
+Every rank checks alone all that a user can get wrong, before the process group starts, and raises ValueError.
+This file imports nothing slow: its guard must stand before torch is imported. Two races:
 
-- torchrun sends SIGTERM to all ranks as soon as one has failed, and rank 0, which prints, may be
-  the slowest. So a rank that is still checking notes the signal and finishes its check: it comes
-  to the same conclusion by itself.
-- A mistake may be known to one rank only (one machine of several lacks a folder). So the first
-  rank of every other machine prints too, with its number.
-
-This file imports nothing slow: the guard must stand before torch is imported.
+- torchrun sends SIGTERM to all ranks as soon as one has failed, and rank 0, which prints, may be the slowest.
+  So a rank that is still checking notes the signal and finishes its check: it comes to the same conclusion.
+- A mistake may be known to one rank only (one machine of several lacks a folder). So the first rank of every
+  other machine prints too, with its number, and all of them leave a verdict for ranks that wait for them.
 """
 
 import contextlib
+import json
 import os
 import signal
 import sys
 
 LAUNCHER = os.getppid()  # torchrun, if a rank is not an orphan from the first
+VERDICT = "verdict"  # key of the ranks' store: the first that knows says there who has failed, and the status
 
 
 @contextlib.contextmanager
 def one_line_mistakes():
-    """While the body runs, ValueError or OSError becomes one line and exit status 2, and Ctrl-C
-    exit status 130.
+    """While the body runs, ValueError or OSError becomes one line and exit status 2, and Ctrl-C status 130.
 
-    A SIGTERM that arrives meanwhile takes effect only after the body has ended well (exit status
-    143); after a mistake it is ignored, so that it cannot change the status of a rank on its way
-    out.
+    A SIGTERM that arrives meanwhile takes effect only after the body has ended well (status 143); after a
+    mistake it is ignored, so that it cannot change the status of a rank on its way out.
     """
     arrived = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
@@ -58,6 +55,7 @@ def _report(text):
         who = "" if rank == "0" else f" (rank {rank})"
         print(f"error{who}: {text}", file=sys.stderr, flush=True)
     if os.environ.get("LOCAL_WORLD_SIZE") not in (None, os.environ.get("WORLD_SIZE")):
-        from alexnet2gpu.faults import watch
+        from alexnet2gpu.ranks.store import store
 
-        watch.tell(2)
+        with contextlib.suppress(RuntimeError, ValueError):
+            store().compare_set(VERDICT, "", json.dumps({"rank": int(rank), "status": 2}))

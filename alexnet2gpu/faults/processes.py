@@ -12,26 +12,22 @@ import torch.distributed as dist
 PACKAGE = Path(__file__).parents[1]
 
 
-def of_communication(error: BaseException) -> bool:
+def communication_failed(error: BaseException) -> bool:
     """Whether it is another rank that has failed. gloo's errors have no class of their own."""
     said = str(error).lower()
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(name in said for name in ("gloo", "nccl"))
-    )
+    named = isinstance(error, RuntimeError) and ("gloo" in said or "nccl" in said)
+    return named or isinstance(error, dist.DistError)
 
 
-def of_memory(error: BaseException) -> bool:
-    """Whether there is not enough. torch's error of the CPU has no class of its own."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+def memory_ran_out(error: BaseException) -> bool:
+    """torch's error of the CPU has no class of its own."""
+    named = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return named or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
 def gone(word: dict) -> bool:
     """Whether a process of this machine has ended without saying so; `word` is its last."""
-    if word["done"] or word["host"] != socket.gethostname():
-        return False
-    return not alive(word["pid"])
+    return not word["done"] and word["host"] == socket.gethostname() and not alive(word["pid"])
 
 
 def alive(pid: int) -> bool:
@@ -46,7 +42,7 @@ def alive(pid: int) -> bool:
         return True
 
 
-def place() -> str:
+def whereabouts() -> str:
     """Where in the package the main thread is."""
     frame = sys._current_frames().get(threading.main_thread().ident)
     while frame is not None:

@@ -5,9 +5,8 @@ import time
 
 
 class Stop:
-    """Notes SIGTERM and Ctrl-C, as a context manager, for the loop to end at its next step: what
-    schedulers send before a time limit, to every process of a job and often more than once. Only a
-    second Ctrl-C takes effect at once, if it comes later than AT_ONCE seconds."""
+    """A context manager that notes what schedulers send before a time limit, to every process of a job and
+    often more than once. Only a second Ctrl-C takes effect at once, if it comes AT_ONCE seconds later."""
 
     AT_ONCE = 1.0
 
@@ -19,8 +18,7 @@ class Stop:
         return self
 
     def begin(self) -> None:
-        """Take note from now on, until the context ends: also while a failure is reported, since
-        torchrun sends SIGTERM to ranks when one has failed."""
+        """Take note until the context ends: also while a failure is reported: then torchrun sends SIGTERM."""
         self.previous = {n: signal.signal(n, self._note) for n in (signal.SIGTERM, signal.SIGINT)}
 
     def __exit__(self, *error):

@@ -1,17 +1,17 @@
 """Ranks watch each other: whoever raises, dies or hangs ends all, with one message.
 
-A thread of each rank tells the others, once a second, that it is there, through the store by which
-the ranks met (torchrun's own, which outlives them). A rank is given up if
+A thread of each rank tells the others, once a second, that it is there, through the store by which the ranks
+met (torchrun's own, which outlives them). A rank is given up if
 
     it raised                           at once: it says so itself
     it was killed                       when communication fails, or after SILENT / 3 seconds
     it is stopped, or its machine gone  after SILENT seconds without a word
-    all are there, none gets on         after STUCK seconds, or five times the longest step;
-                                        before the third step after START seconds
+    all are there, none gets on         after STUCK seconds, or five times the longest step; before the third
+                                        step after START seconds
 
-The first to give up a rank says why, for all; everybody else ends without a word. A rank whose
-launcher was killed ends too. Waiting ranks may sit inside a call that never returns, so it is a
-thread that ends the process; and since the store may not answer, a second one looks at the clock.
+The first to give up a rank says why, for all; everybody else ends without a word. A rank whose launcher was
+killed ends too. Waiting ranks may sit inside a call that never returns, so it is a thread that ends the
+process; and since the store may not answer, a second one looks at the clock.
 """
 
 import contextlib
@@ -24,8 +24,7 @@ import time
 import traceback
 
 from alexnet2gpu.faults import processes
-from alexnet2gpu.faults.mistakes import LAUNCHER, one_line
-from alexnet2gpu.faults.verdict import VERDICT
+from alexnet2gpu.faults.mistakes import LAUNCHER, VERDICT, one_line
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
 
@@ -36,11 +35,9 @@ START = 300.0  # for ranks to arrive, and for the first steps, which may have to
 
 
 class Watch:
-    """As a context manager, around all that a rank does with others. An error in it ends this rank
-    and the others. Alone, a rank has nobody to watch, and errors end it in one line too.
-
-    Exit status: 2 after ValueError or OSError, as of any mistake; 130 after Ctrl-C; else 1.
-    """
+    """A context manager, around all that a rank does with others. An error in it ends this rank and the
+    others with exit status 2 after ValueError or OSError, as of any mistake, 130 after Ctrl-C, else 1. Alone,
+    a rank has nobody to watch, and errors end it in one line too."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -91,17 +88,17 @@ class Watch:
         mistake = isinstance(error, ValueError | OSError)
         expected = mistake or isinstance(error, FloatingPointError | KeyboardInterrupt)
         status = 2 if mistake else 130 if kind is KeyboardInterrupt else 1
-        report = "" if expected or processes.of_memory(error) else "".join(traceback.format_exception(error))
+        expected = expected or processes.memory_ran_out(error)
+        report = "" if expected else "".join(traceback.format_exception(error))
         if self.grid.world == 1:
             _say(one_line(error), report)
             raise SystemExit(status) from None
-        if processes.of_communication(error):
+        if processes.communication_failed(error):
             self._let_others_say()
         self._give_up(f"rank {self.grid.rank}: {one_line(error)}", status, report)
 
     def _let_others_say(self):
-        """Communication has failed for another's sake: end with that rank's verdict, or with one
-        on it if it is gone or silent."""
+        """Communication has failed: end with the verdict of another rank, or with one on it if it is gone."""
         until = time.monotonic() + SILENT + 2 * EVERY
         while time.monotonic() < until:
             for rank, (word, _) in list(self.heard.items()):
@@ -117,12 +114,8 @@ class Watch:
         last = time.monotonic()
         while True:
             ended = self.over.wait(EVERY if word["count"] else 0)
-            word |= {
-                "count": word["count"] + 1,
-                "done": ended,
-                "ticks": self.ticks,
-                "place": processes.place(),
-            }
+            word |= {"count": word["count"] + 1, "done": ended, "ticks": self.ticks}
+            word["at"] = processes.whereabouts()
             try:
                 self.store.set(str(self.grid.rank), json.dumps(word))
                 if ended:
@@ -135,7 +128,9 @@ class Watch:
             except RuntimeError:  # the store does not answer: torchrun may be stopped for a while
                 if ended:
                     return
-                self._reconnect()
+                if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # else rank 0 has it, and is gone
+                    with contextlib.suppress(RuntimeError):
+                        self.store = store()
             last = time.monotonic()
 
     def _listen(self, late):
@@ -155,11 +150,8 @@ class Watch:
             if silent > SILENT / 3 and processes.gone(word):  # had it raised, it would have said so
                 self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
             if silent > SILENT:
-                self._give_up(
-                    f"{_name(rank, word)} has not answered for {SILENT:.0f} s: stopped, "
-                    "or its machine is gone",
-                    1,
-                )
+                what = f"has not answered for {SILENT:.0f} s: stopped, or its machine is gone"
+                self._give_up(f"{_name(rank, word)} {what}", 1)
 
     def _look_at_the_clock(self):
         """What is seen without the store. Alone, a rank is never stuck, only slow."""
@@ -172,20 +164,15 @@ class Watch:
             last = now
             limit = self._limit()
             if self.grid.world > 1 and now - self.moved > limit:
-                here = {self.grid.rank: processes.place()}
-                places = here | {rank: word["place"] for rank, (word, _) in self.heard.items()}
-                where = ", ".join(f"rank {rank} is at {places[rank]}" for rank in sorted(places))
+                at = {rank: word["at"] for rank, (word, _) in self.heard.items()}
+                at[self.grid.rank] = processes.whereabouts()
+                where = ", ".join(f"rank {rank} is at {at[rank]}" for rank in sorted(at))
                 self._give_up(f"no step was done in {limit:.0f} s: {where}", 1)
 
     def _check_launcher(self):
         if "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != LAUNCHER:
             said = f"rank {self.grid.rank}: torchrun is gone, so this rank ends too"
             self._end(said if self.grid.local_rank == 0 else "", 1)
-
-    def _reconnect(self):
-        if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # else rank 0 has it, and is gone
-            with contextlib.suppress(RuntimeError):
-                self.store = store()
 
     def _obey(self):
         """End, if another rank has said why."""

@@ -1,5 +1,5 @@
-"""What a network answers: five likeliest classes of a few images, the paper's figure 4, left; and
-which class it takes for which."""
+"""Answers of a network: the five likeliest classes of a few images, the paper's figure 4, left; and the
+confusions, which class it takes for which."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,53 +13,45 @@ NAMED = 30  # classes whose names still fit the axes of the matrix of confusions
 
 
 def draw(images: Images, chosen: Sequence[int], probabilities: np.ndarray, file: Path) -> None:
-    """Each chosen image under the name of its class, and below it the five likeliest classes with
-    their probabilities as bars, the true one in another colour.
-
-    Args:
-        probabilities: (N, outputs), of all N images.
-    """
+    """Each chosen image under the name of its class, and below it the five likeliest classes with their
+    probabilities, of `probabilities` (N, outputs) of all N images, as bars, the true one in another
+    colour."""
     plt = pyplot()
     across = min(4, len(chosen))
     down = -(-len(chosen) // across)
-    figure, grid = plt.subplots(
-        2 * down,
-        across,
-        figsize=(2.7 * across, 4.3 * down + 0.4),
-        layout="constrained",
-        height_ratios=[2.4, 1.4] * down,
-        squeeze=False,
-    )
+    size, heights = (2.7 * across, 4.3 * down + 0.4), [2.4, 1.4] * down
+    look = {"layout": "constrained", "height_ratios": heights, "squeeze": False}
+    figure, grid = plt.subplots(2 * down, across, figsize=size, **look)
     for axes in grid.flat:
         axes.set_axis_off()
     for number, image in enumerate(chosen):
         row, column = divmod(number, across)
-        above, below = grid[2 * row, column], grid[2 * row + 1, column]
         label = int(images.labels[image])
+        above = grid[2 * row, column]
         above.imshow(picture(images.pixels[image, :, :]))
         above.set_title(short(name_of(images, label), 28), fontsize=10)
-        _bars(below, images, label, probabilities[image])
+        _draw_bars(grid[2 * row + 1, column], images, label, probabilities[image])
     handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (RIGHT, OTHER)]
     figure.legend(handles, ["the true class", "another"], loc="outside lower center", ncols=2, frameon=False)
     figure.suptitle("Validation images, and the probabilities of the five likeliest classes")
     save(figure, file)
 
 
-def _bars(axes, images, label, probabilities):
+def _draw_bars(axes, images, label, probabilities):
     """Names lie over the bars, where they have the whole width."""
     likeliest = np.argsort(-probabilities, kind="stable")[:5]
-    for place, answer in enumerate(likeliest):
+    for row, answer in enumerate(likeliest):
         share = probabilities[answer]
-        axes.barh(place, share, 0.85, color=RIGHT if answer == label else OTHER)
-        axes.text(0.02, place, short(name_of(images, int(answer)), 22), va="center", fontsize=8)
-        axes.text(0.99, place, f"{share:.1%}", va="center", ha="right", fontsize=8)
+        axes.barh(row, share, 0.85, color=RIGHT if answer == label else OTHER)
+        axes.text(0.02, row, short(name_of(images, int(answer)), 22), va="center", fontsize=8)
+        axes.text(0.99, row, f"{share:.1%}", va="center", ha="right", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(4.6, -0.6)
 
 
 def confusion(labels: np.ndarray, answered: np.ndarray, classes: int) -> np.ndarray:
-    """Labels (N,) and answers (N,), each in 0 .. classes - 1 -> (classes, classes): how many
-    images of a row's class were taken for the column's."""
+    """Labels (N,) and answers (N,), each in 0 .. classes - 1 -> (classes, classes): how many images of a
+    row's class were taken for the column's."""
     pairs = np.bincount(labels * classes + answered, minlength=classes**2)
     return pairs.reshape(classes, classes)
 
@@ -71,28 +63,22 @@ def confusion_of(images: Images, probabilities: np.ndarray) -> np.ndarray:
 
 
 def most_confused(counts: np.ndarray, most: int) -> Sequence[tuple[int, int, int]]:
-    """The most frequent mistakes of a matrix of `confusion`, at most so many: (true class, the one
-    it was taken for, how many images)."""
+    """The most frequent mistakes of a matrix of `confusion`, at most so many: (true class, the one it was
+    taken for, how many images)."""
     wrong = counts - np.diag(np.diag(counts))
-    places = np.argsort(-wrong, axis=None, kind="stable")[:most]
-    pairs = [divmod(int(place), len(counts)) for place in places]
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [divmod(int(index), len(counts)) for index in largest]
     return [(true, taken, int(wrong[true, taken])) for true, taken in pairs if wrong[true, taken]]
 
 
 def draw_confusion(counts: np.ndarray, images: Images, file: Path) -> None:
-    """The matrix of confusions, each row as shares of its class's images, and the most frequent
-    confusions by name.
-
-    Args:
-        counts: (classes, classes) of `confusion`.
-        images: that were classified, for the classes' names.
-    """
+    """The matrix of confusions, (classes, classes) of `confusion`, each row as shares of its class's images,
+    and the most frequent confusions by name; `images` has the classes' names."""
     plt = pyplot()
     classes = len(counts)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, (axes, beside) = plt.subplots(
-        1, 2, figsize=(11.5, 7), layout="constrained", width_ratios=[2.7, 1]
-    )
+    look = {"figsize": (11.5, 7), "layout": "constrained", "width_ratios": [2.7, 1]}
+    figure, (axes, beside) = plt.subplots(1, 2, **look)
     shown = axes.imshow(100 * shares, vmin=0, vmax=100, cmap="Blues", interpolation="nearest")
     figure.colorbar(shown, ax=axes, label="% of the true class's images", shrink=0.7)
     axes.set_xlabel("answer")
@@ -105,8 +91,8 @@ def draw_confusion(counts: np.ndarray, images: Images, file: Path) -> None:
     figure.suptitle(f"{counts.sum():,} validation images, {right:.1%} right")
     lines = ["Most frequent confusions", ""]
     for true, taken, count in most_confused(counts, 10):
-        pair = [short(name_of(images, label), 22) for label in (true, taken)]
-        lines.append(f"{pair[0]}\n  taken for {pair[1]}:\n  {count} of {counts[true].sum()}")
+        true_name, taken_name = (short(name_of(images, label), 22) for label in (true, taken))
+        lines.append(f"{true_name}\n  taken for {taken_name}:\n  {count} of {counts[true].sum()}")
     beside.text(0, 1, "\n".join(lines), va="top", fontsize=8.5, in_layout=False)
     beside.set_axis_off()
     save(figure, file)

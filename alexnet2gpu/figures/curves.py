@@ -1,4 +1,4 @@
-"""How runs were trained: their loss and their errors, step by step, all runs in one picture."""
+"""Curves of runs: their loss and their errors, step by step, all runs in one picture."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +11,16 @@ NOTHING = [], []
 TOP1, TOP5 = {"marker": "o", "markersize": 3}, {"linestyle": "--", "marker": ".", "markersize": 4}
 
 
-def histories(runs: Sequence[Path]) -> dict[str, History]:
-    """What each run's metrics.jsonl has, by the name of its folder, or where two have the same by
-    their paths. Raises: ValueError if there is no such file."""
+def read_histories(runs: Sequence[Path]) -> dict[str, History]:
+    """`read_history` of each run, by the name of its folder, or where two have the same by their paths."""
     names = [run.resolve().name for run in runs]
     unique = [str(run) if names.count(name) > 1 else name for run, name in zip(runs, names)]
-    return {name: history(run) for name, run in zip(unique, runs)}
+    return {name: read_history(run) for name, run in zip(unique, runs)}
 
 
-def history(run: Path) -> History:
-    """What RUN/metrics.jsonl has in lines that are whole; runs/folder.py lists the keys.
-
-    Raises: ValueError if there is no such file.
-    """
+def read_history(run: Path) -> History:
+    """What RUN/metrics.jsonl has in lines that are whole; runs/folder.py lists the keys. Raises: ValueError
+    if there is no such file."""
     found, file = {}, run / "metrics.jsonl"
     if not file.is_file():
         raise ValueError(f"{run}: no metrics.jsonl in it: is it the directory of a run?")
@@ -36,13 +33,9 @@ def history(run: Path) -> History:
 
 
 def draw(histories: Mapping[str, History], file: Path) -> None:
-    """Above, the loss: in training a thin line, raw, and of validation images dots joined by a
-    thicker one. Below, their two errors, in percent. A run has one colour; earlier runs have
-    thicker lines, so that they are seen below those that came out the same.
-
-    Args:
-        histories: by the name that the legend gives the run.
-    """
+    """Above, the loss: in training a thin line, raw, and of validation images dots joined by a thicker one.
+    Below, their two errors, in percent. A run has one colour, and in the legend its key in `histories`;
+    earlier runs have thicker lines, so that they are seen below those that came out the same."""
     plt, count = pyplot(), len(histories)
     figure, (above, below) = plt.subplots(2, figsize=(9, 7), layout="constrained", sharex=True)
     for number, (name, history) in enumerate(histories.items()):
@@ -55,16 +48,13 @@ def draw(histories: Mapping[str, History], file: Path) -> None:
             steps, errors = history.get(key, NOTHING)
             below.plot(steps, [100 * error for error in errors], color=colour, linewidth=1.6 * wide, **look)
     above.set_ylabel("loss: cross-entropy, nats an image")
-    below.set_ylabel("error on validation images, %")
-    below.set_xlabel("step")
+    below.set(ylabel="error on validation images, %", xlabel="step")
     below.set_ylim(bottom=0)
-    for axes in (above, below):
-        axes.grid(alpha=0.3)
-    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": 8}
     above.plot([], [], color="black", linewidth=0.7, label="in training")
     above.plot([], [], color="black", linewidth=1.6, label="on validation images", **TOP1)
-    above.legend(**beside)
     below.plot([], [], color="black", label="top-1", **TOP1)
     below.plot([], [], color="black", label="top-5", **TOP5)
-    below.legend(**beside)
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=8)
     save(figure, file)

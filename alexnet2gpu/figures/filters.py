@@ -1,10 +1,9 @@
-"""What the first layer looks for: the paper's figure 3, and how much of it is colour.
+"""Filters, what the first layer looks for: the paper's figure 3, and how much of it is colour.
 
-Krizhevsky, Sutskever and Hinton 2012, section 6.1. In figure 3, the kernels of one GPU are mostly
-grey and those of the other mostly coloured: the towers share no maps before conv3, and what one
-has found the other need not find again. The paper calls it specialisation, and says that it comes
-in every run, whatever the weights it started from.
-"""
+Krizhevsky, Sutskever and Hinton 2012, section 6.1. In figure 3, the kernels of one GPU are mostly grey and
+those of the other mostly coloured: the towers share no maps before conv3, and what one has found the other
+need not find again. The paper calls it specialisation, and says that it comes in every run, whatever the
+weights it started from."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,36 +18,31 @@ from alexnet2gpu.model.model import AlexNet
 ACROSS = 16  # kernels in a row, as in the paper
 
 
-def kernels(model: AlexNet) -> list[Tensor]:
-    """The kernels of the first convolution, (F, C, k, k) for each tower, on the CPU; none if the
-    network has no convolution."""
-    first = [
-        next((p.detach().float().cpu() for p in tower.parameters() if p.dim() == 4), None)
-        for tower in model.towers.values()
-    ]
-    return [weight for weight in first if weight is not None]
+def first_kernels(model: AlexNet) -> list[Tensor]:
+    """The kernels of the first convolution, (F, C, k, k) for each tower, on the CPU; none if the network has
+    no convolution."""
+    towers = [[p for p in tower.parameters() if p.dim() == 4] for tower in model.towers.values()]
+    return [weights[0].detach().float().cpu() for weights in towers if weights]
 
 
 def colourfulness(weight: Tensor) -> Tensor:
-    """How much of each kernel looks at colour: (F, 3, k, k) -> (F,) float64, from 0,
-    grey, to 1.
+    """How much of each kernel looks at colour: (F, 3, k, k) -> (F,) float64, from 0, grey, to 1.
 
-    At each pixel a kernel has a vector of three weights, for R, G and B. Its part along (1, 1, 1)
-    answers to brightness, the rest to colour alone: a grey pixel, whatever its brightness, leaves
-    that rest at 0. This is the rest's share of the sum of all squares; 0 if all weights are 0.
+    At each pixel a kernel has a vector of three weights, for R, G and B. Its part along (1, 1, 1) answers to
+    brightness, the rest to colour alone: a grey pixel, whatever its brightness, leaves that rest at 0. This
+    is the rest's share of the sum of all squares; 0 if all weights are 0.
 
-    No mean is subtracted. Weights start around 0 and decay to it, so 0 is where they say nothing.
-    And a kernel's mean is what it makes of an even patch: without it a blob of one colour, which
-    is what the paper's second GPU learned, would count no more than its edges. Weights that were
-    drawn and not trained have 2/3, two of three directions being colours.
-    """
+    No mean is subtracted. Weights start around 0 and decay to it, so 0 is where they say nothing. And a
+    kernel's mean is what it makes of an even patch: without it a blob of one colour, which is what the
+    paper's second GPU learned, would count no more than its edges. Weights that were drawn and not trained
+    have 2/3, two of three directions being colours."""
     colour, all_ = _energies(weight)
     return torch.where(all_ > 0, colour / all_, 0)
 
 
 def colour_share(weight: Tensor) -> float:
-    """`colourfulness` of a tower's kernels (F, 3, k, k) together: strong ones count for more, so
-    that those which learned nothing, and are faint noise of all colours, do not count for much."""
+    """`colourfulness` of a tower's kernels (F, 3, k, k) together: strong ones count for more, so that those
+    which learned nothing, and are faint noise of all colours, do not count for much."""
     colour, all_ = (energy.sum() for energy in _energies(weight))
     return (colour / all_).item() if all_ > 0 else 0.0
 
@@ -67,19 +61,14 @@ def _energies(weight):
 
 
 def draw(kernels: Sequence[Tensor], shares: Sequence[float] | None, file: Path) -> None:
-    """All kernels of the first convolution, a tower's above the next tower's, on one scale from
-    the smallest weight of all (black) to the largest (white).
-
-    Args:
-        kernels: of each tower, (F, C, k, k).
-        shares: how much colour each tower carries, 0 to 1 (colour_share); None if the
-            network sees no colours.
-    """
+    """All kernels of the first convolution, (F, C, k, k) of each tower, one tower's above the next tower's,
+    on one scale from the smallest weight of all (black) to the largest (white); with each, its
+    `colour_shares`."""
     plt = pyplot()
     least = min(weight.min().item() for weight in kernels)
     most = max(weight.max().item() for weight in kernels)
     scaled = [(weight - least) / max(most - least, 1e-12) for weight in kernels]
-    tiles = [_tiled(weight.permute(0, 2, 3, 1).numpy()) for weight in scaled]
+    tiles = [_tile(weight.permute(0, 2, 3, 1).numpy()) for weight in scaled]
     height = sum(9 * len(tile) / tile.shape[1] + 0.35 for tile in tiles)
     figure, grid = plt.subplots(len(tiles), figsize=(9.2, height + 0.4), layout="constrained", squeeze=False)
     for tower, (axes, tile) in enumerate(zip(grid[:, 0], tiles)):
@@ -89,16 +78,13 @@ def draw(kernels: Sequence[Tensor], shares: Sequence[float] | None, file: Path) 
         if shares is not None:
             words = f"{shares[tower]:.0%} of the weights' energy is colour (untrained: 67%)"
             axes.set_title(words, loc="right", fontsize=10)
-    count, (_, _, side, _) = sum(map(len, kernels)), kernels[0].shape
-    figure.suptitle(
-        f"{count} kernels of the first layer, {side}×{side} pixels: weights from "
-        f"{least:.3g} (black) to {most:.3g} (white)",
-        fontsize=11,
-    )
+    count, side = sum(map(len, kernels)), kernels[0].shape[2]
+    words = f"{count} kernels of the first layer, {side}×{side} pixels: weights from "
+    figure.suptitle(f"{words}{least:.3g} (black) to {most:.3g} (white)", fontsize=11)
     save(figure, file)
 
 
-def _tiled(kernels):
+def _tile(kernels):
     """(F, k, k, C), 0 to 1 -> one picture (H, W, 3), row by row, a pixel of white between."""
     if kernels.shape[3] != 3:
         kernels = kernels.mean(3, keepdims=True).repeat(3, axis=3)

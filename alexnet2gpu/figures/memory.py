@@ -1,8 +1,7 @@
 """Memory of a rank: what each mode holds at its worst moment, and what in every place of a step.
 
-Parts that add up are stacked, in one order and in the same colours in both figures; what was
-measured lies over them in black, so that a prediction that is wrong shows as a gap.
-"""
+Parts that add up are stacked, in one order and in the same colours in both figures; what was measured lies
+over them in black, so that a prediction that is wrong shows as a gap."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,8 +25,8 @@ COLOURS = {
 
 
 def draw_bars(title: str, rows: Sequence[dict], file: Path) -> None:
-    """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in MiB; a
-    mark where the peak was measured. Of what was not predicted, what was measured."""
+    """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in MiB; a mark where
+    the peak was measured. Of what was not predicted, what was measured."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(max(7, 0.75 * len(rows) + 3), 5), layout="constrained")
     parts = [row.get("at_worst") or _measured_parts(row) for row in rows]
@@ -36,10 +35,10 @@ def draw_bars(title: str, rows: Sequence[dict], file: Path) -> None:
         heights = [held.get(kind, 0) / MIB for held in parts]
         axes.bar(range(len(rows)), heights, 0.7, below, color=colour)
         below = [bottom + height for bottom, height in zip(below, heights)]
-    for place, row in enumerate(rows):
+    for number, row in enumerate(rows):
         if row.get("measured"):
             peak = fullest(row["measured"])["peak"] / MIB
-            axes.plot(place, peak, "_", color="black", markersize=26, markeredgewidth=2)
+            axes.plot(number, peak, "_", color="black", markersize=26, markeredgewidth=2)
     axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, 1))
     _legend(plt, axes, set().union(*parts), any(row.get("measured") for row in rows))
     names = [f"{row['mode']}\nbatch {row['batch']}\n{row['precision']}" for row in rows]
@@ -59,27 +58,20 @@ def _measured_parts(row):
 
 
 def draw_timeline(title: str, expected: Prediction, measured: Sequence[Sequence], file: Path) -> None:
-    """A step from left to right, place by place, each at its worst, in MiB: stacked as predicted,
-    a panel for each rank of `measured` with its own moments as a line; one panel if there are
-    none."""
+    """A step from left to right, place by place, each at its worst, in MiB: stacked as predicted, a panel for
+    each rank of `measured` with its own moments as a line; one panel if there are none."""
     plt = pyplot()
     panels = max(1, len(measured))
     places = [moment.place for moment in expected.moments]
-    figure, grid = plt.subplots(
-        panels,
-        figsize=(max(12, 0.19 * len(places)), 3.6 * panels + 1.4),
-        layout="constrained",
-        sharex=True,
-        squeeze=False,
-    )
+    size = max(12, 0.19 * len(places)), 3.6 * panels + 1.4
+    figure, grid = plt.subplots(panels, figsize=size, layout="constrained", sharex=True, squeeze=False)
     stack = [[moment.parts.get(kind, 0) / MIB for moment in expected.moments] for kind in COLOURS]
+    turn = next(i for i, place in enumerate(places) if place[0] == "backward") - 0.5
     for rank, axes in enumerate(grid[:, 0]):
-        edges = range(len(places))
-        axes.stackplot(edges, stack, colors=list(COLOURS.values()), step="mid")
+        axes.stackplot(range(len(places)), stack, colors=list(COLOURS.values()), step="mid")
         if measured:
             found = [held / MIB for _, held in measured[rank]]
             axes.step(range(len(found)), found, where="mid", color="black", linewidth=1.2)
-        turn = next(i for i, place in enumerate(places) if place[0] == "backward") - 0.5
         axes.axvline(turn, color="black", linewidth=0.8, linestyle=":")
         axes.text(turn, 1.01, " backward", transform=axes.get_xaxis_transform())
         axes.text(turn, 1.01, "forward ", transform=axes.get_xaxis_transform(), ha="right")
@@ -104,6 +96,5 @@ def _legend(plt, axes, kinds, measured):
     if measured:
         handles.append(plt.Line2D([], [], color="black", linewidth=2))
         labels.append("measured")
-    axes.legend(
-        handles[::-1], labels[::-1], fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)
-    )
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False, "fontsize": 8}
+    axes.legend(handles[::-1], labels[::-1], **beside)

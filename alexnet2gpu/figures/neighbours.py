@@ -21,25 +21,22 @@ BLOCK = 1024  # images whose distances are computed at a time
 def features(trained: Trained, images: Images, chosen: np.ndarray) -> Tensor:
     """The last hidden layer, fc7 of AlexNet, for n `chosen` images: (n, F) float32 on the CPU.
 
-    It is what the last layer with weights reads; the dropout of 2012 has halved it, as in all
-    testing, which leaves the order of distances as it is. If that layer begins its stage, every
-    tower reads the features of all, and tower 0 is asked; otherwise each has its half, and they
-    are joined.
+    It is what the last layer with weights reads; the dropout of 2012 has halved it, as in all testing, which
+    leaves the order of distances as it is. If that layer begins its stage, every tower reads the features of
+    all, and tower 0 is asked; otherwise each has its half, and they are joined.
     """
     config, model, prepare = trained
     rows = [row for row in trace(config.model) if row.parameters]
     alone = sum(row.stage == rows[-1].stage for row in rows) == 1
     towers = list(model.towers.values())[: 1 if alone else None]
-    seen = []
-    hooks = [
-        tower.get_submodule(rows[-1].name).register_forward_pre_hook(
-            lambda module, inputs: seen.append(inputs[0].float().cpu())
-        )
-        for tower in towers
-    ]
+    seen, found = [], []
+
+    def keep(module, inputs):
+        seen.append(inputs[0].float().cpu())
+
+    hooks = [tower.get_submodule(rows[-1].name).register_forward_pre_hook(keep) for tower in towers]
     batches = EvaluationBatches(images, prepare, config.train.batch, 0, 1)
-    batches.chosen = chosen  # in place of all
-    found = []
+    batches.chosen = chosen  # instead of all
     for x, _ in batches:
         with computing_in(config.train.precision, x.device):
             model(x)
@@ -51,19 +48,19 @@ def features(trained: Trained, images: Images, chosen: np.ndarray) -> Tensor:
 
 
 def nearest(queries: Tensor, among: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` rows of `among` (N, F) that are nearest to each query (Q, F), by Euclidean
-    distance: their indices and distances, (Q, count), the nearest first, of equals the first."""
+    """The `count` rows of `among` (N, F) that are nearest to each query (Q, F), by Euclidean distance: their
+    indices and distances, (Q, count), the nearest first, of equals the first."""
     exact = "donot_use_mm_for_euclid_dist"  # by products of matrices, a row is not at 0 of itself
     blocks = [torch.cdist(queries, block, compute_mode=exact) for block in among.split(BLOCK)]
     distances, order = torch.cat(blocks, dim=1).sort(dim=1, stable=True)
     return order[:, :count], distances[:, :count]
 
 
-def find(
+def find_neighbours(
     trained: Trained, images: Images, train: Images, among: int, few: int = 5, count: int = 6
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A `few` of the images, evenly spread, and the `count` training images nearest to each,
-    `among` as many of them: indices (few,), indices (few, count), distances (few, count)."""
+    """A `few` of the images, evenly spread, and the `count` training images nearest to each, `among` as many
+    of them: indices (few,), indices (few, count), distances (few, count)."""
     chosen, many = spread(len(images), few), spread(len(train), among)
     queries, others = features(trained, images, chosen), features(trained, train, many)
     near, distances = nearest(queries, others, count)
@@ -73,42 +70,33 @@ def find(
 def draw(
     images: Images, chosen: Sequence[int], train: Images, near: np.ndarray, distances: np.ndarray, file: Path
 ) -> None:
-    """Each of n chosen images, and beside it the training images nearest to it, with their classes
-    and distances; names in another colour where the class is the same.
+    """Each of n chosen images, and beside it the training images nearest to it, with their classes and
+    distances; names in another colour where the class is the same.
 
     Args:
         near: (n, k) indices of training images, the nearest first.
         distances: (n, k), in units of the activations.
     """
-    plt = pyplot()
     down, across = len(chosen), near.shape[1] + 2  # the second column is a gap
-    figure, grid = plt.subplots(
-        down,
-        across,
-        figsize=(1.55 * (across - 0.7), 1.95 * down + 0.6),
-        layout="constrained",
-        width_ratios=[1, 0.15] + [1] * (across - 2),
-        squeeze=False,
-    )
+    size, widths = (1.55 * (across - 0.7), 1.95 * down + 0.6), [1, 0.15] + [1] * (across - 2)
+    look = {"layout": "constrained", "width_ratios": widths, "squeeze": False}
+    figure, grid = pyplot().subplots(down, across, figsize=size, **look)
     for axes in grid.flat:
         axes.set_axis_off()
-    for row, image in zip(range(down), chosen):
-        label = int(images.labels[image])
-        _titled(grid[row, 0], images, image, "validation", RIGHT)
-        for column, (other, distance) in enumerate(zip(near[row], distances[row])):
-            same = int(train.labels[other]) == label
-            words = f"at {distance:#.3g}"
-            _titled(grid[row, column + 2], train, int(other), words, RIGHT if same else "black")
+    for row, image in enumerate(chosen):
+        _show(grid[row, 0], images, image, "validation", RIGHT)
+        for axes, other, distance in zip(grid[row, 2:], near[row], distances[row]):
+            same = train.labels[other] == images.labels[image]
+            _show(axes, train, int(other), f"at {distance:#.3g}", RIGHT if same else "black")
     figure.suptitle(
-        "Validation images, and the training images nearest to them by Euclidean "
-        "distance in the last hidden layer\n(where the class is the same, its name is "
-        "coloured)",
+        "Validation images, and the training images nearest to them by Euclidean distance in the last "
+        "hidden layer\n(where the class is the same, its name is coloured)",
         fontsize=11,
     )
     save(figure, file)
 
 
-def _titled(axes, images, image, words, colour):
+def _show(axes, images, image, words, colour):
     axes.imshow(picture(images.pixels[image, :, :]))
     name = short(name_of(images, int(images.labels[image])), 18)
     axes.set_title(f"{name}\n{words}", fontsize=8, color=colour)

@@ -1,8 +1,7 @@
-"""What all figures share: matplotlib, which may be missing, and a few ways of writing.
+"""The page that all figures share: matplotlib, which may be missing, and a few ways of writing.
 
-matplotlib is the extra `plots`. It is imported only when something is drawn, so that whoever draws
-nothing needs neither the package nor the second that it takes to start.
-"""
+matplotlib is the extra `plots`. It is imported only when something is drawn, so that whoever draws nothing
+needs neither the package nor the second that it takes to start."""
 
 import importlib.util
 from pathlib import Path
@@ -12,8 +11,8 @@ import numpy as np
 RIGHT, OTHER = "#d9663f", "#b9cfe6"  # the true class, and any other
 
 
-def possible() -> bool:
-    """Whether matplotlib is installed."""
+def has_matplotlib() -> bool:
+    """Whether anything can be drawn."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
@@ -34,8 +33,8 @@ def save(figure, file: Path) -> None:
 
 
 def short(name: str, most: int) -> str:
-    """The name with `most` characters at most, an ellipsis in the place of the rest; a $ stands
-    for itself, where matplotlib would begin a formula."""
+    """The name with `most` characters at most, an ellipsis instead of the rest; a $ stands for itself, where
+    matplotlib would begin a formula."""
     name = name if len(name) <= most else name[: most - 1].rstrip() + "…"
     return name.replace("$", r"\$")
 

@@ -7,8 +7,8 @@
     fsdp     what a user of torch would take today: weights, gradients
              and momentum in parts, gathered layer by layer (FSDP2)        as ddp
 
-Images are random: memory does not depend on what is in them. The second step is measured, since
-DDP settles its buckets after the first.
+Images are random: memory does not depend on what is in them. The second step is measured, since DDP settles
+its buckets after the first.
 """
 
 import os
@@ -29,62 +29,47 @@ from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
+SPLIT, REPLICATED = ("split", "grid"), ("ddp", "grid", "fsdp")
 OUT_OF_MEMORY = 70  # the exit status of a rank
 
 
 def shape_of(mode: str, towers: int, replicas: int) -> tuple[int, int, int]:
-    """Towers on a rank, ranks in a replica, replicas.
-
-    Raises: ValueError if so many towers or replicas do not make this mode.
-    """
-    if mode in ("split", "grid") and towers == 1:
+    """Towers on a rank, ranks in a replica, replicas. Raises: ValueError if so many towers or replicas do not
+    make this mode."""
+    if mode in SPLIT and towers == 1:
         raise ValueError(f"--modes {mode}: a network of 1 tower cannot be split: leave it out")
-    if mode in ("ddp", "grid", "fsdp") and replicas < 2:
+    if mode in REPLICATED and replicas < 2:
         raise ValueError(f"--modes {mode}: has 2 replicas or more, --replicas is {replicas}")
-    return {
-        "single": (towers, 1, 1),
-        "split": (1, towers, 1),
-        "ddp": (towers, 1, replicas),
-        "grid": (1, towers, replicas),
-        "fsdp": (towers, 1, replicas),
-    }[mode]
+    held, span = (1, towers) if mode in SPLIT else (towers, 1)
+    return held, span, replicas if mode in REPLICATED else 1
 
 
 def predict(mode: str, config: Config, replicas: int, on_gpu: bool) -> Prediction | None:
-    """The prediction for any rank of the mode, all being alike; none for fsdp. For this machine,
-    if it is of the kind that `on_gpu` says; else for a GPU that has Triton."""
+    """The prediction for any rank of the mode, all being alike; none for fsdp. For this machine, if it is of
+    the kind that `on_gpu` says; else for a GPU that has Triton."""
     if mode == "fsdp":
         return None
-    here = not on_gpu or torch.cuda.is_available()
-    kernel = has_kernels("cuda" if on_gpu else "cpu") if here else True
+    elsewhere = on_gpu and not torch.cuda.is_available()
+    kernel = elsewhere or has_kernels("cuda" if on_gpu else "cpu")
     return predict_step(config, *shape_of(mode, config.model.towers, replicas), on_gpu, kernel)
 
 
 def measure(mode: str, config: Config, replicas: int, limit: int | None) -> list[dict]:
-    """Measure a step on the ranks of a mode, started for it.
+    """Measure a step on the ranks of a mode, started for it. On a GPU, a rank's allocator may take `limit`
+    bytes; None: all that there are.
 
-    Args:
-        limit: bytes that a rank's allocator may take on a GPU; None: all that there are.
+    Returns: the ranks' entries of memory.json (report.py), each with its `moments`; an empty list if the
+        memory of a GPU did not suffice.
 
-    Returns: the ranks' entries of memory.json (report.py), each with its `moments`; an empty list
-        if the memory of a GPU did not suffice.
-
-    Raises: ValueError if the system stopped a rank, as it does when the machine's own memory is
-        spent; RuntimeError, after the rank's traceback, if anything else went wrong.
+    Raises: ValueError if the system stopped a rank, as it does when the machine's own memory is spent;
+        RuntimeError, after the rank's traceback, if anything else went wrong.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     _, span, copies = shape_of(mode, config.model.towers, replicas)
-    launch = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=span * copies,
-        run_id="memory",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-    )
+    here = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "memory", "max_restarts": 0}
+    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=span * copies, **here)
     try:
         answers = elastic_launch(launch, step_on_rank)(mode, config, limit)
     except ChildFailedError as error:
@@ -101,10 +86,9 @@ def measure(mode: str, config: Config, replicas: int, limit: int | None) -> list
 
 
 def step_on_rank(mode, config, limit):
-    """Every rank. One that runs out of a GPU's memory ends, and so torch stops the others, who may
-    be waiting for it."""
-    split, replicated = mode in ("split", "grid"), mode in ("ddp", "grid", "fsdp")
-    grid = grid_of(config.model.towers, split, replicated)
+    """This rank's entry of memory.json, with its `moments`. A rank that runs out of a GPU's memory ends, and
+    so torch stops the others, who may be waiting for it."""
+    grid = grid_of(config.model.towers, mode in SPLIT, mode in REPLICATED)
     try:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
             if limit is not None and ranks.device.type == "cuda":
@@ -134,8 +118,8 @@ def parts_of(mode: str, config: Config, ranks: Ranks) -> Parts:
 
 
 def random_batch(config: Config, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Random images (B, C, H, W), channels last as from data/batches.py, and labels (B,) of a
-    replica, the same on every rank."""
+    """Random images (B, C, H, W), channels last as from data/batches.py, and labels (B,) of a replica, the
+    same on every rank."""
     count, draw = config.train.batch // ranks.grid.replicas, torch.Generator().manual_seed(0)
     images = 60 * torch.randn(count, *config.model.input, generator=draw)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -154,6 +138,6 @@ def shard_fully(model, ranks):
     mesh = init_device_mesh(ranks.device.type, (ranks.grid.world,))
     for tower in model.towers.values():
         for layer in tower.children():
-            if any(True for _ in layer.parameters()):
+            if list(layer.parameters()):
                 fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)

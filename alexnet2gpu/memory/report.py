@@ -2,17 +2,17 @@
 
     {"unit": "bytes", "batch": images of a step, "precision": ..., "ranks": [
       {"rank": 0, "replica": 0, "towers": [0], "device": "cpu",
-       "measured": {category: bytes, ...},                    categories as in measure.py
+       "measured": {category: bytes, ...},                    categories as in measured/step.py
        "predicted": {category: bytes, ...},
        "worst": [pass, tower, layer],                         where the peak is predicted to be
        "sent_per_image": [{"forward": bytes, "backward": bytes}, ...]}, ...]}
 
-On CUDA, `measured` has two more: `driver`, what is in use on the rank's GPU after the step by the
-driver's count, of all processes; and `residual`, what of this no rank has reserved, an equal share
-for each rank on the GPU: CUDA's contexts, NCCL, libraries' own workspaces.
+On CUDA, `measured` has two more: `driver`, what is in use on the rank's GPU after the step by the driver's
+count, of all processes; and `residual`, what of this no rank has reserved, an equal share for each rank on
+the GPU: CUDA's contexts, NCCL, libraries' own workspaces.
 
-`sent_per_image` has an entry for each stage's end: what this rank sent to the other ranks of its
-replica, for each image of the replica's share. It is empty where nothing is exchanged.
+`sent_per_image` has an entry for each stage's end: what this rank sent to the other ranks of its replica,
+for each image of the replica's share. It is empty where nothing is exchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,15 +40,13 @@ def measure(
     ranks: Ranks,
     predicted: bool = True,
 ) -> tuple[Any, dict, list]:
-    """Carry out a step of `parts` on a `batch` and count what this rank holds and sends.
+    """Carry out a step of `parts` on a `batch` and count what this rank holds and sends. `predicted`:
+    whether a prediction of it is possible, and wanted.
 
-    Args:
-        predicted: whether a prediction of it is possible, and wanted.
-
-    Returns: what `step` returns; this rank's entry of memory.json; the most that was held in every
-        place of the step (measured/places.py).
+    Returns: what `step` returns; this rank's entry of memory.json; the most that was held in every place of
+        the step (measured/places.py).
     """
-    grid, device, images = ranks.grid, ranks.device.type, config.train.batch // ranks.grid.replicas
+    grid, images = ranks.grid, config.train.batch // ranks.grid.replicas
     before = [dict(link.sent) for link in ranks.links]
     with StepMemory(parts, batch) as memory:
         result = step()
@@ -64,7 +62,7 @@ def measure(
         "sent_per_image": sent,
     }
     if predicted:
-        shape = len(grid.towers), grid.span, grid.replicas
+        shape, device = (len(grid.towers), grid.span, grid.replicas), ranks.device.type
         expected = predict_step(config, *shape, device == "cuda", has_kernels(device))
         entry |= {"predicted": expected.bytes, "worst": expected.worst.place}
     return result, entry, memory.moments
@@ -83,7 +81,7 @@ def _beyond_the_allocator(ranks):
 
 def _residual(driver, gpu, reserved):
     """From what every rank has reserved, as (its GPU, bytes)."""
-    here = [size for place, size in reserved if place == gpu]
+    here = [size for its_gpu, size in reserved if its_gpu == gpu]
     return (driver - sum(here)) // len(here)
 
 
@@ -99,8 +97,7 @@ def document(config: Config, ranks: Sequence[dict]) -> dict:
 
 
 def table(ranks: Sequence[dict]) -> str:
-    """The `ranks` of memory.json as text, in MiB, a column for each; nothing if no step was
-    measured."""
+    """The `ranks` of memory.json as text, in MiB, a column for each; nothing if no step was measured."""
     if not ranks:
         return ""
     towers = ["towers " + "+".join(map(str, rank["towers"])) for rank in ranks]
@@ -108,21 +105,17 @@ def table(ranks: Sequence[dict]) -> str:
     for category in ranks[0]["measured"]:
         held = [rank["measured"][category] for rank in ranks]
         if any(held):
-            cells = [f"{bytes_ / MIB:.2f}" for bytes_ in held]
-            rows.append([category.replace("_", " "), *cells])
-    expected = [f"{rank['predicted']['peak'] / MIB:.2f}" for rank in ranks]
-    rows.append(["peak, as predicted", *expected])
+            rows.append([category.replace("_", " "), *(f"{bytes_ / MIB:.2f}" for bytes_ in held)])
+    rows.append(["peak, as predicted", *(f"{rank['predicted']['peak'] / MIB:.2f}" for rank in ranks)])
     sent = [sum(sum(way.values()) for way in rank["sent_per_image"]) for rank in ranks]
     if any(sent):
         rows.append(["sent, KiB an image", *(f"{bytes_ / 1024:.1f}" for bytes_ in sent)])
     return f"\n{text.table(rows)}\n"
 
 
-def row(
-    mode: str, config: Config, expected: Prediction | None, ranks: Sequence[dict] | None
-) -> dict[str, Any]:
-    """A line of launch/memory.py's table: what is `expected`, and what was measured on the `ranks`,
-    if it was; on none if a GPU's memory did not suffice."""
+def row(mode: str, config: Config, expected: Prediction | None, ranks: Sequence[dict] | None) -> dict:
+    """A line of launch/memory.py's table: what is `expected`, and what was measured on the `ranks`, if it
+    was; on none if a GPU's memory did not suffice."""
     entry = {"mode": mode, "batch": config.train.batch, "precision": config.train.precision}
     if expected:
         worst = expected.worst
@@ -130,18 +123,17 @@ def row(
     if ranks is not None:
         entry["measured"] = [rank["measured"] for rank in ranks]
         entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
-    if ranks and not expected:
-        most = entry["measured"].index(fullest(entry["measured"]))
-        entry["worst"], _ = max(ranks[most]["moments"], key=lambda moment: moment[1])
     if ranks and expected:
-        peaks = [rank["measured"]["peak"] for rank in ranks]
-        entry["errors"] = [expected.bytes["peak"] / peak - 1 for peak in peaks]
+        entry["errors"] = [expected.bytes["peak"] / rank["measured"]["peak"] - 1 for rank in ranks]
+    elif ranks:
+        most = max(ranks, key=lambda rank: rank["measured"]["peak"])
+        entry["worst"], _ = max(most["moments"], key=lambda moment: moment[1])
     return entry
 
 
 def comparison(rows: Sequence[dict], budget: int | None = None) -> str:
-    """Lines of launch/memory.py as text: modes and batches, predicted and measured, in MiB a rank.
-    Measured is the rank that held most; with a `budget`, whether it fits, measured if it was."""
+    """Lines of launch/memory.py as text: modes and batches, predicted and measured, in MiB a rank. Measured
+    is the rank that held most; with a `budget`, whether it fits, measured if it was."""
     lines = [_compared(row, budget) for row in rows]
     head = list(dict.fromkeys(name for line in lines for name in line))
     cells = [[line.get(name, "") for name in head] for line in lines]
@@ -154,28 +146,25 @@ def comparison(rows: Sequence[dict], budget: int | None = None) -> str:
 
 def _compared(row, budget):
     """The cells of a row by the heads of their columns."""
-    ranks, expected = row.get("measured"), row.get("predicted")
-    most = fullest(ranks) if ranks else None
+    ranks, expected = row.get("measured"), row.get("predicted", {})
+    most = fullest(ranks) if ranks else {}  # of no ranks: out of memory
     line = {name: str(row[name]) for name in ("mode", "batch", "precision")}
-    figures = expected or most or {}
     names = {"batch": "images", "saved_activations": "saved"}
     for name in ("weights", "gradients", "momentum", "buckets", "batch", "saved_activations"):
-        line[names.get(name, name)] = _mib(figures.get(name))
-    line["peak"] = _mib(expected and expected["peak"]) or "-"
+        line[names.get(name, name)] = _mib(expected or most, name)
+    line["peak"] = _mib(expected, "peak") or "-"
     if ranks is not None:
-        line["measured"] = _mib(most and most["peak"]) or "too much"
+        line["measured"] = _mib(most, "peak") or "too much"
         line["error"] = f"{max(row['errors'], key=abs):+.2%}" if "errors" in row else ""
-    for name in ("other", "reserved", "residual"):
-        if most and name in most:
-            line[name] = _mib(most[name])
+    line |= {name: _mib(most, name) for name in ("other", "reserved", "residual") if name in most}
     passing, _, layer = row.get("worst", ("", None, ""))
-    fits = ""
+    line["worst in"] = f"{passing} {layer}".strip()
     if budget is not None:
-        held = expected if ranks is None else most  # none: out of memory
+        held = expected if ranks is None else most
         fits = "fits" if held and held["peak"] <= budget else "does not fit"
-    line["worst in"] = ", ".join(filter(None, [f"{passing} {layer}".strip(), fits]))
+        line["worst in"] = f"{line['worst in']}, {fits}" if line["worst in"] else fits
     return line
 
 
-def _mib(size):
-    return "" if size is None else f"{size / MIB:.1f}"
+def _mib(figures, name):
+    return f"{figures[name] / MIB:.1f}" if name in figures else ""

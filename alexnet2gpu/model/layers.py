@@ -1,16 +1,17 @@
-"""The layers that torch lacks or does otherwise; `build_layer` makes a module of a layer in a config.
+"""The layers that torch lacks or does otherwise, and `build_layer`, which makes a module of any layer in a
+config.
 
     Conv2d           a convolution, channels last in memory
     OverhangConv2d   one whose last windows hang over the edge (`ceil: true`)
     MaxPool2d        keeps only where its maxima were
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
-Response normalisation is in norm/, the fully connected layer in linear.py. No layer looks beyond
-the channels that it is given, so in a tower none crosses into another tower.
+Response normalisation is in norm/, the fully connected layer in linear.py. No layer looks beyond the channels
+that it is given, so in a tower none crosses into another tower.
 """
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -62,11 +63,11 @@ def build_layer(row: Row, before: Layer | None, memory: Memory) -> nn.Module:
 
 @torch.no_grad()
 def draw_weights(module: nn.Module, layer: Layer, seed: int) -> None:
-    """Draw initial weights, on the CPU in float32 whatever the module's; biases are constant. On
-    the meta device there is nothing to draw.
+    """Draw initial weights, on the CPU in float32 whatever the module's; biases are constant. On the meta
+    device there is nothing to draw.
 
-    `init: xavier` is the uniform distribution of Glorot and Bengio (2010), from -b to b with
-    b = sqrt(6 / (fan_in + fan_out)).
+    `init: xavier` is the uniform distribution of Glorot and Bengio (2010), from -b to b with b = sqrt(6 /
+    (fan_in + fan_out)).
     """
     if module.weight.is_meta:
         return
@@ -81,8 +82,8 @@ def draw_weights(module: nn.Module, layer: Layer, seed: int) -> None:
 
 
 class Conv2d(nn.Conv2d):
-    """(B, C, H, W) -> (B, C', H', W'), weights (C', C, k, k) with channels last in memory: maps
-    and gradients then have them last too. They are left for `draw_weights` to fill."""
+    """(B, C, H, W) -> (B, C', H', W'), weights (C', C, k, k) with channels last in memory: maps and gradients
+    then have them last too. They are left for `draw_weights` to fill."""
 
     def reset_parameters(self):
         last = torch.empty_like(self.weight, memory_format=torch.channels_last)
@@ -92,9 +93,8 @@ class Conv2d(nn.Conv2d):
 class OverhangConv2d(Conv2d):
     """(B, C, H, W) -> (B, C', H', W'), reading zeros beyond the lower and the right edge.
 
-    With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of
-    2012 did it, and why the paper's first layer is 55x55. Keeps x as it came, and pads it again in
-    backward.
+    With 224 pixels, a kernel of 11 and a stride of 4, 55 windows overhang by 3: as the kernels of 2012 did
+    it, and why the paper's first layer is 55x55. Keeps x as it came, and pads it again in backward.
     """
 
     overhang = 0, 0  # pixels below and to the right
@@ -124,30 +124,28 @@ class _OverhangConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
-        overhang, stride, padding = ctx.window
-        need_x = ctx.needs_input_grad[0]
-        of_padded, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            gradient,
-            _padded(x, overhang).to(gradient.dtype),
-            weight.to(gradient.dtype),
-            [len(weight)],
-            stride,
-            padding,
-            (1, 1),
-            False,
-            (0, 0),
-            1,
-            (need_x, True, True),
-        )
+        overhang, *window = ctx.window
+        need_x, dtype = ctx.needs_input_grad[0], gradient.dtype
+        tensors = gradient, _padded(x, overhang).to(dtype), weight.to(dtype)
+        of_padded, of_weight, of_bias = convolution_backward(*tensors, window, (need_x, True, True))
         _, _, height, width = x.shape
         of_x = of_padded[:, :, :height, :width].to(x.dtype) if need_x else None
         return of_x, of_weight.to(weight.dtype), of_bias.to(weight.dtype), None, None, None
 
 
+def convolution_backward(
+    gradient: Tensor, x: Tensor, weight: Tensor, window: tuple, wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of x (B, C, H, W), weight (C', C, k, k) and bias (C',) of F.conv2d, as many as are `wanted`,
+    from that of its output (B, C', H', W'). `window`: stride and padding."""
+    rest = (1, 1), False, (0, 0), 1  # dilation, transposed, output padding, groups
+    biases = [len(weight)]
+    return torch.ops.aten.convolution_backward(gradient, x, weight, biases, *window, *rest, wanted)
+
+
 class MaxPool2d(nn.MaxPool2d):
-    """(B, C, H, W) -> (B, C, H', W'), the largest value of each window. For backward,
-    nn.MaxPool2d keeps x, of which only the shape is used, and the maxima's places in 8 bytes
-    each; this keeps the places in 2."""
+    """(B, C, H, W) -> (B, C, H', W'), the largest value of each window. For backward nn.MaxPool2d keeps x, of
+    which only the shape is used, and the maxima's places in 8 bytes each; this keeps them in 2."""
 
     def forward(self, x):
         if plain():
@@ -158,37 +156,24 @@ class MaxPool2d(nn.MaxPool2d):
 class _MaxPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, kernel, stride, pad, ceil):
-        y, places = F.max_pool2d(x, kernel, stride, pad, ceil_mode=ceil, return_indices=True)
+        y, maxima = F.max_pool2d(x, kernel, stride, pad, ceil_mode=ceil, return_indices=True)
         if ctx.needs_input_grad[0]:
             pixels = x.shape[2] * x.shape[3]
-            ctx.save_for_backward(places.to(torch.int16 if pixels <= 2**15 else torch.int32))
-            ctx.shape, ctx.window = x.shape, (kernel, stride, pad, ceil)
-            ctx.layout = _layout(x)
+            ctx.save_for_backward(maxima.to(torch.int16 if pixels <= 2**15 else torch.int32))
+            ctx.shape, ctx.window = x.shape, ([kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], ceil)
+            last = x.is_contiguous(memory_format=torch.channels_last)
+            ctx.layout = torch.channels_last if last else torch.contiguous_format
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        (places,) = ctx.saved_tensors
-        kernel, stride, pad, ceil = ctx.window
+        (maxima,) = ctx.saved_tensors
         of_x = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
         torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
-            gradient,
-            of_x,
-            [kernel] * 2,
-            [stride] * 2,
-            [pad] * 2,
-            [1, 1],
-            ceil,
-            places.long(),
-            grad_input=of_x,  # in the place of x too, of which only shape and layout are read
-        )
+            gradient, of_x, *ctx.window, maxima.long(), grad_input=of_x
+        )  # of_x in the place of x too, of which only shape and layout are read
         return of_x, None, None, None, None
-
-
-def _layout(x):
-    last = x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
 
 
 class Dropout(nn.Module):

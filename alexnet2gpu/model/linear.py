@@ -1,9 +1,8 @@
 """Fully connected layers, by the library that also does the convolutions: on the CPU oneDNN.
 
-In float32 torch gives products of matrices to MKL, which on AMD's processors reaches less than
-half the rate of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself; and torch.compile
-and torch.export are left to choose for themselves. To torch's other tools the product is an
-operation of its own, alexnet2gpu::linear.
+In float32 torch gives products of matrices to MKL, which on AMD's processors reaches less than half the rate
+of oneDNN (docs/speed.md). In bfloat16 torch takes oneDNN itself; and torch.compile and torch.export are left
+to choose for themselves. To torch's other tools the product is an operation of its own, alexnet2gpu::linear.
 """
 
 import torch

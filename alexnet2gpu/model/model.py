@@ -1,8 +1,8 @@
 """The network: towers side by side, stage after stage. Knows nothing of ranks. Start reading here.
 
-Shapes, throughout the project: B images in a batch, C channels (maps), H and W their height and
-width, F features; in memory, channels are last. A tower's own channels are a *half* of all C, also
-where there are more than two towers.
+Shapes, throughout the project: B images in a batch, C channels (maps), H and W their height and width, F
+features; in memory, channels are last. A tower's own channels are a *half* of all C, also where there are
+more than two towers.
 
     x               (B, 3, 224, 224)        the image goes to every tower
     stage 1         (B, 48, 55, 55)         conv1, conv2 in each tower, from its own half
@@ -11,10 +11,10 @@ where there are more than two towers.
     join, fc6, join, fc7, join, fc8         fully connected, joined again after each
     join            (B, 1000)               logits
 
-What a *join* does between two stages is passed in, one callable per stage. With all towers on one
-device there is nothing to do but to concatenate. With a tower on each rank, ranks/assemble.py
-passes the exchange (ranks/exchange.py): that is the whole difference between the modes. Parameters have the same
-names everywhere: `towers.0.conv1.weight`.
+What a *join* does between two stages is passed in, one callable per stage. With all towers on one device
+there is nothing to do but to concatenate. With a tower on each rank, ranks/assemble.py passes the exchange
+(ranks/exchange.py): that is the whole difference between the modes. Parameters have the same names
+everywhere: `towers.0.conv1.weight`.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,8 +56,7 @@ class Tower(nn.Module):
             before = row.layer
 
     def own_generator(self) -> torch.Generator:
-        """The generator of dropout masks on the tower's device, the same one from the first time
-        on."""
+        """The generator of dropout masks on the tower's device, the same one from the first time on."""
         device = next(self.parameters()).device
         if self.generator is None or self.generator.device != device:
             self.generator = torch.Generator(device)
@@ -118,8 +117,7 @@ class AlexNet(nn.Module):
         return x  # (B, classes)
 
     def _side_by_side(self, stage, x):
-        """(B, C, ...) -> (B, C'/n, ...). A function of its own, so that no half outlives the
-        join."""
+        """(B, C, ...) -> (B, C'/n, ...). A function of its own, so that no half outlives the join."""
         halves = [tower(stage, x) for tower in self.towers.values()]
         return torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
 

@@ -3,14 +3,13 @@
     v <- momentum * v - weight_decay * rate * w - rate * g    (g: the mean gradient)
     w <- w + v
 
-(Krizhevsky, Sutskever and Hinton 2012, section 5.) The rate is inside the velocity.
-torch.optim.SGD keeps it outside (w <- w - rate * v), which is the same while the rate is constant,
-but after a drop by ten the steps shrink by ten at once, where here the velocity of the old rate
-dies away over some ten steps.
+(Krizhevsky, Sutskever and Hinton 2012, section 5.) The rate is inside the velocity. torch.optim.SGD keeps it
+outside (w <- w - rate * v), which is the same while the rate is constant, but after a drop by ten the steps
+shrink by ten at once, where here the velocity of the old rate dies away over some ten steps.
 
-Biases have a rate of their own and no decay. A layer whose rate is 0 is frozen: no gradient, no
-decay, no momentum. The second rate and the absence of decay are in the released configuration of
-2012, not in the paper.
+Biases have a rate of their own and no decay. A layer whose rate is 0 is frozen: no gradient, no decay, no
+momentum. The second rate and the absence of decay are in the released configuration of 2012, not in the
+paper.
 """
 
 from collections import defaultdict
@@ -26,9 +25,9 @@ class SGD2012(torch.optim.Optimizer):
     """The rule above, as a torch optimizer.
 
     Args:
-        named_parameters: as from `model.named_parameters()`, called `towers.T.LAYER.weight` or
-            `.bias`. Each is a group of its own, with name, lr (0 until it is set), momentum and
-            weight_decay. Its state is `velocity`, there from the start.
+        named_parameters: as from `model.named_parameters()`, called `towers.T.LAYER.weight` or `.bias`. Each
+            is a group of its own, with name, lr (0 until it is set), momentum and weight_decay. Its state is
+            `velocity`, there from the start.
         momentum: factor of the old velocity.
         weight_decay: of the weights; that of biases is 0.
     """
@@ -48,9 +47,9 @@ class SGD2012(torch.optim.Optimizer):
 
     @torch.no_grad()
     def halt_unless_finite(self, loss: Tensor) -> None:
-        """From the first loss on that is not finite, `step` changes nothing: weights stay what
-        they were when it appeared. Asks no GPU for an answer. The last bias's gradient is looked
-        at too, since that of any replica's bad loss is in everybody's mean."""
+        """From the first loss on that is not finite, `step` changes nothing: weights stay what they were when
+        it appeared. Asks no GPU for an answer. The last bias's gradient is looked at too, since that of any
+        replica's bad loss is in everybody's mean."""
         sign = loss.detach()
         last = self.param_groups[-1]["params"][0].grad
         if last is not None:
@@ -59,8 +58,7 @@ class SGD2012(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        """One update from the gradients that backward left, unless halted; returns what `closure`
-        returns."""
+        """One update from the gradients that backward left, unless halted; returns what `closure` does."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -79,25 +77,15 @@ class SGD2012(torch.optim.Optimizer):
             lr, dampening = -1.0, 1 + rate
             if momentum == 0:  # then the kernel has no v, nor is there any need of one
                 velocities, lr, dampening = [], rate, 0.0
-            torch._fused_sgd_(
-                weights,
-                gradients,
-                velocities,
-                weight_decay=decay,
-                momentum=momentum,
-                lr=lr,
-                dampening=dampening,
-                nesterov=False,
-                maximize=False,
-                is_first_step=False,
-                found_inf=self.halted,
-            )
+            numbers = {"lr": lr, "dampening": dampening, "momentum": momentum, "weight_decay": decay}
+            off = dict.fromkeys(("nesterov", "maximize", "is_first_step"), False)
+            torch._fused_sgd_(weights, gradients, velocities, **numbers, **off, found_inf=self.halted)
         return loss
 
 
 def _in_memory(weight, gradient, velocity):
-    """Each as one row of numbers, in the order in which the weight lies in memory, since the
-    kernel relies on their all having the same."""
+    """Each as one row of numbers, in the order in which the weight lies in memory, since the kernel relies on
+    their all having the same."""
     weight, gradient, velocity = map(local, (weight, gradient, velocity))
     if gradient.stride() != weight.stride():
         gradient = torch.empty_like(weight).copy_(gradient)
@@ -113,8 +101,8 @@ def local(tensor: Tensor) -> Tensor:
 def rate_of(schedule: Iterable[Change], epoch: int, layer: str, kind: str) -> float:
     """The rate in force in `epoch` (from 1) for the `kind`, "weights" or "biases", of a layer.
 
-    What the schedule says of single layers prevails over what it says of all, also when that
-    changes later. A name that the schedule does not know, such as "", is any other layer.
+    What the schedule says of single layers prevails over what it says of all, also when that changes later. A
+    name that the schedule does not know, such as "", is any other layer.
     """
     begun = [change for change in schedule if change.epoch <= epoch]
     own = [change.layers[layer] for change in begun if layer in change.layers]

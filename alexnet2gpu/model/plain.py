@@ -1,4 +1,4 @@
-"""When torch's own operations are wanted in the place of ours, which keep less or are faster."""
+"""Torch's own operations instead of ours, which keep less or are faster: where other tools want them."""
 
 import torch
 
@@ -7,6 +7,6 @@ _transforms_active = getattr(torch._C, "_are_functorch_transforms_active", lambd
 
 
 def plain() -> bool:
-    """Whether the network is being exported, for others to run without this package, or called
-    within torch.func's transforms (vmap, grad, jvp), which take nothing else."""
+    """Whether the network is being exported, for others to run without this package, or called within
+    torch.func's transforms (vmap, grad, jvp), which take nothing else."""
     return torch.compiler.is_exporting() or _transforms_active()

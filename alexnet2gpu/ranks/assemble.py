@@ -1,4 +1,7 @@
-"""A rank's own part of the network, joined to the others', and its optimizer."""
+"""A rank's own part of the network, joined to the others', and its optimizer.
+
+Raises: torch.OutOfMemoryError, from `build_model` and `assemble`, if the GPU cannot hold the weights.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,22 +21,16 @@ from alexnet2gpu.ranks.regather import Regathering
 
 
 class Parts(NamedTuple):
-    """What a step works on.
+    """What a step works on."""
 
-    model       this rank's towers
-    replicated  what a step calls: DDP around the model where there are replicas, else the model
-    optimizer   of the model's parameters
-    """
-
-    model: AlexNet
-    replicated: nn.Module
+    model: AlexNet  # this rank's towers
+    replicated: nn.Module  # what a step calls: DDP around the model where there are replicas, else the model
     optimizer: SGD2012
 
 
 def joined(config: Config, ranks: Ranks) -> Callable[..., AlexNet]:
-    """AlexNet for towers that meet those of other ranks: by exchanges between stages, and after
-    the last by the gathering of logits. With overlap it is a stage's first layer that exchanges.
-    """
+    """AlexNet for towers that meet those of other ranks: by exchanges between stages, and after the last by
+    the gathering of logits. With overlap it is a stage's first layer that exchanges."""
     wire = getattr(torch, config.exchange.precision) if config.exchange.precision else None
     links = ranks.connect(len(config.model.stages), wire)
     if not links:
@@ -52,30 +49,19 @@ def joined(config: Config, ranks: Ranks) -> Callable[..., AlexNet]:
 
 
 def build_model(config: Config, ranks: Ranks) -> AlexNet:
-    """The towers of this rank, joined to those of other ranks, on its device and in the type of
-    its weights.
-
-    Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
-    """
+    """The towers of this rank, joined to those of other ranks, on its device and in the type of its
+    weights."""
     network = joined(config, ranks)
     model = network(config.model, config.train.seed, ranks.grid.towers, config.memory)
     return model.to(ranks.device, weight_dtype(config.train.precision))
 
 
 def assemble(config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | None = None) -> Parts:
-    """What `build_model` gives, its optimizer, and DDP around it where there are replicas.
-
-    Args:
-        change: in DDP's place, what is done to the model's parameters before the optimizer sees
-            them, as FSDP2 does.
-
-    Raises: torch.OutOfMemoryError if the GPU cannot hold the weights.
-    """
-    model = build_model(config, ranks)
+    """The parts of this rank. `change`, in DDP's place, is done to the model's parameters before the
+    optimizer sees them, as FSDP2 does."""
+    model, optim = build_model(config, ranks), config.optim
     if change is not None:
         change(model)
-    optim = config.optim
     optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
-    if change is not None:
-        return Parts(model, model, optimizer)
-    return Parts(model, ranks.replicate(model, config.memory.gradients_in_buckets), optimizer)
+    replicated = model if change else ranks.replicate(model, config.memory.gradients_in_buckets)
+    return Parts(model, replicated, optimizer)

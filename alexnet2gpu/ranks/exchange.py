@@ -1,17 +1,19 @@
 """All communication inside a forward or backward pass: two functions, each with its backward.
 
+n ranks hold the towers of a network, each a half (B, C/n, ...) of the activations.
+
                      forward                                  backward
     exchange         all-gather (B, C/n, ...) -> (B, C, ...)  reduce-scatter: own slice, summed
     gather_logits    all-gather (B, C/n) -> (B, C)            own slice, no sum
 
-After `exchange` every rank's next stage reads the gathered tensor, so every rank has a gradient
-for each half, and the true one is their sum. After `gather_logits` comes the loss, which every
-rank computes alike: each gradient is already the true one, and a sum would be n times too large.
-The wrong pairing trains without complaint: keeping the slice in `exchange` loses most of the
-gradient of the layers below, summing in `gather_logits` scales it by n.
+After `exchange` every rank's next stage reads the gathered tensor, so every rank has a gradient for each
+half, and the true one is their sum. After `gather_logits` comes the loss, which every rank computes alike:
+each gradient is already the true one, and a sum would be n times too large. The wrong pairing trains
+without complaint: keeping the slice in `exchange` loses most of the gradient of the layers below, summing
+in `gather_logits` scales it by n.
 
-So on every rank the logits are complete, and `loss.backward()` needs no factor. (In 2012 all of
-fc8 and the loss sat on GPU 0: the same arithmetic. Split like the others, memory stays equal.)
+So on every rank the logits are complete, and `loss.backward()` needs no factor. (In 2012 all of fc8 and the
+loss sat on GPU 0: the same arithmetic. Split like the others, memory stays equal.)
 """
 
 from torch import Tensor
@@ -25,19 +27,19 @@ class _Exchange(Function):
     @staticmethod
     def forward(ctx, half, link):
         ctx.link = link
-        return link.gather(half)
+        return link.gather(half)  # (B, C/n, ...) -> (B, C, ...)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        return ctx.link.reduce_scatter(gradient), None
+        return ctx.link.reduce_scatter(gradient), None  # (B, C, ...) -> (B, C/n, ...), summed
 
 
-class _GatherLogits(_Exchange):
+class _GatherLogits(_Exchange):  # forward is the same
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient):
-        return gradient.chunk(ctx.link.size, dim=1)[ctx.link.rank], None
+        return gradient.chunk(ctx.link.size, dim=1)[ctx.link.rank], None  # (B, C) -> (B, C/n)
 
 
 def exchange(half: Tensor, link: Link) -> Tensor:

@@ -1,8 +1,8 @@
-"""What a rank has besides its place (grid.py): a device, process groups, ways to join others.
+"""A rank's device and process groups, and what it does together with others.
 
-Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs,
-since NCCL refuses that; gloo on the CPU where there is no GPU. Each rank decides by the GPUs that
-it sees: all of its machine's, and as many on every machine.
+Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs, since NCCL
+refuses that; gloo on the CPU where there is no GPU. Each rank decides by the GPUs that it sees: all of its
+machine's, and as many on every machine.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-# Before a process group starts: its functions have the group of that moment as their default, and
-# would keep it, and its threads, after its end. DDP and optimizers import it on their way.
+# Before a process group starts: its functions have the group of that moment as their default, and would
+# keep it, and its threads, after its end. DDP and optimizers import it on their way.
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
@@ -27,21 +27,18 @@ from alexnet2gpu.ranks.store import store
 
 # For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
 TIMEOUT = timedelta(minutes=5)
-LEAVE = 10  # seconds
+LEAVE_PATIENCE = 10  # seconds
 
 
 def choose_device(local_rank: int, local_world: int, gpus: int) -> tuple[torch.device, str]:
-    """Device and backend of a rank on a machine with `gpus` GPUs: see the module's docstring."""
+    """Device and backend of a rank on a machine with `gpus` GPUs."""
     if gpus == 0:
         return torch.device("cpu"), "gloo"
     return torch.device("cuda", local_rank % gpus), "nccl" if local_world <= gpus else "gloo"
 
 
 class Ranks:
-    """A started process group, as a context manager: what the loop needs to know of other ranks.
-
-    With one rank everything below works without a process group.
-    """
+    """Started process groups, as a context manager. With one rank all of it works without any."""
 
     def __init__(self, grid: Grid, threads: int | None = None, keep_memory: bool = True):
         self.grid = grid
@@ -58,20 +55,18 @@ class Ranks:
         if grid.world == 1:
             return
         if backend == "gloo" and gpus and grid.rank == 0:
-            print(
-                f"{grid.local_world} ranks share {gpus} GPU{'s' * (gpus > 1)}: "
-                "gloo instead of NCCL, so slower"
-            )
+            shared = f"{gpus} GPU{'s' * (gpus > 1)}"
+            print(f"{grid.local_world} ranks share {shared}: gloo instead of NCCL, so slower")
         self.store = store(TIMEOUT)
         dist.init_process_group(
             backend, store=self.store, rank=grid.rank, world_size=grid.world, timeout=TIMEOUT
         )
         self.control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)  # of all, on the CPU
-        everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
+        everyone = torch.arange(grid.world).view(grid.replicas, grid.span)  # all ranks start all groups
         if grid.span > 1:
-            self.split_group = _own_group(everyone)
+            self.split_group, _ = dist.new_subgroups_by_enumeration(everyone.tolist(), TIMEOUT)
         if grid.replicas > 1:
-            self.replica_group = _own_group(everyone.T)
+            self.replica_group, _ = dist.new_subgroups_by_enumeration(everyone.T.tolist(), TIMEOUT)
         self.wait()  # no rank writes anything before all have passed their checks
 
     def device_name(self) -> str:
@@ -80,19 +75,17 @@ class Ranks:
         return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
 
     def connect(self, stages: int, wire: torch.dtype | None = None) -> list[Link]:
-        """A link for the end of each stage, over which this rank's towers meet those of others;
-        none if it holds all. All but the last, of the logits, send in the type `wire`."""
+        """A link for the end of each stage, over which this rank's towers meet those of others; none if it
+        holds all. All but the last, of the logits, send in the type `wire`."""
         if self.split_group is not None:
-            between = [Link(self.split_group, wire) for _ in range(stages - 1)]
-            self.links = [*between, Link(self.split_group)]
+            wires = [wire] * (stages - 1) + [None]
+            self.links = [Link(self.split_group, wire) for wire in wires]
         return self.links
 
     def replicate(self, model: nn.Module, in_buckets: bool = True) -> nn.Module:
-        """`model` with gradients averaged over the replicas in every backward pass.
-
-        Replicas draw or load the same weights, so none are sent. If gradients lie in DDP's
-        buckets, `in_buckets`, there is no second copy of them.
-        """
+        """`model` with gradients averaged over the replicas in every backward pass. Replicas draw or load
+        the same weights, so none are sent. If gradients lie in DDP's buckets, there is no second
+        copy of them."""
         if self.replica_group is None:
             return model
         return nn.parallel.DistributedDataParallel(
@@ -106,8 +99,7 @@ class Ranks:
         return values
 
     def gather(self, value: Any) -> list:
-        """Any picklable value of each rank -> the list of all, in order of ranks, on every
-        rank."""
+        """Any picklable value of each rank -> the list of all, in order of ranks, on every rank."""
         if self.grid.world == 1:
             return [value]
         values = [None] * self.grid.world
@@ -115,14 +107,14 @@ class Ranks:
         return values
 
     def largest_a_call_ago(self, values: Sequence[int]) -> list[int]:
-        """The largest of each value over all ranks, as they gave them one call earlier, 0 at
-        first, so that nobody waits for an answer; of one rank alone, at once. All ranks call this equally often and get the
-        same."""
+        """The largest of each value over all ranks, as they gave them one call earlier, 0 at first, so that
+        nobody waits for an answer; of one rank alone, at once. All ranks call this equally often and get
+        the same."""
         if self.grid.world == 1:
             return list(values)
-        earlier, now = self.asked, torch.tensor(values)
+        now = torch.tensor(values)
         work = dist.all_reduce(now, dist.ReduceOp.MAX, self.control_group, async_op=True)
-        self.asked = now, work
+        earlier, self.asked = self.asked, (now, work)
         if earlier is None:
             return [0] * len(values)
         largest, work = earlier
@@ -134,9 +126,9 @@ class Ranks:
         self.gather(None)
 
     def _leave_together(self):
-        """Return when all ranks have received what they were sent: whoever closes a connection
-        earlier may destroy what another has not read yet."""
-        until = time.monotonic() + LEAVE
+        """Return when all ranks have received what they were sent: whoever closes a connection earlier may
+        destroy what another has not read yet."""
+        until = time.monotonic() + LEAVE_PATIENCE
         with contextlib.suppress(RuntimeError):  # rank 0 may have the store, and be gone
             left = self.store.add("left", 1)
             while left < self.grid.world and time.monotonic() < until:
@@ -147,9 +139,9 @@ class Ranks:
         return self
 
     def __exit__(self, kind, error, trace):
-        """Leave the process group, whose threads end with it if what was joined or replicated in
-        this context is gone by now: a thread that is left may abort the process at its exit.
-        After an error the others may be waiting for this rank, so it does not wait."""
+        """Leave the process group, whose threads end with it if what was joined or replicated in this
+        context is gone by now: a thread that is left may abort the process at its exit. After an error the
+        others may be waiting for this rank, so it does not wait."""
         if self.grid.world > 1 and error is None:
             if self.asked is not None:
                 self.asked[1].wait()
@@ -158,8 +150,3 @@ class Ranks:
             self.links = []
             gc.collect()  # DDP refers to itself, and to a group
             dist.destroy_process_group()
-
-
-def _own_group(everyone):
-    """Ranks (groups, members) -> the process group of this rank's row; all ranks start all."""
-    return dist.new_subgroups_by_enumeration(everyone.tolist(), TIMEOUT)[0]

@@ -1,13 +1,13 @@
-"""How halves travel between ranks: each tells all others, or tells each of them something else.
+"""Links, over which halves travel between ranks: each tells all others, or tells each something else.
 
 Both start at once and give a function that waits, so that a rank can compute meanwhile:
 
     start_gather     own half (B, C/n, ...)              -> every rank's half
     start_scatter    for every rank r a (B, C/n, ...)    -> what other ranks have for this one
 
-On the CPU as messages between two ranks, three times as fast there as gloo's collectives; on GPUs,
-where gloo has no messages, as collectives. Tensors travel with their channels last, (B, ..., C/n),
-as they lie in memory; in the type `wire` if there is one, but a rank's own half stays exact.
+On the CPU as messages between two ranks, three times as fast there as gloo's collectives; on GPUs, where
+gloo has no messages, as collectives. Tensors travel with their channels last, (B, ..., C/n), as they lie in
+memory; in the type `wire` if there is one, but a rank's own half stays exact.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,11 +18,8 @@ from torch import Tensor
 
 
 class Link:
-    """The n ranks that hold the towers of one replica, in order of towers.
-
-    `sent` counts the bytes that this rank gave to the others, by direction: payload, whatever the
-    transport makes of it.
-    """
+    """The n ranks that hold the towers of one replica, in order of towers. `sent` counts the bytes that
+    this rank gave to the others, by direction: payload, whatever the transport makes of it."""
 
     def __init__(self, group: dist.ProcessGroup, wire: torch.dtype | None = None):
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
@@ -30,41 +27,42 @@ class Link:
 
     def gather(self, half: Tensor, way: str = "forward") -> Tensor:
         """(B, C/n, ...) of each rank -> (B, C, ...) on every rank."""
-        halves = [half.movedim(1, -1) for half in self.start_gather(half, way)()]
-        return torch.cat(halves, dim=-1).movedim(-1, 1)  # in the widest type
+        halves = [half.movedim(1, -1) for half in self.start_gather(half, way)()]  # (B, ..., C/n)
+        return torch.cat(halves, dim=-1).movedim(-1, 1)  # (B, C, ...), in the widest type
 
     def reduce_scatter(self, gradient: Tensor) -> Tensor:
         """(B, C, ...), different on each rank -> (B, C/n, ...), own slice summed over ranks."""
-        slices = gradient.chunk(self.size, dim=1)
+        slices = gradient.chunk(self.size, dim=1)  # (B, C/n, ...) each
         return add(slices[self.rank], self.start_scatter(slices)())
 
     def start_gather(self, half: Tensor, way: str = "forward") -> Callable[[], list[Tensor]]:
         """(B, C/n, ...) of this rank. When waited for: of each, in order, the own as it was."""
-        packed = self._pack(half)
+        packed = self._pack(half)  # (B, ..., C/n)
         self.sent[way] += (self.size - 1) * packed.nbytes
         if _by_messages(half):
             return self._swap([packed] * self.size, half)
-        together = packed.new_empty(self.size * len(packed), *packed.shape[1:])
+        together = packed.new_empty(self.size * len(packed), *packed.shape[1:])  # (n B, ..., C/n)
         work = dist.all_gather_into_tensor(together, packed, group=self.group, async_op=True)
 
         def wait():
             work.wait()
-            halves = [some.movedim(-1, 1) for some in together.chunk(self.size)]
-            return [half if r == self.rank else some for r, some in enumerate(halves)]
+            halves = [part.movedim(-1, 1) for part in together.chunk(self.size)]  # (B, C/n, ...)
+            halves[self.rank] = half
+            return halves
 
         return wait
 
     def start_scatter(self, slices: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
-        """slices[r], (B, C/n, ...), for rank r, the own not read. When waited for: what is to be
-        added to the own one, to have the sum over ranks."""
-        packed = [None if r == self.rank else self._pack(s) for r, s in enumerate(slices)]
-        some = packed[self.rank - 1]
-        self.sent["backward"] += (self.size - 1) * some.nbytes
-        if _by_messages(some):
+        """slices[r], (B, C/n, ...), for rank r, the own not read. When waited for: what is to be added to
+        the own one, to have the sum over ranks."""
+        packed = [None if r == self.rank else self._pack(s) for r, s in enumerate(slices)]  # (B, ..., C/n)
+        other = packed[self.rank - 1]
+        self.sent["backward"] += (self.size - 1) * other.nbytes
+        if _by_messages(other):
             return self._swap(packed, None)
-        packed[self.rank] = torch.zeros_like(some)
-        total = torch.empty_like(some)
-        stacked = torch.cat(packed)
+        packed[self.rank] = torch.zeros_like(other)
+        total = torch.empty_like(other)
+        stacked = torch.cat(packed)  # (n B, ..., C/n)
         work = dist.reduce_scatter_tensor(total, stacked, group=self.group, async_op=True)
 
         def wait():
@@ -78,7 +76,7 @@ class Link:
         return tensor.movedim(1, -1).to(self.wire or tensor.dtype).contiguous()
 
     def _swap(self, packed, own):
-        """Start to send packed[r] to rank r."""
+        """Start to send packed[r] to rank r. When waited for: what came, and in its order `own`, if given."""
         others = [r for r in range(self.size) if r != self.rank]
         incoming = {r: torch.empty_like(packed[r]) for r in others}
         work = [dist.irecv(incoming[r], group=self.group, group_src=r) for r in others]
@@ -87,7 +85,7 @@ class Link:
         def wait():
             for transfer in work:
                 transfer.wait()
-            received = [tensor.movedim(-1, 1) for tensor in incoming.values()]
+            received = [tensor.movedim(-1, 1) for tensor in incoming.values()]  # (B, C/n, ...)
             if own is not None:
                 received.insert(self.rank, own)
             return received

@@ -1,8 +1,8 @@
 """The CPU: how many cores there are, and memory that stays with the process when it is freed.
 
-glibc asks the system for every block of more than 32 MB anew and gives it back when it is freed;
-each of its pages then costs a fault when it is written for the first time. A batch of 128 images
-of 224x224 has 19,000 pages, which take several times as long as computing what is written there.
+glibc asks the system for every block of more than 32 MB anew and gives it back when it is freed; each of
+its pages then costs a fault when it is written for the first time. A batch of 128 images of 224x224 has
+19,000 pages, which take several times as long as computing what is written there.
 """
 
 import ctypes

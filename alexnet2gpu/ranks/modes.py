@@ -1,13 +1,14 @@
-"""Which rank holds which towers of which replica. The modes live here.
+"""The modes: which rank holds which towers of which replica.
 
-A *replica* is a whole network's worth of ranks, `span` of them; replicas see different images,
-ranks of one replica the same. Ranks are numbered replica by replica:
+A *replica* is a whole network's worth of ranks, `span` of them; replicas see different images, ranks of one
+replica the same. Ranks are numbered replica by replica; n is the number of ranks that a replica is split
+over:
 
-    flags                 ranks  towers on a rank  span        joins     averages gradients
-    (none)                1      all               1           -         -
-    --split-model         n      towers / n        n           exchange  -
-    --ddp                 D      all               1           -         DDP, all ranks
-    --split-model --ddp   n * D  1                 n = towers  exchange  DDP, ranks of one tower
+    flags                 ranks  towers on a rank  span        between towers  averages gradients
+    (none)                1      all               1           -               -
+    --split-model         n      towers / n        n           exchange        -
+    --ddp                 D      all               1           -               DDP, all ranks
+    --split-model --ddp   n * D  1                 n = towers  exchange        DDP, ranks of one tower
 """
 
 import os
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Grid:
-    """This rank's place among all."""
+    """One rank among all, and what it holds."""
 
     rank: int = 0
     world: int = 1
@@ -28,7 +29,7 @@ class Grid:
 
     @property
     def replica(self) -> int:
-        """Which replica this rank belongs to."""
+        """The number of the replica that this rank belongs to."""
         return self.rank // self.span
 
     @property
@@ -38,12 +39,12 @@ class Grid:
 
 
 def grid_of(towers: int, split: bool, ddp: bool, environment: Mapping = os.environ) -> Grid:
-    """Find this rank's place from the flags and from what torchrun says in the environment.
+    """This rank, by the flags and by what torchrun says in the environment; without torchrun, the only one.
 
     Raises: ValueError if the number of processes does not suit the flags and the towers.
     """
     alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    rank, world, local_rank, local_world = (int(environment.get(n, alone[n])) for n in alone)
+    rank, world, local_rank, local_world = (int(environment.get(name, alone[name])) for name in alone)
     if mistake := _mistake(towers, split, ddp, world, "WORLD_SIZE" in environment):
         raise ValueError(mistake)
     span = (towers if ddp else world) if split else 1

@@ -1,11 +1,10 @@
 """Exchange and compute at once: the first layer of a stage starts on the rank's own half.
 
-A convolution or a linear layer over the channels of all towers is a sum over towers. So it can be
-applied to the own half while the others' travel, and to each of them when it has come. Backward,
-the gradients that others wait for are computed first, and travel while the own one and those of
-the weights are computed. The same function up to rounding, in two smaller steps instead of one,
-which take a little longer where the exchange is fast. (In bfloat16 each part is rounded before it
-is added.)
+A convolution or a linear layer over the channels of all towers is a sum over towers. So it can be applied
+to the own half while the others' travel, and to each of them when it has come. Backward, the gradients that
+others wait for are computed first, and travel while the own one and those of the weights are computed. The
+same function up to rounding, in two smaller steps instead of one, which take a little longer where the
+exchange is fast. (In bfloat16 each part is rounded before it is added.)
 
 It is an option of a config, `exchange.overlap`, off by default: docs/speed.md.
 """
@@ -16,13 +15,14 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from alexnet2gpu.model.layers import convolution_backward
 from alexnet2gpu.model.linear import in_one_piece, linear
 from alexnet2gpu.ranks.link import Link, add
 
 
 class Overlapped(nn.Module):
-    """In the place of a stage's first layer, with its parameters: this rank's half (B, C/n, ...) ->
-    what the layer gives of all channels (B, C, ...), as layer(exchange(half, link)) would."""
+    """Instead of a stage's first layer, with its parameters: this rank's half (B, C/n, ...) -> what the
+    layer gives of all channels (B, C, ...), as layer(exchange(half, link)) would."""
 
     def __init__(self, layer: nn.Conv2d | nn.Linear, link: Link):
         super().__init__()
@@ -37,9 +37,9 @@ class _Overlapped(Function):
     @staticmethod
     def forward(ctx, half, weight, bias, link, window):
         wait = link.start_gather(half)
-        weights = weight.chunk(link.size, dim=1)
+        weights = weight.chunk(link.size, dim=1)  # (C', C/n, ...) each
         y = _apply(half, weights[link.rank], bias, window)
-        halves = wait()
+        halves = wait()  # (B, C/n, ...) each
         for r, (x, w) in enumerate(zip(halves, weights)):
             if r != link.rank:
                 y += _apply(x.to(half.dtype), w, None, window)
@@ -60,6 +60,7 @@ class _Overlapped(Function):
         ]
         wait = link.start_scatter(of_halves)
         own = _of_input(gradient, halves[link.rank], weights[link.rank], ctx.window)
+        # (C', C, ...). In one expression: parts with a name would stay in memory till the end
         of_weight = torch.cat(
             [_of_weight(gradient, x, w, ctx.window) for x, w in zip(halves, weights)], dim=1
         )
@@ -77,16 +78,10 @@ def _apply(x, weight, bias, window):
 def _of_input(gradient, x, weight, window):
     if window is None:
         return linear(gradient, in_one_piece(weight).t())
-    return _backward(gradient, x, weight, window, (True, False, False))[0]
+    return convolution_backward(gradient, x, weight, window, (True, False, False))[0]
 
 
 def _of_weight(gradient, x, weight, window):
     if window is None:
         return linear(gradient.t(), x.t())
-    return _backward(gradient, x, weight, window, (False, True, False))[1]
-
-
-def _backward(gradient, x, weight, window, wanted):
-    return torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, *window, (1, 1), False, (0, 0), 1, wanted
-    )
+    return convolution_backward(gradient, x, weight, window, (False, True, False))[1]

@@ -1,8 +1,8 @@
 """Keep a rank's own half of what it exchanged, and gather all halves again in backward.
 
-The layer that reads gathered activations keeps them for the gradient of its weights: of n halves,
-this rank could have had all but its own from the others once more. So this trades traffic, half as
-much again, for memory. It is an option of a config, `memory.regather`, off by default.
+The layer that reads gathered activations keeps them for the gradient of its weights: of n halves, this rank
+could have had all but its own from the others once more. So this trades traffic, half as much again, for
+memory. It is an option of a config, `memory.regather`, off by default.
 """
 
 import weakref
@@ -31,11 +31,9 @@ class Regathering(AlexNet):
 
 
 class Regather(saved_tensors_hooks):
-    """A context around the forward pass. Where autograd would keep what this object's `exchange`
-    has gathered, it keeps the rank's own half.
-
-    Every rank unpacks in the same order, that of backward, so the gathers meet.
-    """
+    """A context around the forward pass. Where autograd would keep what this object's `exchange` has
+    gathered, it keeps the rank's own half. Every rank unpacks in the same order, that of backward, so the
+    gathers meet."""
 
     def __init__(self):
         super().__init__(self._pack, self._unpack)
@@ -46,17 +44,18 @@ class Regather(saved_tensors_hooks):
         super().__exit__(*error)
 
     def exchange(self, half: Tensor, link: Link) -> Tensor:
-        """exchange.exchange, remembered until the next one: (B, C/n, ...) -> (B, C, ...)."""
+        """ranks.exchange.exchange, remembered until the next one: (B, C/n, ...) -> (B, C, ...)."""
         gathered = exchange(half, link)
         self.latest = weakref.ref(gathered), half.detach(), link
         return gathered
 
     def _pack(self, tensor):
-        gathered, half, link = self.latest or (lambda: None, None, None)
-        x = gathered()
-        if x is None or (tensor.data_ptr(), tensor.shape) != (x.data_ptr(), x.shape):
-            return tensor
-        return half, link
+        if self.latest:
+            gathered, half, link = self.latest
+            x = gathered()
+            if x is not None and (tensor.data_ptr(), tensor.shape) == (x.data_ptr(), x.shape):
+                return half, link
+        return tensor
 
     def _unpack(self, kept):
         if isinstance(kept, Tensor):

@@ -1,15 +1,15 @@
-"""Will it learn? What a network makes of a first batch, before a week is spent on it.
+"""The first batch of a training run: will the network learn, before a week is spent on it?
 
-The weights of a layer can only learn from images if its input differs between images. In deep
-networks whose weights start too small it does not: biases and the mean drown what the image adds,
-more so in every layer, until the classifier sees the same for all images. It then learns how
-frequent the classes are, and the loss stays flat until the layers below have mended that, if ever.
+The weights of a layer can only learn from images if its input differs between images. In deep networks whose
+weights start too small it does not: biases and the mean drown what the image adds, more so in every layer,
+until the classifier sees the same for all images. It then learns how frequent the classes are, and the loss
+stays flat until the layers below have mended that, if ever.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet2gpu.config import layers as kinds
@@ -22,8 +22,8 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import rate_of
 from alexnet2gpu.model.step import computing_in, weight_dtype
 
-# Signal in the last hidden layer below which images hardly differ. quick.yaml has 0.04 and learns;
-# with all its weights a third smaller it has 0.004, and its loss stays flat for 100 steps.
+# Signal in the last hidden layer below which images hardly differ. quick.yaml has 0.04 and learns; with all
+# its weights a third smaller it has 0.004, and its loss stays flat for 100 steps.
 FAINT = 0.02
 ACTIVATIONS = kinds.Relu | kinds.Tanh | kinds.Sigmoid
 
@@ -31,11 +31,10 @@ ACTIVATIONS = kinds.Relu | kinds.Tanh | kinds.Sigmoid
 class Health(NamedTuple):
     """Of one layer with weights, all towers together.
 
-    signal: how much its activations, after their nonlinearity, differ between images: the standard
-        deviation over images, averaged over units, over the mean of their magnitudes.
+    signal: how much its activations, after their nonlinearity, differ between images: the standard deviation
+        over images, averaged over units, over the mean of their magnitudes.
     dead: share of units that are 0 for every image.
-    step: length of the weights' first step without decay, rate * |gradient|, over that of the
-        weights.
+    step: length of the weights' first step without decay, rate * |gradient|, over that of the weights.
     """
 
     layer: str
@@ -48,10 +47,8 @@ class Diagnosis(NamedTuple):
     """What became of the first batch.
 
     loss: of the batch, as training begins with it.
-    even: what the loss would be if the batch had every output as its label equally often. Where
-        the images are of fewer classes than there are outputs, `loss` depends on which outputs
-        these are; this does not.
-    health: of each layer with weights.
+    even: what the loss would be if the batch had every output as its label equally often. Where the images
+        are of fewer classes than there are outputs, `loss` depends on which these are; this does not.
     """
 
     loss: float
@@ -60,10 +57,8 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
-    """The first batch forward and backward, all towers on one device. Nothing is trained.
-
-    How much activations differ is measured as in testing, where no dropout masks differ too.
-    """
+    """The first batch forward and backward, all towers on one device. Nothing is trained. How much
+    activations differ is measured as in testing, where no dropout masks differ too."""
     train = config.train
     model = AlexNet(config.model, train.seed, memory=config.memory)
     model.to(device, weight_dtype(train.precision))
@@ -81,40 +76,47 @@ def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
     for layer, towers in seen.items():
         differ, size, dead = torch.stack(towers).mean(0).tolist()
         weights = [tower.get_submodule(layer).weight for tower in model.towers.values()]
-        length, gradient = (
-            sum(w.square().sum().item() for w in some) ** 0.5 for some in (weights, [w.grad for w in weights])
-        )
+        length, gradient = _length(weights), _length([w.grad for w in weights])
         rate = rate_of(config.optim.schedule, 1, layer, "weights")
         health.append(Health(layer, differ / size, dead, rate * gradient / length))
     return Diagnosis(loss.item(), even.item(), health)
 
 
 def complaint(health: list[Health]) -> str | None:
-    """What is wrong with a network whose classifier sees nearly the same for all images, and the
-    way out; None if all is well."""
+    """What is wrong with a network whose classifier sees nearly the same for all images, and the way out;
+    None if all is well."""
     if len(health) < 2 or health[-2].signal >= FAINT:  # the classifier itself is the last
         return None
-    last = health[-2]
+    layer, signal, *_ = health[-2]
     return (
-        f"hardly anything of an image reaches the classifier: {last.layer} differs by "
-        f"{last.signal:.2%} of its mean between images: the loss will stay flat for long, or for "
-        "good. "
-        "Larger initial weights (`init`) in the layers where the signal is lost, or inputs of a "
-        "larger scale (`data.divide`), let it through"
+        f"hardly anything of an image reaches the classifier: {layer} differs by {signal:.2%} of its mean "
+        "between images: the loss will stay flat for long, or for good. Larger initial weights (`init`) in "
+        "the layers where the signal is lost, or inputs of a larger scale (`data.divide`), let it through"
     )
 
 
 @torch.no_grad()
 def _activations(model, network, x):
-    """Layer with weights -> `_of` what it gives in each tower."""
-    places = _places(network)
-    seen = {layer: [] for layer in places}
+    """Layer with weights -> of its activation in each tower, (3,): mean deviation between images, mean
+    magnitude, share of dead units. It is what the next nonlinearity gives, or itself if there is none."""
+    last = {}  # layer with weights -> the layer after which its activation is final
+    for row in trace(network):
+        if row.parameters:
+            layer = row.name
+            last[layer] = layer
+        elif isinstance(row.layer, ACTIVATIONS) and last[layer] == layer:
+            last[layer] = row.name
+    seen = {layer: [] for layer in last}
+
+    def look(layer, module, reads, gives):
+        h = gives.float()  # (B, ...)
+        figures = h.std(0).mean(), h.abs().mean(), (h == 0).all(0).float().mean()
+        seen[layer].append(torch.stack(figures))
+
     hooks = [
-        tower.get_submodule(place).register_forward_hook(
-            lambda module, inputs, h, layer=layer: seen[layer].append(_of(h))
-        )
+        tower.get_submodule(name).register_forward_hook(partial(look, layer))
         for tower in model.towers.values()
-        for layer, place in places.items()
+        for layer, name in last.items()
     ]
     model(x)
     for hook in hooks:
@@ -122,21 +124,5 @@ def _activations(model, network, x):
     return seen
 
 
-def _places(network):
-    """Layer with weights -> the layer after which its activation is final: the next nonlinearity,
-    or itself if there is none."""
-    places = {}
-    for row in trace(network):
-        if row.parameters:
-            layer = row.name
-            places[layer] = layer
-        elif isinstance(row.layer, ACTIVATIONS) and places[layer] == layer:
-            places[layer] = row.name
-    return places
-
-
-def _of(h: Tensor) -> Tensor:
-    """(B, ...) of a tower -> (3,): mean deviation between images, mean magnitude, share of dead
-    units."""
-    h = h.float()
-    return torch.stack([h.std(0).mean(), h.abs().mean(), (h == 0).all(0).float().mean()])
+def _length(tensors):
+    return sum(tensor.square().sum().item() for tensor in tensors) ** 0.5

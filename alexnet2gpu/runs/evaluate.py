@@ -1,8 +1,7 @@
-"""Top-1 and top-5 error on held-out images, from one view of each or the mean of ten.
+"""Top-1 and top-5 errors on held-out images, from one view of each or the mean of ten.
 
-Every rank takes part: in a split no rank can run the network alone.
-
-What is averaged over views, and over networks, are probabilities; so it was in 2012 for both.
+Every rank takes part: in a split no rank can run the network alone. What is averaged over views, and over
+networks, are probabilities; so it was in 2012 for both.
 """
 
 import math
@@ -10,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,40 +21,30 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.step import computing_in, weight_dtype
 from alexnet2gpu.ranks.assemble import build_model
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.runs.checkpoints.format import read_towers, restore
-from alexnet2gpu.runs.checkpoints.load import load_network
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.runs.checkpoints.format import load_network, read_towers, restore
 
 
 def check_images(images: Images, replicas: int) -> None:
     """Raises: ValueError if there are not enough test images for every replica to have one."""
     if len(images) < replicas:
-        raise ValueError(
-            f"{len(images)} test images for {replicas} replicas: each needs one at least: take "
-            "fewer processes"
-        )
+        few = f"{len(images)} test images for {replicas} replicas"
+        raise ValueError(f"{few}: each needs one at least: take fewer processes")
 
 
 def evaluate(
-    model: AlexNet,
-    batches: EvaluationBatches,
-    ranks: Ranks,
-    precision: str,
-    told_to_stop: Callable[[], int] = lambda: 0,
+    model: AlexNet, batches: EvaluationBatches, ranks: Ranks, precision: str, told_to_stop: Callable[[], int]
 ) -> dict[str, float] | None:
-    """Mean loss and errors over all images, the same figures on every rank; each replica sees a
-    share of them.
-
-    Args:
-        told_to_stop: called equally often on all ranks, gives the same on all.
+    """Mean loss and errors over all images, of which each replica sees a share; the same on every rank.
+    `told_to_stop` is called equally often on all ranks, and gives the same on all.
 
     Returns: test_loss, top1_error and top5_error; errors are fractions of 1. None if told to stop.
     """
-    sums, done = 0, 0
-    for log_p, labels in log_probabilities(model, batches, precision):
-        sums, done = sums + errors(log_p, labels), done + 1
-        if told_to_stop():
-            return None
-    for _ in range(done, batches.most):  # other replicas may have one more
+    sums, own = 0, log_probabilities(model, batches, precision)
+    for _ in range(batches.most):
+        batch = next(own, None)
+        if batch is not None:  # other replicas may have one more
+            sums = sums + errors(*batch)
         if told_to_stop():
             return None
     return mean_errors(sums, ranks)
@@ -66,8 +54,8 @@ def evaluate(
 def log_probabilities(
     model: AlexNet, batches: EvaluationBatches, precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Logarithms of the classes' probabilities (B, classes) in float64, averaged over the views of
-    each of B images; labels (B,)."""
+    """Logarithms of the classes' probabilities (B, classes) in float64, averaged over the views of each of B
+    images; labels (B,)."""
     model.eval()
     for views, labels in batches:
         with computing_in(precision, views.device):
@@ -77,8 +65,8 @@ def log_probabilities(
 
 
 def errors(log_p: Tensor, labels: Tensor) -> Tensor:
-    """Log-probabilities (B, classes), labels (B,) -> (4,) float64, sums over the images: loss,
-    top-1 errors, top-5 errors, images."""
+    """Log-probabilities (B, classes), labels (B,) -> (4,) float64, sums over the images: loss, top-1 errors,
+    top-5 errors, images."""
     best = log_p.topk(min(5, log_p.shape[1])).indices == labels[:, None]  # (B, 5)
     loss = F.nll_loss(log_p, labels, reduction="sum")
     return torch.stack([loss, (~best[:, 0]).sum(), (~best.any(1)).sum(), loss.new_tensor(len(labels))])
@@ -91,53 +79,49 @@ def mean_errors(sums: Tensor, ranks: Ranks) -> dict[str, float]:
 
 
 class Trained(NamedTuple):
-    """A trained network, all towers on one device, in evaluation mode, and how its images are
-    prepared."""
+    """A trained network, in evaluation mode, and how its images are prepared."""
 
     config: Config
     model: AlexNet
     prepare: Preparation
 
+    def classify(
+        self, images: Images, grid: Grid = Grid(), views: int = 1, tick: Callable[[], None] = lambda: None
+    ) -> tuple[Tensor, Tensor]:
+        """What `log_probabilities` gives of this replica's n images, (n, classes) and (n,), on the CPU. After
+        each batch it calls `tick`."""
+        train, parts = self.config.train, []
+        size = max(1, train.batch // grid.replicas)
+        batches = EvaluationBatches(images, self.prepare, size, grid.replica, grid.replicas, views)
+        for log_p, labels in log_probabilities(self.model, batches, train.precision):
+            parts.append((log_p.cpu(), labels.cpu()))
+            tick()
+        return tuple(map(torch.cat, zip(*parts)))
+
 
 def load_trained(config: Config, checkpoint: Path, images: Images, device: torch.device) -> Trained:
-    """The network of a checkpoint; of the training `images` the mean counts.
-
-    Raises: ValueError if the checkpoint is unreadable or of another network.
-    """
+    """The network of a checkpoint, all towers on one device; of the training `images` the mean counts.
+    Raises: ValueError if the checkpoint is unreadable or of another network."""
     model = load_network(config, checkpoint).to(device, weight_dtype(config.train.precision))
     return Trained(config, model.eval(), Preparation(images, config, device))
 
 
-def probabilities(trained: Trained, images: Images) -> np.ndarray:
-    """The probabilities (N, outputs) float64 of the classes for all images."""
-    config, model, prepare = trained
-    batches = EvaluationBatches(images, prepare, config.train.batch, 0, 1)
-    parts = log_probabilities(model, batches, config.train.precision)
-    return torch.cat([log_p.cpu() for log_p, _ in parts]).exp().numpy()
-
-
 def check_alike(configs: Sequence[Config], checkpoints: Sequence[Path], views: int) -> None:
-    """Raises: ValueError if networks do not tell the same classes apart in the same images over
-    as many towers, or if ten views cannot be cropped from them."""
-    for config, path in zip(configs, checkpoints):
-        if _task(config) != _task(configs[0]):
-            raise ValueError(
-                f"{path}: cannot be averaged with {checkpoints[0]}: {_task(config)} is not "
-                f"{_task(configs[0])}"
-            )
+    """Raises: ValueError if networks do not tell the same classes apart in the same images over as many
+    towers, or if ten views cannot be cropped from them."""
+    tasks = [_task(config) for config in configs]
+    for config, path, task in zip(configs, checkpoints, tasks):
+        if task != tasks[0]:
+            raise ValueError(f"{path}: cannot be averaged with {checkpoints[0]}: {task} is not {tasks[0]}")
         if views > 1 and config.data.crop is None:
-            raise ValueError(
-                f"--views {views}: {path} reads whole images (data.crop null), so there are no "
-                "corners to crop: leave --views out"
-            )
+            whole = f"--views {views}: {path} reads whole images (data.crop null)"
+            raise ValueError(f"{whole}, so there are no corners to crop: leave --views out")
 
 
 def _task(config):
     last, data = list(config.model.stages[-1].values())[-1], config.data
-    return (
-        f"{config.model.towers} towers, {last.out} outputs, data.name {data.name}, "
-        f"data.dir {data.dir}, data.size {data.size}"
-    )
+    outputs = f"{config.model.towers} towers, {last.out} outputs"
+    return f"{outputs}, data.name {data.name}, data.dir {data.dir}, data.size {data.size}"
 
 
 def average(
@@ -146,34 +130,26 @@ def average(
     test: Images,
     ranks: Ranks,
     views: int,
-    tick: Callable[[], None] = lambda: None,
+    tick: Callable[[], None],
 ) -> Iterator[tuple[dict, dict]]:
-    """Evaluate one network after the other; only one is in memory at a time, and the sum of the
-    probabilities of this replica's images, float64 on the CPU.
+    """Evaluate one network after the other; only one is in memory at a time, and the sum of the probabilities
+    of this replica's images, float64 on the CPU.
 
     Args:
         networks: the config of each and the directory of its checkpoint.
-        images: the training images, of which the mean is subtracted.
-        test: the images to classify.
+        images, test: training images, of which the mean is subtracted; images to classify.
         tick: called after each batch: faults/watch.py.
 
-    Yields: the figures of `mean_errors` of each network alone, and of the mean of all so far; the
-        same on every rank.
+    Yields: the figures of `mean_errors` of each network alone, and of the mean of all so far; the same on
+        every rank.
     """
-    total = None
-    grid = ranks.grid
+    total = 0
     for number, (config, checkpoint) in enumerate(networks, 1):
         model = build_model(config, ranks)
-        restore(read_towers(checkpoint, config.model, grid.towers), model)
-        prepare = Preparation(images, config, ranks.device)
-        size = max(1, config.train.batch // grid.replicas)
-        batches = EvaluationBatches(test, prepare, size, grid.replica, grid.replicas, views)
-        parts = []
-        for log_p, labels in log_probabilities(model, batches, config.train.precision):
-            parts.append((log_p.cpu(), labels.cpu()))
-            tick()
-        log_p, labels = (torch.cat(part) for part in zip(*parts))
-        total = log_p.exp() if total is None else total.add_(log_p.exp())
+        restore(read_towers(checkpoint, config.model, ranks.grid.towers), model)
+        trained = Trained(config, model, Preparation(images, config, ranks.device))
+        log_p, labels = trained.classify(test, ranks.grid, views, tick)
+        del model, trained
+        total = total + log_p.exp()
         sums = [errors(log_p, labels), errors((total / number).log(), labels)]
         yield tuple(mean_errors(sum_.to(ranks.device), ranks) for sum_ in sums)
-        del model

@@ -1,17 +1,16 @@
-"""What a run leaves: a directory `runs/NAME/`, written by rank 0.
+"""The directory `runs/NAME/` that a run leaves, written by rank 0.
 
 config.yaml     every key as resolved, loadable again
-metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second;
-                every evaluation: step, epoch, test_loss, top1_error, top5_error. Losses are means
-                over the global batch and the steps since the last line, errors fractions of 1,
-                lr is the rate of the weights
+metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second; every
+                evaluation: step, epoch, test_loss, top1_error, top5_error. Losses are means over the global
+                batch and the steps since the last line, errors fractions of 1, lr is the rate of the weights
 memory.json     bytes per rank, by category: memory/report.py
 checkpoints/    the newest of them, and the best: checkpoints/format.py
-run.json        whether there has been a checkpoint
+run.json        is there once there has been a checkpoint
 lock            held by the process that writes the run
 
-Under torchrun its store has the directory of the run that was begun, for the ranks to go on there
-if they are started anew.
+Under torchrun its store has the directory of the run that was begun, for the ranks to go on there if they are
+started anew.
 """
 
 import contextlib
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.config.load import dump
+from alexnet2gpu.config.load import config_text
 from alexnet2gpu.faults import files
 from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.ranks.store import store_of_all_starts
@@ -45,22 +44,18 @@ def default_folder(name: str) -> Path:
 
 
 def check_folder(out: str | None, resume: bool) -> Path | None:
-    """The directory that --out names, None if it names none.
-
-    Raises: ValueError if it holds another run, holds none to resume, or cannot be written.
-    """
+    """The directory that --out names, None if it names none. Raises: ValueError if it holds another run,
+    holds none to resume, or cannot be written."""
     if resume and out is None:
         raise ValueError("--resume: say which run to go on with: --out DIR --resume")
     folder = Path(out or RUNS)
     holds_run = (folder / "config.yaml").exists() or any(folder.glob("checkpoints/step-*"))
     if resume and not holds_run:
-        raise ValueError(
-            f"--out {out} --resume: there is no run to go on with: leave --resume out to start one"
-        )
+        way_out = "leave --resume out to start one"
+        raise ValueError(f"--out {out} --resume: there is no run to go on with: {way_out}")
     if out and holds_run and not resume:
-        raise ValueError(
-            f"--out {out} holds another run: give another directory, or add --resume to go on with it"
-        )
+        way_out = "give another directory, or add --resume to go on with it"
+        raise ValueError(f"--out {out} holds another run: {way_out}")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"--out {folder}: {there} is not a directory that can be written to: give another")
@@ -68,25 +63,22 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
 
 
 def begun_before() -> Path | None:
-    """The run that was begun before torchrun started the ranks anew (--max-restarts), else None.
-
-    Raises: ValueError if torchrun's store, which knows it, does not answer.
-    """
+    """The run that was begun before torchrun started the ranks anew (--max-restarts), else None. Raises:
+    ValueError if torchrun's store, which knows it, does not answer."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     try:
         store = store_of_all_starts()
         begun = Path(store.get(BEGUN).decode()) if store.check([BEGUN]) else None
     except RuntimeError as error:
-        raise ValueError(
-            f"torchrun's store does not answer ({one_line(error)}): go on with --out DIR --resume"
-        ) from None
+        silent = f"torchrun's store does not answer ({one_line(error)})"
+        raise ValueError(f"{silent}: go on with --out DIR --resume") from None
     return begun if begun and (begun / "config.yaml").is_file() else None
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics.jsonl, but for those that are not whole, such as the last one of a
-    run that is going on; none if there is no file. Raises: OSError."""
+    """The lines of a metrics.jsonl, but for those that are not whole, such as the last one of a run that is
+    going on; none if there is no file. Raises: OSError."""
     text = file.read_text(errors="replace") if file.exists() else ""
     for line in text.splitlines():
         try:
@@ -97,42 +89,29 @@ def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
             yield parsed
 
 
-def _is_of(line, progress):
-    """Whether a line of the metrics is of what was done up to a checkpoint. One may be of a step
-    whose evaluation is still to do, though it was logged once."""
-    evaluated = progress.evaluation is not None or "top1_error" not in line
-    return line["step"] < progress.step or (line["step"] == progress.step and evaluated)
+class Run(contextlib.AbstractContextManager):
+    """The files of a run. Only the rank with `writes` changes any. Raises: OSError if that fails."""
 
-
-class Run:
-    """The files of a run, as a context manager. Only the rank with `writes` changes any.
-
-    Raises: OSError if they cannot be written.
-    """
+    lock = None
 
     def __init__(self, folder: Path, writes: bool):
         self.folder, self.writes = folder, writes
-        self.checkpoints = folder / "checkpoints"
-        self.metrics = folder / "metrics.jsonl"
-        self.lock = None
-
-    def __enter__(self):
-        return self
+        self.checkpoints, self.metrics = folder / "checkpoints", folder / "metrics.jsonl"
 
     def __exit__(self, *error):
         if self.lock is not None:
             self.lock.close()
 
     def start(self, config: Config, progress: Progress, damaged: list[Path]) -> None:
-        """Make the directory; set `damaged` checkpoints aside; forget what earlier starts have
-        done beyond `progress`: it will be done again.
-
-        Raises: ValueError if another process writes this run, or has gone on with it meanwhile.
-        """
+        """Make the directory; set `damaged` checkpoints aside; forget what earlier starts have done beyond
+        `progress`: it will be done again. Raises: ValueError if another process writes this run, or has gone
+        on with it meanwhile."""
         if not self.writes:
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        self.lock = open(self.folder / "lock", "a+")
+        other = f"--out {self.folder}: another process is training there"
+        _wait_until(self._is_locked, f"{other}: wait for its end, or give another")
         newer = set(self.checkpoints.glob("step-*")) - set(damaged)
         if newer and max(newer).name > f"step-{progress.step:08d}":
             raise ValueError(f"{max(newer)}: another process wrote it meanwhile: resume again")
@@ -140,44 +119,35 @@ class Run:
             old.rename(old.with_name(f"damaged-{old.name}-{time.time_ns():x}"))
         for partial in self.checkpoints.glob(".step-*.partial"):  # of an earlier start
             shutil.rmtree(partial, ignore_errors=True)
-        kept = [line for line in read_metrics(self.metrics) if _is_of(line, progress)]
-        lines = "".join(json.dumps(line) + "\n" for line in kept)
-        files.write_whole(self.metrics, lines.encode())
-        evaluated = [line["step"] for line in kept if "top1_error" in line]
-        if progress.evaluation and progress.step not in evaluated:
-            self.log_evaluation(progress)
-        files.write_whole(self.folder / "config.yaml", dump(config).encode())
+        self._forget_beyond(progress)
+        files.write_whole(self.folder / "config.yaml", config_text(config).encode())
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store_of_all_starts().set(BEGUN, str(self.folder))
 
-    def _lock(self):
-        self.lock = open(self.folder / "lock", "a+")
-        until = time.monotonic() + RUN_PATIENCE
-        while True:
-            try:
-                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    raise ValueError(
-                        f"--out {self.folder}: another process is training there: "
-                        "wait for its end, or give another"
-                    ) from None
-                time.sleep(0.1)
-            except OSError:  # a file system without locks
-                break
+    def _is_locked(self):
+        """Whether this process holds the lock now."""
+        try:
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # a file system without locks
+            pass
+        return True
+
+    def _forget_beyond(self, progress):
+        """Keep the lines of the metrics up to a checkpoint. The last may be of an evaluation that is still to
+        do, though it was logged once, or be missing though it was done."""
+        done = progress.step, progress.evaluation is not None
+        kept = [line for line in read_metrics(self.metrics) if (line["step"], "top1_error" in line) <= done]
+        if progress.evaluation and not any((line["step"], "top1_error" in line) == done for line in kept):
+            kept.append({"step": progress.step, **progress.evaluation})
+        lines = "".join(json.dumps(line) + "\n" for line in kept)
+        files.write_whole(self.metrics, lines.encode())
 
     def check_seen(self) -> None:
-        """Called by all ranks once it has started. Raises: ValueError if this one does not see
-        its files."""
-        until = time.monotonic() + RUN_PATIENCE
-        while not self._is_seen():
-            if time.monotonic() > until:
-                raise ValueError(
-                    f"--out {self.folder.absolute()}: is not the directory that rank "
-                    "0 sees: give one on a disk that all share"
-                )
-            time.sleep(0.1)
+        """Called by all ranks once it has started. Raises: ValueError if this one does not see its files."""
+        elsewhere = f"--out {self.folder.absolute()}: is not the directory that rank 0 sees"
+        _wait_until(self._is_seen, f"{elsewhere}: give one on a disk that all share")
 
     def _is_seen(self):
         with contextlib.suppress(FileNotFoundError):
@@ -194,10 +164,6 @@ class Run:
             with open(self.metrics, "a") as file:
                 file.write(json.dumps(figures) + "\n")
 
-    def log_evaluation(self, progress: Progress) -> None:
-        """Add the line of an evaluation."""
-        self.log(step=progress.step, **progress.evaluation)
-
     def flush(self) -> None:
         """Return when the disk has the metrics."""
         if self.writes:
@@ -209,3 +175,12 @@ class Run:
         if self.writes:
             content = json.dumps(report, indent=1) + "\n"
             files.write_whole(self.folder / "memory.json", content.encode())
+
+
+def _wait_until(true, complaint):
+    """Raises: ValueError, if it is not true in RUN_PATIENCE."""
+    until = time.monotonic() + RUN_PATIENCE
+    while not true():
+        if time.monotonic() > until:
+            raise ValueError(complaint)
+        time.sleep(0.1)

@@ -34,18 +34,9 @@ from alexnet2gpu.runs.plan import Plan
 
 
 class Loop:
-    """A run on one rank: its parts, wired, and how far it has come.
+    """A run on one rank: its parts, wired, and how far it has come."""
 
-    Attributes:
-        progress: how far, beside the tensors.
-        recent: (2,) loss and error of steps that are not yet in `progress`, on the device.
-        memory: of all ranks, measured in one step: entries of memory.json; empty until then.
-        saved, saved_at: the progress that is saved, and when a save was begun.
-        stopped: the signal to stop at, agreed upon by all ranks; 0: none.
-        saver: given by runs/train.py, since it is a context.
-    """
-
-    saver: Saver
+    saver: Saver  # given by runs/train.py, since it is a context
 
     def __init__(self, plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch):
         self.config, grid = plan.config, plan.grid
@@ -58,36 +49,30 @@ class Loop:
         self.batches = TrainBatches(plan.images, plan.config, prepare, grid.replica, grid.replicas)
         self.test = EvaluationBatches(plan.test, prepare, self.batches.share, grid.replica, grid.replicas)
         self.progress = plan.start.progress
-        self.saved, self.saved_at = replace(self.progress), time.monotonic()
-        self.recent, self.memory, self.stopped = [], [], 0
+        self.saved, self.saved_at = replace(self.progress), time.monotonic()  # `saved_at`: begun
+        self.recent = []  # (2,) loss and error of steps that are not yet in `progress`, on the device
+        self.memory = []  # of all ranks, measured in one step: entries of memory.json
+        self.stopped = 0  # the signal to stop at, agreed upon by all ranks
 
     @property
     def last(self) -> int:
         """The step to end at."""
-        most = self.config.train.max_steps or sys.maxsize
-        return min(self.config.train.epochs * self.batches.steps, most)
+        train = self.config.train
+        return min(train.epochs * self.batches.steps, train.max_steps or sys.maxsize)
 
     @property
     def done(self) -> bool:
         """Whether there is nothing left to do."""
         return self.progress.step >= self.last and self.progress.evaluation is not None
 
-    @property
-    def to_evaluate(self) -> bool:
-        """Whether an epoch, or the run, has ended without its evaluation."""
-        p = self.progress
-        ended = p.step >= self.last or (p.step > 0 and p.step % self.batches.steps == 0)
-        return ended and p.evaluation is None
-
     def fit(self) -> None:
-        """Train to step `last`, or until told to stop; evaluate after every epoch, and save.
-
-        Raises: FloatingPointError if a loss is not finite; ValueError if something cannot be read
-            or written any more.
-        """
+        """Train to step `last`, or until told to stop; evaluate after every epoch, and save. Raises:
+        FloatingPointError if a loss is not finite; ValueError if a file cannot be read or written."""
+        p = self.progress
         try:
             while not self.stopped and not self.done:
-                if self.to_evaluate:
+                epoch_ended = p.step >= self.last or (p.step > 0 and p.step % self.batches.steps == 0)
+                if epoch_ended and p.evaluation is None:
                     self.evaluate_epoch()
                 else:
                     self.train_epoch()
@@ -95,49 +80,48 @@ class Loop:
             self.saver.wait()
             self.ranks.wait()  # torchrun ends all ranks when one has ended after a signal
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"after step {self.progress.step}: {one_line(error)}: mend it, and go on from the "
-                f"newest checkpoint with --out {self.run.folder} --resume"
-            ) from error
+            way_out = f"mend it, and go on from the newest checkpoint with --out {self.run.folder} --resume"
+            raise ValueError(f"after step {p.step}: {one_line(error)}: {way_out}") from error
 
     def evaluate_epoch(self) -> None:
         """Evaluate, save and log, unless told to stop."""
         p, train = self.progress, self.config.train
-        model, told = self.parts.model, lambda: self.ask()[0]
-        figures = evaluate(model, self.test, self.ranks, train.precision, told)
+        figures = evaluate(self.parts.model, self.test, self.ranks, train.precision, lambda: self.ask()[0])
         if figures is None:
             return
         loss, top1, top5 = figures.values()
         if not math.isfinite(loss):
             self._fail(f"after step {p.step}: the test loss is {loss}")
-        p.evaluation = {"epoch": -(-p.step // self.batches.steps), **figures}
+        epoch = -(-p.step // self.batches.steps)
+        p.evaluation = {"epoch": epoch, **figures}
         if p.best is None or top1 < p.best["top1_error"]:
             p.best = {"step": p.step, "top1_error": top1}
         self.save()
-        self.run.log_evaluation(p)
+        self.run.log(step=p.step, **p.evaluation)
         if self.run.writes:
-            tqdm.write(
-                f"epoch {p.evaluation['epoch']}/{train.epochs}: test loss {loss:.4f}, "
-                f"top-1 error {top1:.2%}, top-5 error {top5:.2%}"
-            )
+            said = f"test loss {loss:.4f}, top-1 error {top1:.2%}, top-5 error {top5:.2%}"
+            tqdm.write(f"epoch {epoch}/{train.epochs}: {said}")
 
     def train_epoch(self) -> None:
-        """Do the steps of an epoch that are still to do, until told to stop; log them, and measure
-        memory once."""
+        """Do the steps of an epoch that are still to do, until told to stop; log them."""
         train, p = self.config.train, self.progress
         epoch, first = p.step // self.batches.steps + 1, p.step % self.batches.steps
         set_rates(self.parts.optimizer, self.config.optim.schedule, epoch)
         end = min(p.step - first + self.batches.steps, self.last)
-        bar = self._bar(epoch, first)
+        bar = tqdm(
+            total=self.batches.steps,
+            initial=first,
+            desc=f"epoch {epoch}/{train.epochs}",
+            disable=not self.run.writes,
+            leave=False,
+            dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 10,
+        )
         steps, since = 0, time.perf_counter()
         batches = itertools.islice(self.batches.epoch(epoch, first), end - p.step)
         for number, (images, labels) in enumerate(batches):
-            self._seed_dropout(p.step)
-            _, replicated, optimizer = self.parts
-            step = partial(train_step, replicated, optimizer, images, labels, train.precision)
-            if not self.memory and (number == 1 or p.step + 1 == self.last):  # DDP settles after 0
-                step = partial(self._measured, step, (images, labels))
-            self.recent.append(step())
+            to_measure = number == 1 or p.step + 1 == self.last  # in step 0 DDP has not settled
+            self.recent.append(self._step(images, labels, to_measure and not self.memory))
             p.step, p.evaluation, steps = p.step + 1, None, steps + 1
             bar.update()
             if p.step % train.log_every == 0 or p.step == end:
@@ -150,23 +134,25 @@ class Loop:
                 self.save()
         bar.close()
 
-    def _bar(self, epoch, first):
-        return tqdm(
-            total=self.batches.steps,
-            initial=first,
-            desc=f"epoch {epoch}/{self.config.train.epochs}",
-            disable=not self.run.writes,
-            leave=False,
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-        )
+    def _step(self, images, labels, to_measure):
+        """What `train_step` gives. If it is `to_measure`, what all ranks hold and send in it is left in
+        `memory` and memory.json."""
+        self._seed_dropout(self.progress.step)
+        _, replicated, optimizer = self.parts
+        step = partial(train_step, replicated, optimizer, images, labels, self.config.train.precision)
+        if not to_measure:
+            return step()
+        figures, entry, _ = report.measure(step, self.parts, (images, labels), self.config, self.ranks)
+        self.memory = self.ranks.gather(entry)
+        self.run.write_memory(report.document(self.config, self.memory))
+        return figures
 
     def _seed_dropout(self, step):
         self.parts.model.seed_dropout(self.config.train.seed, self.ranks.grid.replica, step)
 
     def ask(self) -> tuple[int, int]:
-        """Of all ranks, after each step: the signal to stop at, if one has come, and whether it is
-        time for a checkpoint."""
+        """Of all ranks, after each step: the signal to stop at, if one has come, and whether it is time for a
+        checkpoint."""
         self.watch.tick()
         self.saver.raise_if_failed()
         minutes, now = self.config.train.save_minutes, time.monotonic()
@@ -188,10 +174,8 @@ class Loop:
         self.saved, self.saved_at = replace(self.progress), time.monotonic()
 
     def _collect(self):
-        """Put the figures of the last steps into `progress`, means over the global batch.
-
-        Raises: FloatingPointError if a loss is not finite.
-        """
+        """Put the figures of the last steps into `progress`, means over the global batch. Raises:
+        FloatingPointError if a loss is not finite."""
         if not self.recent:
             return
         sums = self.ranks.sum_over_replicas(torch.stack(self.recent))  # (steps, 2)
@@ -204,9 +188,10 @@ class Loop:
 
     def _give_up(self, step, loss):
         """Raises: FloatingPointError, of the loss after `step` steps."""
-        steps, precision = self.batches.steps, self.config.train.precision
-        images, _ = next(self.batches.epoch(step // steps + 1, step % steps))
+        epoch, first = divmod(step, self.batches.steps)
+        images, _ = next(self.batches.epoch(epoch + 1, first))
         self._seed_dropout(step)
+        precision = self.config.train.precision
         found = nonfinite.first_not_finite(self.parts.model, images, self.ranks, precision)
         self._fail(f"step {step + 1}: the loss is {loss}; what first is not finite is {found}")
 
@@ -220,23 +205,14 @@ class Loop:
         raise FloatingPointError(f"{said}: last good checkpoint: {last}: {way_out}")
 
     def _log(self, epoch, steps, since):
-        """Log the means of loss and error over the steps since the last line; returns them as
-        text."""
+        """Log the means of loss and error over the steps since the last line; returns them as text."""
         self._collect()
-        p, train = self.progress, self.config.train
+        p = self.progress
         loss, error = (sum(column) / len(p.recent) for column in zip(*p.recent))
         p.recent = ()
-        speed = steps * train.batch / (time.perf_counter() - since)  # of this process's steps
+        speed = steps * self.config.train.batch / (time.perf_counter() - since)  # of this process's steps
         lr = rate_of(self.config.optim.schedule, epoch, "", "weights")
         figures = {"loss": loss, "error": error, "lr": lr, "images_per_second": speed}
         self.run.log(step=p.step, epoch=epoch, **figures)
         peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in self.memory)
         return f"loss {loss:.4f}, error {error:.1%}, {speed:.0f} images/s, peak {peaks or '?'} MiB"
-
-    def _measured(self, step, batch):
-        """Carry out `step` while counting what this rank holds and sends; leaves the figures of
-        all ranks in `memory` and in memory.json. Returns: what `step` returns."""
-        figures, entry, _ = report.measure(step, self.parts, batch, self.config, self.ranks)
-        self.memory = self.ranks.gather(entry)
-        self.run.write_memory(report.document(self.config, self.memory))
-        return figures

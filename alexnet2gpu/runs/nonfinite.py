@@ -1,8 +1,10 @@
-"""Where numbers stop being finite: the layer, once a loss is infinite or no number.
+"""The layer where numbers stopped being finite, once a loss is infinite or no number.
 
-The optimizer changes nothing from the step of such a loss on (model/optim.py), so its forward pass can
-be done once more, with the same weights, images and masks, and looked at layer by layer.
+The optimizer changes nothing from the step of such a loss on (model/optim.py), so its forward pass can be
+done once more, with the same weights, images and masks, and looked at layer by layer.
 """
+
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,44 +16,42 @@ from alexnet2gpu.ranks.groups import Ranks
 
 @torch.no_grad()
 def first_not_finite(model: AlexNet, images: Tensor, ranks: Ranks, precision: str) -> str:
-    """Of all layers of all ranks, the first whose weights or whose output is not finite.
+    """Of all layers of all ranks, the first whose weights or whose output is not finite. All ranks call it,
+    each with the images (B, C, H, W) that its replica saw, and get the same."""
+    found = [] if _finite(images) else [(-1, "the images")]  # of this rank: (order, in words)
 
-    All ranks call it, each with the images (B, C, H, W) that its replica saw, and get the same.
-    """
-    found = []  # of this rank: (order, in words)
-    for index, tower in model.towers.items():
-        for order, (name, layer) in enumerate(tower.named_children()):
-            layer.register_forward_hook(_look(found, order, f"towers.{index}.{name}"))
-    if not _finite(images):
-        found.append((-1, "the images"))
+    def look(order, name, layer, reads, gives):
+        if not _finite(gives):
+            found.append((order, f"the output of {name}"))
+
+    for order, name, layer in _layers(model):
+        layer.register_forward_hook(partial(look, order, name))
     model.train()
     with computing_in(precision, images.device):
         model(images)
     in_weights = first_weights_not_finite(model, ranks)
-    everywhere = sum(ranks.gather(found), [])
-    return in_weights or (min(everywhere)[1] if everywhere else "the loss itself")
+    found = sum(ranks.gather(found), [])  # of all
+    return in_weights or (min(found)[1] if found else "the loss itself")
 
 
 @torch.no_grad()
 def first_weights_not_finite(model: AlexNet, ranks: Ranks) -> str | None:
-    """The layer whose weights were the first not to be finite; None if all are. Gradients come
-    from the last layer down, so of several it is the last. All ranks call it and get the same."""
+    """The layer whose weights were the first not to be finite; None if all are. Gradients come from the last
+    layer down, so of several it is the last. All ranks call it and get the same."""
     found = [
-        (order, f"the gradient of towers.{index}.{name}, a step earlier")
-        for index, tower in model.towers.items()
-        for order, (name, layer) in enumerate(tower.named_children())
+        (order, f"the gradient of {name}, a step earlier")
+        for order, name, layer in _layers(model)
         if not all(map(_finite, layer.parameters()))
     ]
-    everywhere = sum(ranks.gather(found), [])
-    return max(everywhere)[1] if everywhere else None
+    found = sum(ranks.gather(found), [])  # of all ranks
+    return max(found)[1] if found else None
 
 
-def _look(found, order, name):
-    def hook(layer, reads, gives):
-        if not _finite(gives):
-            found.append((order, f"the output of {name}"))
-
-    return hook
+def _layers(model):
+    """Of each layer of all towers here: its place in the tower from 0, its name, itself."""
+    for index, tower in model.towers.items():
+        for order, (name, layer) in enumerate(tower.named_children()):
+            yield order, f"towers.{index}.{name}", layer
 
 
 def _finite(tensor):

@@ -1,6 +1,7 @@
-"""What a rank finds out alone, before any waits for another: all come to the same plan, or mistake.
+"""A plan of a run: all that a rank can find out alone, before any waits for another.
 
-Everything that a user can get wrong is looked for here; what takes minutes is done here too.
+All ranks come to the same plan, or mistake: everything that a user can get wrong is looked for here. What
+takes minutes is done here too.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from alexnet2gpu.data.prepare import find_statistics
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.memory.plan import check_memory
 from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.runs.checkpoints.format import read_towers
 from alexnet2gpu.runs.checkpoints.resume import Start, find_start
 from alexnet2gpu.runs.evaluate import check_images
 from alexnet2gpu.runs.folder import begun_before, check_folder
@@ -22,39 +24,23 @@ from alexnet2gpu.runs.folder import begun_before, check_folder
 
 @dataclass(frozen=True)
 class Plan:
-    """A run to be done.
-
-    config   of the run
-    grid     this rank among all
-    images   to train on
-    test     to evaluate on
-    start    where it starts
-    folder   of the run; None: rank 0 takes a new one, called `name`
-    name     of the config and the mode
-    """
+    """A run to be done: its config, this rank among all, images to train and to test on, where it starts."""
 
     config: Config
     grid: Grid
     images: Images
     test: Images
     start: Start
-    folder: Path | None
-    name: str
+    folder: Path | None  # None: rank 0 takes a new one, called `name`
+    name: str  # of the config and the mode
 
 
 def make_plan(
     file: str | None, overrides: Sequence[str], split: bool, ddp: bool, out: str | None, resume: bool
 ) -> Plan:
-    """The plan of a command line; a run that torchrun has started anew goes on by itself.
-
-    Args:
-        file: --config; by default that of the run that goes on, or configs/quick.yaml.
-        overrides: each --set.
-        split, ddp: the mode.
-        out, resume: --out, --resume.
-
-    Raises: ValueError or OSError, whatever is wrong.
-    """
+    """The plan of launch/train.py's arguments; a run that torchrun has started anew goes on by itself. The
+    default of `file` is the config of the run that goes on, or configs/quick.yaml. Raises: ValueError or
+    OSError, whatever is wrong."""
     mode = "-".join(["split"] * split + ["ddp"] * ddp) or "single"
     begun = begun_before()
     goes_on = resume or begun is not None
@@ -67,7 +53,8 @@ def make_plan(
     check_batch(config.train.batch, grid.replicas, len(images))
     check_images(test, grid.replicas)
     start = find_start(folder, config, images) if goes_on else Start()
-    start.load(config.model, grid.towers)
+    if start.checkpoint:
+        start.towers = read_towers(start.checkpoint, config.model, grid.towers)
     find_statistics(images, config.data)
     name = f"{Path(file or 'quick').stem}-{mode}"
     return Plan(config, grid, images, test, start, folder, name)

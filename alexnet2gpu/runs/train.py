@@ -14,12 +14,8 @@ from alexnet2gpu.runs.plan import Plan
 
 
 def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
-    """Do what is planned, on every rank. Returns: the signal that ended the run, 0 if it is done.
-
-    A function of its own, since model and DDP must be gone when the ranks end (ranks/groups.py).
-
-    Raises: as Loop.fit.
-    """
+    """Do what is planned, on every rank, and raise as Loop.fit does. A function of its own: model and DDP must
+    be gone when the ranks end (ranks/groups.py). Returns: the signal that ended the run, or 0."""
     resume.check_agreement(ranks.gather(plan.start.progress.step))
     loop = Loop(plan, ranks, run, stop, watch)
     run.start(plan.config, plan.start.progress, plan.start.damaged)
@@ -29,17 +25,13 @@ def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
     about = resume.about(plan.config, plan.images)
     with Saver(run, plan.grid, plan.config, about, attempt, watch.tick) as loop.saver:
         loop.fit()
-    run.say(*_last_words(loop))
-    return 0 if loop.done else loop.stopped
-
-
-def _last_words(loop):
-    """What a user should know at the end, a line each."""
-    p, folder = loop.progress, loop.run.folder
-    said = [report.table(loop.memory)] if loop.memory else []
+    if loop.memory:
+        run.say(report.table(loop.memory))
+    step, evaluation = loop.progress.step, loop.progress.evaluation
     if not loop.done:
-        way_out = f"go on with --out {folder} --resume"
-        return [*said, f"stopped after step {p.step}, which is saved: {way_out}"]
-    top1, top5 = (1 - p.evaluation[f"{name}_error"] for name in ("top1", "top5"))
-    accuracy = f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {p.step} steps"
-    return [*said, accuracy, f"config, metrics, memory and checkpoints: {folder}"]
+        run.say(f"stopped after step {step}, which is saved: go on with --out {run.folder} --resume")
+        return loop.stopped
+    top1, top5 = 1 - evaluation["top1_error"], 1 - evaluation["top5_error"]
+    run.say(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {step} steps")
+    run.say(f"config, metrics, memory and checkpoints: {run.folder}")
+    return 0

@@ -4,13 +4,13 @@
 
 DIR has photographs in train/ and val/. In turn:
 
-- launch/pack.py is killed at random moments of its work, all its processes at once by SIGKILL, and
-  started again; what it leaves is compared, to the byte, with what it leaves undisturbed. Half of
-  the packs are raw, half are JPEG.
-- An epoch of batches is read from a raw pack of 100 GB (zeros, which take no room on the disk):
-  resident memory of the process.
-- Steps of configs/alexnet.yaml, batch 32, on batches from the pack, and on one that stays: the two
-  take turns, four steps each.
+- launch/pack.py is killed at random moments of its work, all its processes at once by SIGKILL, and started
+  again; what it leaves is compared, to the byte, with what it leaves undisturbed. Half of the packs are raw,
+  half are JPEG.
+- An epoch of batches is read from a raw pack of 100 GB (zeros, which take no room on the disk): resident
+  memory of the process.
+- Steps of configs/alexnet.yaml, batch 32, on batches from the pack, and on one that stays: the two take
+  turns, four steps each.
 
 Writes bench/results/pack-cpu.json (or -gpu.json).
 """
@@ -41,9 +41,8 @@ from alexnet2gpu.data.pack import layout
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults import files
-from alexnet2gpu.model.optim import set_rates
+from alexnet2gpu.memory.any_mode import parts_of
 from alexnet2gpu.model.step import train_step
-from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.ranks.modes import Grid
@@ -58,22 +57,20 @@ CPU = torch.device("cpu")
 def packer(folder, target, store):
     """launch/pack.py at work, in a group of processes of its own."""
     command = launch("pack", "--data", folder, "--out", target, "--store", store)
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, start_new_session=True, **silent)
 
 
 def same(one, other):
     """Whether two folders hold the same files, to the byte."""
-    names = sorted(file.name for file in one.iterdir())
-    if names != sorted(file.name for file in other.iterdir()):
-        return False
-    return filecmp.cmpfiles(one, other, names, shallow=False)[0] == names
+    names = sorted(os.listdir(one))
+    alike, *_ = filecmp.cmpfiles(one, other, names, shallow=False)
+    return names == alike == sorted(os.listdir(other))
 
 
 def kills(folder, count):
-    """Of each kill: the store, the second it came, photographs noted by then, and whether the pack
-    was the same in the end."""
+    """Of each kill: the store, the second it came, photographs noted by then, and whether the pack was the
+    same in the end."""
     draw, rows = random.Random(0), []
     with tempfile.TemporaryDirectory(dir=folder) as place:
         place, undisturbed, seconds = Path(place), {}, {}
@@ -93,21 +90,12 @@ def kills(folder, count):
             killed = process.wait() != 0
             noted = taken(target.with_name(f"{target.name}.partial"))
             resumed = packer(folder, target, store).wait() == 0
-            rows.append(
-                {
-                    "store": store,
-                    "killed": killed,
-                    "at second": round(moment, 2),
-                    "noted": noted,
-                    "same": resumed and same(target, undisturbed[store]),
-                }
-            )
+            row = {"store": store, "killed": killed, "at second": round(moment, 2), "noted": noted}
+            rows.append(row | {"same": resumed and same(target, undisturbed[store])})
             shutil.rmtree(target)
             print(rows[-1], flush=True)
-    print(
-        f"killed at {count} random moments, in the end {sum(row['same'] for row in rows)} of "
-        f"{len(rows)} packs the same to the byte"
-    )
+    alike = f"{sum(row['same'] for row in rows)} of {len(rows)} packs the same to the byte"
+    print(f"killed at {count} random moments, in the end {alike}")
     return {"undisturbed, seconds": seconds, "kills": rows}
 
 
@@ -124,10 +112,8 @@ def taken(partial):
 
 def memory(folder):
     """Resident MB of this process, every 200 batches of an epoch of a sparse pack."""
-    config = load_config(
-        "configs/alexnet.yaml",
-        ["data.mean=none", "data.colour=0", "optim.schedule=[{epoch: 1, weights: 0, biases: 0}]"],
-    )
+    still = ["data.mean=none", "data.colour=0", "optim.schedule=[{epoch: 1, weights: 0, biases: 0}]"]
+    config = load_config("configs/alexnet.yaml", still)
     source, resident = layout.pack_of(folder, "raw", 256), []
     with tempfile.TemporaryDirectory(dir=folder) as sparse:
         sparse = Path(sparse)
@@ -136,11 +122,10 @@ def memory(folder):
             (sparse / f"{part}.u8").touch()
             os.truncate(sparse / f"{part}.u8", SPARSE * 196_608)
             sums = np.full(SPARSE, zlib.crc32(bytes(196_608)), np.uint32)
-            (sparse / f"{part}.sums.u32").write_bytes(sums.tobytes())
-            (sparse / f"{part}.labels.i64").write_bytes(bytes(8 * SPARSE))
             sidecar |= {"shape": [SPARSE, 256, 256, 3], "mean": None, "covariance": None}
-            for name in (f"{part}.sums.u32", f"{part}.labels.i64"):
-                sidecar["checksums"][name] = files.checksum_of(sparse / name)
+            for kind, content in {"sums.u32": sums.tobytes(), "labels.i64": bytes(8 * SPARSE)}.items():
+                (file := sparse / f"{part}.{kind}").write_bytes(content)
+                sidecar["checksums"][file.name] = files.checksum_of(file)
             (sparse / f"{part}.json").write_bytes(files.seal(sidecar))
         images, _ = layout.read_pack(sparse)
         batches = TrainBatches(images, config, Preparation(images, config, CPU), 0, 1)
@@ -149,8 +134,8 @@ def memory(folder):
                 status = Path("/proc/self/status").read_text()
                 resident.append(int(status.split("VmRSS:")[1].split()[0]) // 1000)
     print(
-        f"{batches.steps} batches of 128 from 100 GB: resident memory {resident[0]} MB at the "
-        f"start, {min(resident)} to {max(resident)} MB later, {resident[-1]} MB at the end"
+        f"{batches.steps} batches of 128 from 100 GB: resident memory {resident[0]} MB at the start, "
+        f"{min(resident)} to {max(resident)} MB later, {resident[-1]} MB at the end"
     )
     return resident
 
@@ -161,8 +146,7 @@ def training(folder, rounds):
     images, _ = load_images(config.data, config.model)
     keep_freed_memory()  # as launch/train.py does
     with Ranks(Grid(towers=range(config.model.towers))) as ranks:
-        model, _, optimizer = assemble(config, ranks)
-        set_rates(optimizer, config.optim.schedule, 1)
+        model, _, optimizer = parts_of("single", config, ranks)
         prepare = Preparation(images, config, ranks.device)
         batches = iter(TrainBatches(images, config, prepare, 0, 1).epoch(1))
         staying = itertools.repeat(next(batches))
@@ -178,11 +162,9 @@ def training(folder, rounds):
         sources = {"from the pack": batches, "one batch that stays": staying}
         speeds = take_turns({name: partial(turn, s) for name, s in sources.items()}, rounds)
     pairs = [ours / theirs for ours, theirs in zip(*speeds.values())]
-    print(
-        f"steps from the pack / steps on one batch that stays: {statistics.median(pairs):.3f} "
-        f"({min(pairs):.3f} to {max(pairs):.3f}, {rounds} pairs)"
-    )
-    return {"images_per_second": speeds, "ratio": statistics.median(pairs)}
+    ratio, spread = statistics.median(pairs), f"{min(pairs):.3f} to {max(pairs):.3f}, {rounds} pairs"
+    print(f"steps from the pack / steps on one batch that stays: {ratio:.3f} ({spread})")
+    return {"images_per_second": speeds, "ratio": ratio}
 
 
 def main():

@@ -1,22 +1,21 @@
-"""What can go wrong with a long run, done on purpose, and what comes of it: docs/faults.md.
+"""Faults of a long run, done on purpose, and what comes of them: docs/faults.md.
 
     python -m bench.faults [--only PART ...] [--runs 100]
 
     same mode     runs killed at random moments and resumed until done: campaign.py
     other modes   the same, in a mode drawn anew at each start
-    writing       the writer of a checkpoint killed at a random byte 50 times, and the newest file
-                  cut at one 50 times
+    writing       the writer of a checkpoint killed at a random byte 50 times, and the newest file cut at one
+                  50 times
     files         YAML, checkpoints, packs and sidecars changed 1,000 times: fuzz.py
     stopped rank  SIGSTOP: when the others are gone, and what they say
     cost          what checkpoints take of the time of configs/quick.yaml
     same bits     two runs with one seed, in each mode
 
-All on the CPU, an hour and a half. Writes bench/results/faults-cpu.json and the table of the page;
---redraw only draws it.
+All on the CPU, an hour and a half. Writes bench/results/faults-cpu.json and the table of the page; --redraw
+only draws it.
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -24,6 +23,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 from alexnet2gpu.config.load import load_config
@@ -35,11 +35,11 @@ from bench.faults import fuzz
 from bench.faults.campaign import campaign, difference, end, outcome, start
 from bench.faults.victim import children, plant
 from bench.modes.__main__ import MODES
-from bench.results import REPOSITORY, RESULTS, launch, origin, rewrite, table
+from bench.results import REPOSITORY, launch, origin, read_json, redraw, results_file, table, write_json
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all it starts: on GPUs two runs are not the same
 PAGE = REPOSITORY / "docs" / "faults.md"
-FILE = RESULTS / "faults-cpu.json"
+FILE = results_file("faults", on_gpu=False)
 
 
 def writing(folder, count=50, seed=0):
@@ -51,34 +51,38 @@ def writing(folder, count=50, seed=0):
     last = resume.find_start(run, config, images).checkpoint
     contents = {file.name: file.read_bytes() for file in last.glob("*.pt")}
     state = {"progress": {"step": 97}, **resume.about(config, images)}
-    sizes = [len(content) for content in contents.values()]
+    ends = {"towers": len(contents), "over": threading.Event()}
+    write = partial(saver.write, run / "checkpoints", 97, state, contents, **ends)
+
+    def finds_last():
+        return resume.find_start(run, config, images).checkpoint == last
+
     found = {"killed": count, "taken the one before": 0, "cut": count, "taken it again": 0}
     for _ in range(count):
         child = os.fork()
         if child == 0:
-            at = draw.randrange(sum(sizes) + 3000)
+            at = draw.randrange(sum(map(len, contents.values())) + 3000)
             plant({"phase": "checkpoint", "count": at, "who": "one rank"})
-            saver.write(run / "checkpoints", 97, state, contents, "x", len(sizes), threading.Event())
+            write(attempt="x")
             os._exit(0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-        found["taken the one before"] += resume.find_start(run, config, images).checkpoint == last
-    saver.write(run / "checkpoints", 97, state, contents, "y", len(sizes), threading.Event())
+        found["taken the one before"] += finds_last()
+    write(attempt="y")
     newest = newest_checkpoint(run)
     for _ in range(count):
         file = draw.choice(sorted(newest.iterdir()))
         whole = file.read_bytes()
         os.truncate(file, draw.randrange(len(whole)))
-        found["taken it again"] += resume.find_start(run, config, images).checkpoint == last
+        found["taken it again"] += finds_last()
         file.write_bytes(whole)
     return found
 
 
 def changed_files(folder, count=1000):
     """Shared out over the kinds of files."""
-    wrong, shared = [], {}
-    victims = fuzz.victims(folder)
+    wrong, victims = [], fuzz.victims(folder)
+    shared = dict.fromkeys(victims, 0)
     for kind, victim in victims.items():
-        shared[kind] = 0
         for what, how in fuzz.fuzz(victim, -(-count // len(victims)), seed=2):
             shared[kind] += 1
             if how:
@@ -97,22 +101,17 @@ def stopped_rank(folder):
     began = time.monotonic()
     while alive(survivor):
         time.sleep(0.02)
-    survivor_gone = time.monotonic() - began
+    found = {"survivor gone after, s": time.monotonic() - began}
     status, *_ = end(process)
-    log = (folder / "run.log").read_text()
-    return {
-        "survivor gone after, s": survivor_gone,
-        "all gone after, s": time.monotonic() - began,
-        "status": status,
-        "said": [line for line in log.splitlines() if "error: rank" in line],
-        "still there": alive(victim),
-    }
+    found |= {"all gone after, s": time.monotonic() - began, "status": status}
+    said = [line for line in (folder / "run.log").read_text().splitlines() if "error: rank" in line]
+    return found | {"said": said, "still there": alive(victim)}
 
 
 def cost(folder):
-    """What checkpoints after every epoch take of quick.yaml's training, evaluations included: what
-    the loop waits for, and all of it, if the loop waited for the disk as well; shares of 1. Clocked
-    within one run, since two runs differ by more."""
+    """What checkpoints after every epoch take of quick.yaml's training, evaluations included: what the loop
+    waits for, and all of it, if the loop waited for the disk as well; shares of 1. Clocked within one run,
+    since two runs differ by more."""
     shares = {}
     for mode in ("one device", "split, 2 ranks"):
         ranks, flags = MODES[mode]
@@ -134,71 +133,62 @@ def same_bits(folder):
 
 
 PARTS = {
-    "same mode": lambda folder, runs: campaign(runs, folder, False),
-    "other modes": lambda folder, runs: campaign(runs, folder, True),
+    "same mode": lambda folder, runs: campaign(folder, runs, False),
+    "other modes": lambda folder, runs: campaign(folder, runs, True),
     "writing": lambda folder, runs: writing(folder),
     "files": lambda folder, runs: changed_files(folder),
     "stopped rank": lambda folder, runs: stopped_rank(folder),
     "cost": lambda folder, runs: cost(folder),
     "same bits": lambda folder, runs: same_bits(folder),
 }
+GONE = " | all processes gone, the slowest after {slowest to be gone, s:.0f} s | {left over} left over"
+ROWS = {  # what was done | what should come of it | what came, by the names that `terms` gives
+    "same mode": [
+        "{runs} runs, in one mode: {kills} kills in {starts} starts | losses, errors and weights of the "
+        "unbroken run, bit for bit | {as the unbroken run} of {runs}",
+        GONE,
+    ],
+    "other modes": [
+        "{runs} runs, each start in any mode: {kills} kills in {starts} starts | losses, errors and weights "
+        "of the unbroken run, to {largest difference:.0e} in float64 | {as the unbroken run} of {runs}",
+        GONE,
+    ],
+    "writing": [
+        "writer killed at {killed} random bytes | the checkpoint before is taken | "
+        "{taken the one before} of {killed}",
+        "newest checkpoint cut at {cut} random bytes | the one before is taken | {taken it again} of {cut}",
+    ],
+    "files": ["{changed:,} changed files | no traceback, no hang, nothing accepted in silence | {sound}"],
+    "stopped rank": [
+        "a rank stopped (SIGSTOP) | the other gone within 60 s, and says which | "
+        "{survivor gone after, s:.0f} s; with torchrun {all gone after, s:.0f} s"
+    ],
+    "cost": ["a checkpoint after every epoch of `configs/quick.yaml` | under 2 % of the time | {shares}"],
+    "same bits": ["two runs with one seed, in each mode | the same bits | {same} of {modes} modes"],
+}
+
+
+def terms(name, found):
+    """What a part has found, and what follows from it, by the names in ROWS."""
+    if name in ("same mode", "other modes"):
+        return found | {"kills": sum(found["killed"].values())}
+    if name == "files":
+        changed, wrong = found["changed"], len(found["wrong"])
+        return {"changed": changed, "sound": f"{changed - wrong:,} of {changed:,}"}
+    if name == "cost":
+        said = "{} {loop:.1%}, waiting for the disk too {with the disk:.1%}"
+        return {"shares": "; ".join(said.format(mode, **share) for mode, share in found.items())}
+    if name == "same bits":
+        return {"same": sum(far == 0 for far in found.values()), "modes": len(found)}
+    return found
 
 
 def rows(parts):
-    """What was done, what should come of it, what came."""
+    """The rows of the table, as cells."""
     for name, part in parts.items():
-        found = part["found"]
-        if name in ("same mode", "other modes"):
-            kills, how = sum(found["killed"].values()), "bit for bit"
-            if name == "other modes":
-                how = f"to {found['largest difference']:.0e} in float64"
-            what = "in one mode" if name == "same mode" else "each start in any mode"
-            yield (
-                f"{found['runs']} runs, {what}: {kills} kills in {found['starts']} starts",
-                f"losses, errors and weights of the unbroken run, {how}",
-                f"{found['as the unbroken run']} of {found['runs']}",
-            )
-            yield (
-                "",
-                f"all processes gone, the slowest after {found['slowest to be gone, s']:.0f} s",
-                f"{found['left over']} left over",
-            )
-        elif name == "writing":
-            yield (
-                f"writer killed at {found['killed']} random bytes",
-                "the checkpoint before is taken",
-                f"{found['taken the one before']} of {found['killed']}",
-            )
-            yield (
-                f"newest checkpoint cut at {found['cut']} random bytes",
-                "the one before is taken",
-                f"{found['taken it again']} of {found['cut']}",
-            )
-        elif name == "files":
-            yield (
-                f"{found['changed']:,} changed files",
-                "no traceback, no hang, nothing accepted in silence",
-                f"{found['changed'] - len(found['wrong']):,} of {found['changed']:,}",
-            )
-        elif name == "stopped rank":
-            yield (
-                "a rank stopped (SIGSTOP)",
-                "the other gone within 60 s, and says which",
-                f"{found['survivor gone after, s']:.0f} s; with torchrun {found['all gone after, s']:.0f} s",
-            )
-        elif name == "cost":
-            shares = [
-                f"{mode} {share['loop']:.1%}, waiting for the disk too {share['with the disk']:.1%}"
-                for mode, share in found.items()
-            ]
-            yield (
-                "a checkpoint after every epoch of `configs/quick.yaml`",
-                "under 2 % of the time",
-                "; ".join(shares),
-            )
-        elif name == "same bits":
-            same = sum(far == 0 for far in found.values())
-            yield ("two runs with one seed, in each mode", "the same bits", f"{same} of {len(found)} modes")
+        known = terms(name, part["found"])
+        for row in ROWS[name]:
+            yield tuple(cell.format(**known) for cell in row.split(" | "))
 
 
 def drawn(parts):
@@ -212,7 +202,7 @@ def main():
     parser.add_argument("--runs", type=int, default=100, help="of each campaign")
     parser.add_argument("--redraw", action="store_true", help="only the table of the page")
     args = parser.parse_args()
-    parts = json.loads(FILE.read_text()) if FILE.exists() else {}
+    parts = read_json(FILE)
     for name in [] if args.redraw else args.only:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)  # nothing that a changed file might leave behind lands elsewhere
@@ -220,9 +210,9 @@ def main():
             found = PARTS[name](work, args.runs)
         parts[name] = {**origin(), "found": found}
         parts = {name: parts[name] for name in PARTS if name in parts}
-        FILE.write_text(json.dumps(parts, indent=1) + "\n")
+        write_json(FILE, parts)
         print(*rows({name: parts[name]}), sep="\n", flush=True)
-    PAGE.write_text(rewrite(PAGE.read_text(), {"faults": drawn(parts)}))
+    redraw(PAGE, {"faults": drawn(parts)})
 
 
 if __name__ == "__main__":

@@ -1,22 +1,24 @@
-"""Files that were changed, at random or on purpose, and what becomes of them.
+"""Files that were changed, at random or on purpose (changes.py), and what becomes of them.
 
-`cases(seed)` gives the changes; each `Victim` has files and says what a program makes of them:
+Each of `victims` has files and says what a program makes of them:
 
     YAML        config.yaml of a run, resumed by launch/train.py
     checkpoint  state.json, tower-0.pt, tower-1.pt of a run's newest checkpoint, resumed
     pack        each file of a pack, opened, every image read
     sidecar     train.json and val.json of a pack, the same
 
-No change may end in a traceback or a hang, and none in silence: the file is named in an error or in
-a remark, or what was read is what was written. Run by bench.faults, and shorter by tests.
+No change may end in a traceback or a hang, and none in silence: the file is named in an error or in a remark,
+or what was read is what was written. Run by bench.faults, and shorter by tests.
 """
 
 import contextlib
 import io
+import itertools
 import os
 import random
 import shutil
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,68 +32,14 @@ from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.pack.layout import read_pack
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
+from bench.faults.changes import changes
 from bench.results import program_of, sets
 
 LIMIT = 20  # seconds for one file
-BOMB = (
-    "[&a [x, x, x, x, x, x, x, x, x], "
-    + ", ".join(f"&{b} [{', '.join(['*' + a] * 9)}]" for a, b in zip("abcdefgh", "bcdefghi"))
-    + "]"
-)  # 9 ** 9
-HOSTILE = {
-    "empty": b"",
-    "zeros": bytes(4096),
-    "newlines": b"\n" * 100,
-    "a list": b"[1, 2]",
-    "deep": b"[" * 100_000,
-    "deep section": b"a: " + b"{a: " * 5000 + b"1" + b"}" * 5000,
-    "alias bomb": f"model: {BOMB}\n".encode(),
-    "alias bomb, deep": f"model: {{towers: {BOMB}, "
-    f"input: [1, 28, 28], stages: {BOMB}}}\ntrain: {{batch: {BOMB}}}\n".encode(),
-    "python object": b"!!python/object/apply:os.system [touch fuzzed]\n",
-    "pickle": b"cos\nsystem\n(S'touch fuzzed'\ntR.",
-    "a number": b"1e999",
-    "latin": b"\xff\xfe\x00",
-    "a long number": b"train: {batch: " + b"9" * 10_000 + b"}\n",
-    "null": b"null\n",
-}
-
-
-def changes(content: bytes, draw: random.Random) -> Iterator[tuple[str, bytes]]:
-    """Endless: a change's name, and the content changed by it."""
-    for name, hostile in HOSTILE.items():
-        yield name, hostile
-    while True:
-        at, size = draw.randrange(len(content)), min(len(content), draw.choice([1, 2, 8, 300]))
-        piece = content[at : at + size]
-        lines = content.split(b"\n")
-        line = draw.randrange(len(lines))
-        number = draw.choice([b"-1", b"0", b"1e30", b"null", b"[]", b"true", b"99999999999", b"7"])
-        digits = [i for i, byte in enumerate(content[:10_000]) if chr(byte).isdigit()] or [at]
-        digit = draw.choice(digits)
-        yield draw.choice(
-            [
-                ("bit", content[:at] + bytes([content[at] ^ 1 << draw.randrange(8)]) + content[at + 1 :]),
-                ("bytes", content[:at] + draw.randbytes(size) + content[at + size :]),
-                ("cut", content[:at]),
-                ("removed", content[:at] + content[at + size :]),
-                ("twice", content[:at] + piece + content[at:]),
-                ("zeroed", content[:at] + bytes(len(piece)) + content[at + size :]),
-                ("more", content + draw.randbytes(size)),
-                ("line removed", b"\n".join(lines[:line] + lines[line + 1 :])),
-                ("line twice", b"\n".join(lines[:line] + lines[line : line + 1] + lines[line:])),
-                (
-                    "digit",
-                    content[:digit] + draw.choice([b"%d" % n for n in range(10)]) + content[digit + 1 :],
-                ),
-                ("number", content[:digit] + number + content[digit + 1 :]),
-            ]
-        )
 
 
 class Resumed:
-    """A run of two checkpoints, resumed with one of its files changed; it is stopped after a
-    step."""
+    """A run of two checkpoints, resumed with one of its files changed; it is stopped after a step."""
 
     def __init__(self, folder: Path, files: Callable[[Path], list[Path]]):
         self.folder = folder
@@ -137,11 +85,11 @@ class Packed:
         self.expected = self._read()
 
     def _read(self):
-        parts = []
+        found = []
         for images in read_pack(self.pack):
-            pixels = [np.array(images.pixels[i, :]) for i in range(len(images))]
-            parts.append((np.stack(pixels), images.labels, images.names, images.mean, images.covariance))
-        return parts
+            pixels = np.stack([images.pixels[i, :] for i in range(len(images))])
+            found += [pixels, images.labels, images.names, images.mean, images.covariance]
+        return found
 
     def outcome(self, file: Path, content: bytes) -> str:
         """What is wrong with how the changed file is dealt with; "" if nothing is."""
@@ -155,9 +103,7 @@ class Packed:
             return traceback.format_exc()
         finally:
             file.write_bytes(before)
-        same = all(
-            np.array_equal(a, b) for one, other in zip(found, self.expected) for a, b in zip(one, other)
-        )
+        same = all(map(np.array_equal, found, self.expected))
         return "" if same else "accepted in silence"
 
 
@@ -165,7 +111,11 @@ class Hang(BaseException):
     """It took too long."""
 
 
-def victims(folder: Path) -> dict[str, object]:
+def _late(number, frame):
+    raise Hang
+
+
+def victims(folder: Path) -> dict[str, Resumed | Packed]:
     """By name, made in an empty folder."""
     return {
         "YAML": Resumed(folder / "yaml", lambda run: [run / "config.yaml"]),
@@ -180,41 +130,29 @@ def fuzz(victim, count: int, seed: int) -> Iterator[tuple[str, str]]:
     """Change a victim's files `count` times. Yields: file and change; what is wrong, or ""."""
     draw = random.Random(seed)
     contents = {file: file.read_bytes() for file in victim.files}
-    sources = {file: changes(content, draw) for file, content in contents.items()}
-    done = 0
-    while done < count:
-        for file, source in sources.items():
-            name, content = next(source)
-            if content == contents[file] or done == count:
-                continue
-            done += 1
-            try:
-                with _in_time():
-                    wrong = victim.outcome(file, content)
-            except Hang:
-                wrong = f"still at it after {LIMIT} s"
-            yield f"{file.name}: {name}", wrong
-
-
-@contextlib.contextmanager
-def _in_time():
-    """Raises: Hang after LIMIT seconds."""
-
-    def late(number, frame):
-        raise Hang
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(LIMIT)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+    sources = [(file, changes(content, draw)) for file, content in contents.items()]
+    for file, source in itertools.cycle(sources):
+        name, content = next(source)
+        if content == contents[file]:
+            continue
+        before = signal.signal(signal.SIGALRM, _late)
+        signal.alarm(LIMIT)
+        try:
+            wrong = victim.outcome(file, content)
+        except Hang:
+            wrong = f"still at it after {LIMIT} s"
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+        yield f"{file.name}: {name}", wrong
+        count -= 1
+        if count == 0:
+            return
 
 
 def _train(*arguments, stopped=False):
-    """launch/train.py in this process: its exit status and what it printed. If `stopped`, it is
-    told to stop before its first step."""
+    """launch/train.py in this process: its exit status and what it printed. If `stopped`, it is told to stop
+    before its first step."""
     program = program_of("train")
     if stopped:
         program.Stop = _Stopped
@@ -222,7 +160,7 @@ def _train(*arguments, stopped=False):
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            program.main([str(argument) for argument in arguments])
+            program.main(list(map(str, arguments)))
             return 0, said.getvalue()
     except SystemExit as exit_:
         return exit_.code, said.getvalue()
@@ -240,8 +178,6 @@ class _Stopped(Stop):
 
 
 if __name__ == "__main__":  # python -m bench.faults.fuzz FOLDER COUNT: while one works on this file
-    import sys
-
     for kind, victim in victims(Path(sys.argv[1])).items():
         for what, wrong in fuzz(victim, int(sys.argv[2]), 0):
             if wrong:

@@ -1,7 +1,7 @@
 """launch/train.py with a fault planted in it: for campaign.py, which starts it in its place.
 
-The environment's FAULT is JSON: on `rank`, in a `phase`, after so many calls (or bytes, of a
-checkpoint), `who` is killed: this rank, all ranks and their launcher, or the launcher alone.
+The environment's FAULT is JSON: on `rank`, in a `phase`, after `count` calls (or bytes, of a checkpoint),
+`who` is killed: this rank, all ranks and their launcher, or the launcher alone.
 """
 
 import json
@@ -58,14 +58,15 @@ def plant(fault):
 def kill(who):
     """With SIGKILL."""
     launcher, own = os.getppid(), os.getpid()
-    ranks = children(launcher) if "RANK" in os.environ else []
-    if who == "all":
-        for pid in (*(rank for rank in ranks if rank != own), *[launcher] * bool(ranks)):
-            os.kill(pid, signal.SIGKILL)
-    if who == "launcher" and ranks:
-        os.kill(launcher, signal.SIGKILL)
-    else:
-        os.kill(own, signal.SIGKILL)
+    launched = "RANK" in os.environ
+    others = [rank for rank in children(launcher) if rank != own] if launched else []
+    victims = {
+        "one rank": [own],
+        "all": [*others, *[launcher] * launched, own],
+        "launcher": [launcher if launched else own],
+    }
+    for pid in victims[who]:
+        os.kill(pid, signal.SIGKILL)
 
 
 def children(pid):

@@ -2,10 +2,10 @@
 
     python -m bench.memory [CASE ...]       all of them: an hour and a half on two cores, 16 GiB
 
-Each case of cases.py is a command of launch/memory.py. Its rows go to
-bench/results/memory-cpu.json (or -gpu.json), where those of cases that are not run stay. On the
-CPU, the tables of docs/memory.md are rewritten in place between their marks, and with matplotlib
-its figures. bfloat16 takes most of the time: few CPUs compute in it.
+Each case of cases.py is a command of launch/memory.py. Its rows go to bench/results/memory-cpu.json (or
+-gpu.json), where those of cases that are not run stay. On the CPU, the tables of docs/memory.md are rewritten
+in place between their marks, and with matplotlib its figures. bfloat16 takes most of the time: few CPUs
+compute in it.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
-from bench.memory.cases import CASES, STUDY, tables
-from bench.results import REPOSITORY, origin, results_file, rewrite, sets
+from bench.memory.cases import CASES, PAGE, tables
+from bench.results import REPOSITORY, origin, read_json, redraw, results_file, sets, write_json
 
 FIGURES = REPOSITORY / "docs" / "results" / "memory"
 
@@ -44,17 +44,16 @@ def main():
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"of: {'; '.join(CASES)}")
     parser.add_argument("--redraw", action="store_true", help="only the tables")
     args = parser.parse_args()
-    names = [] if args.redraw else args.cases or list(CASES)
-    if unknown := set(names) - set(CASES):
+    if unknown := set(args.cases) - set(CASES):
         parser.error(f"{', '.join(unknown)}: the cases are {'; '.join(CASES)}")
     on_gpu = torch.cuda.is_available() and not args.redraw
     file = results_file("memory", on_gpu)
-    cases = json.loads(file.read_text()) if file.exists() else {}
-    for name in names:
+    cases = read_json(file)
+    for name in [] if args.redraw else args.cases or CASES:
         cases[name] = measure(name)
-        file.write_text(json.dumps(cases, indent=1) + "\n")
+        write_json(file, cases)
     if not on_gpu:
-        STUDY.write_text(rewrite(STUDY.read_text(), tables(cases)))
+        redraw(PAGE, tables(cases))
 
 
 if __name__ == "__main__":

@@ -1,30 +1,24 @@
-"""The study of docs/memory.md: the cases that python -m bench.memory measures, the tables drawn of them.
+"""The cases that python -m bench.memory measures, and the tables of docs/memory.md that are drawn of them."""
 
-CASES      name -> (config, settings, further options) of launch/memory.py
-tables     from the rows of the cases, by the names of their marks in that page
-"""
+import itertools
 
 from alexnet2gpu.memory.report import MIB, fullest
 from bench.results import REPOSITORY, table
 
-STUDY = REPOSITORY / "docs" / "memory.md"
-FOUR = ["single", "split", "ddp", "grid"]
-NAMES = dict(zip(FOUR, ["one device", "split over 2", "DDP over 2", "2 x 2 grid"]))
+PAGE = REPOSITORY / "docs" / "memory.md"
+NAMES = {"single": "one device", "split": "split over 2", "ddp": "DDP over 2", "grid": "2 x 2 grid"}
+FOUR = list(NAMES)
 NAMES["fsdp"] = "FSDP2 over 2"
 KINDS = ["weights", "momentum", "gradients", "batch", "saved_activations"]
 BATCHES = ["--batches", "128", "64", "16"]
 BOTH = ["--precision", "float32", "bfloat16"]
 OTHER_WIDTHS = {"0.conv1": 64, "0.conv2": 128, "1.conv3": 256, "1.conv4": 192, "1.conv5": 128}
 OTHER_WIDTHS |= {"2.fc6": 1024, "3.fc7": 2048, "4.fc8": 100}
-OFF = ["norm_input_only", "pool_places_only", "image_unpadded", "relu_in_place"]
-OFF = [f"memory.{lever}=false" for lever in [*OFF, "gradients_in_buckets"]]
-LEVERS = {setting.removeprefix("memory.").replace("=", ": "): [setting] for setting in OFF}
-LEVERS |= {
-    "all five": OFF,
-    "regather: true": ["memory.regather=true"],
-    "recompute: [1]": ["memory.recompute=[1]"],
-}
-CASES = {  # name: (config, settings, further options)
+OFF = ["norm_input_only", "pool_places_only", "image_unpadded", "relu_in_place", "gradients_in_buckets"]
+LEVERS = {f"{lever}: false": [f"memory.{lever}=false"] for lever in OFF}
+LEVERS["all five"] = sum(LEVERS.values(), [])
+LEVERS |= {"regather: true": ["memory.regather=true"], "recompute: [1]": ["memory.recompute=[1]"]}
+CASES = {  # name: (config, settings, further options) of launch/memory.py
     "modes": ("alexnet", [], ["--batches", "128"]),
     # four ranks of 3 GiB, which with kept memory would take 6 of the machine's each
     "budget": ("alexnet", ["train.keep_memory=false"], ["--budget", "3GiB"]),
@@ -44,16 +38,11 @@ CASES = {  # name: (config, settings, further options)
 
 
 def tables(cases):
-    """The tables of docs/memory.md by the names of their marks, for those cases that are there."""
-    drawn = {
-        "modes": ("modes", _modes),
-        "half": ("modes", _half),
-        "budget": ("budget", _budget),
-        "batches": ("alexnet", _batches),
-    }
+    """The tables of docs/memory.md by the names of their marks, of those cases that are there."""
+    drawn = {"modes": ("modes", _modes), "half": ("modes", _half)}
+    drawn |= {"budget": ("budget", _budget), "batches": ("alexnet", _batches)}
     texts = {name: draw(cases[case]["rows"]) for name, (case, draw) in drawn.items() if case in cases}
-    texts["levers"], texts["errors"] = _levers(cases), _errors(cases)
-    return texts
+    return texts | {"levers": _levers(cases), "errors": _errors(cases)}
 
 
 def _mib(size):
@@ -61,12 +50,12 @@ def _mib(size):
 
 
 def _peak(row):
-    return fullest(row["measured"])["peak"]
+    return _mib(fullest(row["measured"])["peak"])
 
 
 def _both(row):
     """The peak as predicted and as measured, or one figure if they agree to its last digit."""
-    return ", ".join(dict.fromkeys([_mib(row["predicted"]["peak"]), _mib(_peak(row))]))
+    return ", ".join(dict.fromkeys([_mib(row["predicted"]["peak"]), _peak(row)]))
 
 
 def _find(rows, **wanted):
@@ -85,8 +74,7 @@ def _modes(rows):
         held = row.get("predicted") or row["measured"][0]
         parts = [_mib(held[kind]) for kind in KINDS]
         predicted = _mib(row["predicted"]["peak"]) if "predicted" in row else "-"
-        measured = f"**{_mib(_peak(row))}**"
-        lines.append([NAMES[row["mode"]], *parts, predicted, measured, _place(row)])
+        lines.append([NAMES[row["mode"]], *parts, predicted, f"**{_peak(row)}**", _place(row)])
     head = ["", *KINDS[:4], "saved for backward", "peak, predicted", "measured", "where"]
     return table(head, lines)
 
@@ -100,12 +88,13 @@ def _half(rows):
         "activations still saved": ["activations"],
     }
     whole, half = (_find(rows, mode=mode)["at_worst"] for mode in ("single", "split"))
-    lines = []
-    for name, parts in kinds.items():
-        one, two = (sum(held.get(part, 0) for part in parts) for held in (whole, half))
-        lines.append([name, _mib(one), _mib(two), _mib(two - one / 2)])
-    one, two = sum(whole.values()), sum(half.values())
-    lines.append([f"**{cell}**" for cell in ("all", _mib(one), _mib(two), _mib(two - one / 2))])
+    sizes = [
+        (name, *(sum(held.get(part, 0) for part in parts) for held in (whole, half)))
+        for name, parts in kinds.items()
+    ]
+    sizes.append(("all", sum(whole.values()), sum(half.values())))
+    lines = [[name, _mib(one), _mib(two), _mib(two - one / 2)] for name, one, two in sizes]
+    lines[-1] = [f"**{cell}**" for cell in lines[-1]]
     return table(["at the peak", "one device", "split", "more than half"], lines)
 
 
@@ -113,39 +102,31 @@ def _budget(rows):
     lines = []
     for mode in FOUR:
         fits, beyond = (row for row in rows if row["mode"] == mode)
-        lines.append(
-            [NAMES[mode], f"**{fits['batch']}**", _both(fits), beyond["batch"], _both(beyond), _place(beyond)]
-        )
+        cells = [f"**{fits['batch']}**", _both(fits), beyond["batch"], _both(beyond), _place(beyond)]
+        lines.append([NAMES[mode], *cells])
     head = ["", "largest batch", "peak", "the next", "peak", "where"]
     return table(head, lines)
 
 
 def _batches(rows):
     lines = []
-    for precision in ("float32", "bfloat16"):
-        for batch in (16, 64, 128):
-            cells = []
-            for mode in FOUR:
-                row = _find(rows, mode=mode, batch=batch, precision=precision)
-                cells.append(_both(row))
-            lines.append([precision, batch, *cells])
+    for precision, batch in itertools.product(("float32", "bfloat16"), (16, 64, 128)):
+        found = [_find(rows, mode=mode, batch=batch, precision=precision) for mode in FOUR]
+        lines.append([precision, batch, *map(_both, found)])
     return table(["", "batch", *(NAMES[mode] for mode in FOUR)], lines)
 
 
 def _levers(cases):
-    settings = {name: f"lever {name}" for name in LEVERS if f"lever {name}" in cases}
+    shown = {name: (f"`{name}`", f"lever {name}", "float32") for name in LEVERS}
+    shown["all five"] = ("all five", *shown["all five"][1:])
+    shown = [("as it is", "modes", "float32"), *shown.values(), ("`bfloat16`", "alexnet", "bfloat16")]
     lines = []
-    for name, case in {"as it is": "modes", **settings, "bfloat16": "alexnet"}.items():
-        precision = "bfloat16" if name == "bfloat16" else "float32"
-        rows = (
-            [_find(cases[case]["rows"], mode=mode, batch=128, precision=precision) for mode in FOUR]
-            if case in cases
-            else []
-        )
-        if rows:
-            shown = name if name in ("as it is", "all five") else f"`{name}`"
-            saved = _mib(rows[0]["predicted"]["saved_activations"])
-            lines.append([shown, saved, *map(_both, rows)])
+    for name, case, precision in shown:
+        if case in cases:
+            rows = cases[case]["rows"]
+            found = [_find(rows, mode=mode, batch=128, precision=precision) for mode in FOUR]
+            saved = _mib(found[0]["predicted"]["saved_activations"])
+            lines.append([name, saved, *map(_both, found)])
     return table(["", "saved, one device", *(NAMES[mode] for mode in FOUR)], lines)
 
 

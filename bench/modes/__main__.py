@@ -2,21 +2,22 @@
 
     python -m bench.modes [--config configs/quick.yaml] [--steps 24] [--rounds 3] [--set KEY=VALUE]
 
-Modes take turns, `--rounds` times. Prints a table and writes bench/results/NAME-*.json: device,
-versions, commit, command, images a second of each round (median of log lines after the first),
-memory by category of each rank. Needs four processes; on one GPU they share it through gloo.
+Modes take turns, `--rounds` times. Prints a table and writes bench/results/NAME-*.json: device, versions,
+commit, command, images a second of each round (median of log lines after the first), memory by category of
+each rank. Needs four processes; on one GPU they share it through gloo.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from alexnet2gpu.memory.report import MIB
-from bench.results import launch, sets, table, write
+from alexnet2gpu.runs.folder import read_metrics
+from bench.results import launch, read_json, sets, table, write
 from bench.turns import take_turns
 
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
@@ -32,13 +33,12 @@ def run(mode, options):
     """One run of a mode: the lines of its metrics.jsonl, and the ranks of its memory.json."""
     ranks, flags = MODES[mode]
     with tempfile.TemporaryDirectory() as folder:
-        command = launch("train", *flags, *options, "--out", f"{folder}/run", ranks=ranks)
+        out = Path(folder, "run")
+        command = launch("train", *flags, *options, "--out", out, ranks=ranks)
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             sys.exit(f"{mode}: {' '.join(command)} failed:\n{done.stderr}")
-        lines = Path(folder, "run", "metrics.jsonl").read_text().splitlines()
-        memory = json.loads(Path(folder, "run", "memory.json").read_text())
-        return [json.loads(line) for line in lines], memory["ranks"]
+        return list(read_metrics(out / "metrics.jsonl")), read_json(out / "memory.json")["ranks"]
 
 
 def main():
@@ -53,18 +53,16 @@ def main():
         parser.error("--steps: at least 4, for as many lines of the log")
     short = [f"train.max_steps={args.steps}", f"train.log_every={args.steps // 4}"]
     options = ["--config", args.config, *sets([*short, *args.set])]
-    runs = {mode: lambda mode=mode: run(mode, options) for mode in MODES}
-    found = take_turns(runs, args.rounds, warm_up=0)
+    found = take_turns({mode: partial(run, mode, options) for mode in MODES}, args.rounds, warm_up=0)
 
     speeds, memory, lines = {}, {}, []
     for mode, rounds in found.items():
         logged = [[line["images_per_second"] for line in log if "loss" in line] for log, _ in rounds]
         speeds[mode] = [statistics.median(round_[1:]) for round_ in logged]
-        memory[mode] = ranks = rounds[-1][1]
-        mib = [
-            "/".join(sorted({f"{rank['measured'][key] / MIB:.1f}" for rank in ranks}))
-            for key in ("weights", "saved_activations", "peak")
-        ]
+        _, memory[mode] = rounds[-1]
+        ranks = [rank["measured"] for rank in memory[mode]]
+        kinds = ("weights", "saved_activations", "peak")
+        mib = ["/".join(sorted({f"{rank[kind] / MIB:.1f}" for rank in ranks})) for kind in kinds]
         spread = f"{min(speeds[mode]):.0f}-{max(speeds[mode]):.0f}"
         lines.append([mode, f"{statistics.median(speeds[mode]):.0f}", spread, *mib])
     head = ["mode", "images/s", "spread", "weights, MiB a rank", "saved activations", "peak"]

@@ -1,14 +1,14 @@
-"""How fast is it? Ours in every mode beside what one could take instead, in one command.
+"""Speed: ours in every mode beside what one could take instead, in one command.
 
     python -m bench.speed [--quick] [--rounds 5] [--batch N] [--data DIR] [--only PART ...]
 
-Prints a table for each part and writes its figures into bench/results/speed-cpu.json, or
--gpu.json, where other parts stay. On the CPU, the tables of docs/speed.md are rewritten, too. Half
-an hour on two cores. --quick is two rounds of fewer parts; it writes nothing, as do other numbers
-of rounds and images than the usual ones.
+Prints a table for each part and writes its figures into bench/results/speed-cpu.json, or -gpu.json, where
+other parts stay. On the CPU, the tables of docs/speed.md are rewritten, too. Half an hour on two cores.
+--quick is two rounds of fewer parts; it writes nothing, as do other numbers of rounds and images than the
+usual ones.
 
-    one device    a training step, batch 128, of alexnet.yaml; the ordinary port is of caffe.yaml,
-                  which lacks a normalisation and so is quicker; torchvision has another network
+    one device    a training step, batch 128, of alexnet.yaml; the ordinary port is of caffe.yaml, which
+                  lacks a normalisation and so is quicker; torchvision has another network
     other ways    more of these
     compiled      torch.compile of ours, a stage at a time, and of whole ports
     one by one    from the port to ours, a step at a time, all with kept memory
@@ -24,76 +24,68 @@ On a GPU there are also
     graphs        whole steps as CUDA graphs, float32 and bfloat16
     batch 1024    one device at a batch that keeps a GPU busy
 
-Contenders of a part are processes that are all there at once and take turns, round by round, each
-with the same number of threads in all; a round after which the machine is busy, as told by a
-matrix product, is done again, at most as many as there are. "kept" is the allocator of ranks/machine.py,
-"default" that of the user's shell. Ratios are of medians.
+Contenders of a part are processes that are all there at once and take turns, round by round, each with the
+same number of threads in all; a round after which the machine is busy, as told by a matrix product, is done
+again, at most as many as there are. "kept" is the allocator of ranks/machine.py, "default" that of the user's
+shell. Ratios are of medians.
 """
 
 import argparse
-import json
 import statistics
 
 import torch
 
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.ranks.machine import cores
-from bench.results import origin, results_file, rewrite
+from bench.results import origin, read_json, redraw, results_file, write_json
 from bench.speed.curves import curves
 from bench.speed.parts import images, norms
-from bench.speed.race import race
-from bench.speed.tables import STUDY, tables
+from bench.speed.race import Spec, race
+from bench.speed.tables import PAGE, tables
 
 ON_GPU, ROUNDS = torch.cuda.is_available(), 5
-CAFFE, FULL = "configs/caffe.yaml", "configs/alexnet.yaml"
-# name: (what rank.py calls it, config, ranks, precision, allocator)
-OURS = ("single", FULL, 1, "float32", "kept")
+CAFFE = "configs/caffe.yaml"
 ONE = {
-    "ours": OURS,
-    "ordinary port": ("port", CAFFE, 1, "float32", "default"),
-    "ordinary port, kept memory": ("port", CAFFE, 1, "float32", "kept"),
-    "torchvision": ("torchvision", FULL, 1, "float32", "default"),
-    "ours, bfloat16": ("single", FULL, 1, "bfloat16", "kept"),
+    "ours": Spec("single"),
+    "ordinary port": Spec("port", CAFFE, allocator="default"),
+    "ordinary port, kept memory": Spec("port", CAFFE),
+    "torchvision": Spec("torchvision", allocator="default"),
+    "ours, bfloat16": Spec("single", precision="bfloat16"),
 }
 MORE = {
-    "ours": OURS,
-    "ours, default memory": ("single", FULL, 1, "float32", "default"),
-    "the same network as a port": ("port", FULL, 1, "float32", "default"),
-    "two columns on a device": ("columns", FULL, 1, "float32", "default"),
-    "torchvision, kept memory": ("torchvision", FULL, 1, "float32", "kept"),
-    "ordinary port, bfloat16": ("port", CAFFE, 1, "bfloat16", "default"),
+    "ours": Spec("single"),
+    "ours, default memory": Spec("single", allocator="default"),
+    "the same network as a port": Spec("port", allocator="default"),
+    "two columns on a device": Spec("columns", allocator="default"),
+    "torchvision, kept memory": Spec("torchvision"),
+    "ordinary port, bfloat16": Spec("port", CAFFE, precision="bfloat16", allocator="default"),
 }
 COMPILED = {
-    "ours": OURS,
-    "ours, MKL": ("single, MKL", FULL, 1, "float32", "kept"),  # as it is compiled
-    "ours, compiled": ("single, compiled", FULL, 1, "float32", "kept"),
-    "ordinary port, compiled": ("port, compiled", CAFFE, 1, "float32", "kept"),
-    "torchvision, compiled": ("torchvision, compiled", FULL, 1, "float32", "kept"),
+    "ours": Spec("single"),
+    "ours, MKL": Spec("single, MKL"),  # as it is compiled
+    "ours, compiled": Spec("single, compiled"),
+    "ordinary port, compiled": Spec("port, compiled", CAFFE),
+    "torchvision, compiled": Spec("torchvision, compiled"),
 }
 ONE_BY_ONE = {  # five, since ports that keep memory take 5 GiB each
-    name: (what, FULL, 1, "float32", "kept")
-    for name, what in {
-        "port": "port",
-        "channels last, fused SGD": "port, last, fused",
-        "ours, no compiler, MKL": "single, no compiler, MKL",
-        "ours, no compiler": "single, no compiler",
-        "ours": "single",
-    }.items()
+    "port": Spec("port"),
+    "channels last, fused SGD": Spec("port, last, fused"),
+    "ours, no compiler, MKL": Spec("single, no compiler, MKL"),
+    "ours, no compiler": Spec("single, no compiler"),
+    "ours": Spec("single"),
 }
 RANKS = {
-    "one process": OURS,
-    "split": ("split", FULL, 2, "float32", "kept"),
-    "ours under DDP": ("ddp", FULL, 2, "float32", "kept"),
-    "ours under FSDP2": ("fsdp", FULL, 2, "float32", "kept"),
+    "one process": Spec("single"),
+    "split": Spec("split", ranks=2),
+    "ours under DDP": Spec("ddp", ranks=2),
+    "ours under FSDP2": Spec("fsdp", ranks=2),
 }
 GRAPHS = {
-    f"{name}, {precision}": (f"{what}, graph", config, 1, precision, "default")
-    for precision in ("float32", "bfloat16")
-    for name, what, config in (
-        ("ours", "single", FULL),
-        ("ordinary port", "port", CAFFE),
-        ("torchvision", "torchvision", FULL),
+    f"{name}, {precision}": ONE[name]._replace(
+        name=f"{ONE[name].name}, graph", precision=precision, allocator="default"
     )
+    for precision in ("float32", "bfloat16")
+    for name in ("ours", "ordinary port", "torchvision")
 }
 RACES = {  # part: (contenders, the one that others are compared with, batch)
     "one device": (ONE, "ordinary port", 128),
@@ -130,28 +122,21 @@ def figures(batch, network, said):
     """Medians over rounds of the medians of steps; the spread of images a second."""
     steps = [list(zip(*answer["seconds"])) for answer in said]
     medians = [[statistics.median(part) for part in parts] for parts in steps]  # per round
-    whole, forward, backward, update, exchange = (statistics.median(part) for part in zip(*medians))
-    speeds = [batch / each[0] for each in medians]
-    found = {
-        "images_per_second": batch / whole,
-        "rounds": speeds,
-        "step": whole,
-        "forward": forward,
-        "backward": backward,
-        "update": update,
-        "exchange": exchange,
-        "sent": said[-1]["sent"],
-        "peak": said[-1]["peak"],
-    }
+    names = ("step", "forward", "backward", "update", "exchange")
+    seconds = dict(zip(names, (statistics.median(part) for part in zip(*medians))))
+    speeds = [batch / whole for whole, *_ in medians]
+    found = {"images_per_second": batch / seconds["step"], "rounds": speeds, **seconds}
+    found |= {"sent": said[-1]["sent"], "peak": said[-1]["peak"]}
     if rates := [answer["rates"] for answer in said if answer["rates"]]:
         best = max(max(each.values()) for each in rates)
-        found |= {"best_rate": best, "rates": rates[-1], "model_rate": flops(network) * batch / whole}
+        model_rate = flops(network) * batch / seconds["step"]
+        found |= {"best_rate": best, "rates": rates[-1], "model_rate": model_rate}
     return found
 
 
 def flops(network):
-    """Of one image in training: forward, and as much again for gradients of weights and of
-    inputs, but not of images."""
+    """Of one image in training: forward, and as much again for gradients of weights and of inputs, but not of
+    images."""
     rows = trace(network)
     each = [row.multiply_adds * network.towers for row in rows]
     return 2 * (3 * sum(each) - each[0])
@@ -173,17 +158,16 @@ def main():
     writes = args.rounds == ROUNDS and not (args.quick or args.batch)
     on_gpu = ON_GPU and not args.redraw
     file = results_file("speed", on_gpu)
-    results = json.loads(file.read_text()) if file.exists() else {}
+    results = read_json(file)
     print(f"{cores()} threads in all")
     for part in [] if args.redraw else parts:
         found = measured(part, 2 if args.quick else args.rounds, args.batch, args.data)
         if writes:
             results[part] = found
-            file.write_text(json.dumps(results, indent=1) + "\n")
+            write_json(file, results)
         print(f"\n{tables({part: found})[part]}", flush=True)
     if writes and not on_gpu:
-        exchange = json.loads(results_file("exchange", on_gpu).read_text())
-        STUDY.write_text(rewrite(STUDY.read_text(), tables(results, exchange)))
+        redraw(PAGE, tables(results, read_json(results_file("exchange", on_gpu))))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What an exchange costs, and what overlap and bfloat16 save of it when it is slow.
+"""Costs of an exchange, and what overlap and bfloat16 save of it when it is slow.
 
     torchrun --standalone --nproc_per_node=2 -m bench.speed.exchange [--batch 128] [--rounds 5]
 
 The split of alexnet.yaml in four ways that take turns: as it is, with exchange.overlap, with
-exchange.precision bfloat16, with both. Each over the link that there is, and over links that are
-made to take as long as their bandwidth says: what was sent is not to be had before that. Prints
-milliseconds of a step and writes bench/results/exchange-cpu.json or -gpu.json; on the CPU, the
-table of docs/speed.md is rewritten, too. Some minutes on two cores, a thread for each rank.
+exchange.precision bfloat16, with both. Each over the link that there is, and over links that are made to take
+as long as their bandwidth says: what was sent is not to be had before that. Prints milliseconds of a step and
+writes bench/results/exchange-cpu.json or -gpu.json; on the CPU, the table of docs/speed.md is rewritten, too.
+Some minutes on two cores, a thread for each rank.
 """
 
 import argparse
@@ -22,9 +22,9 @@ from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.ranks.modes import grid_of
-from bench.results import rewrite, write
-from bench.speed.tables import STUDY, slow_links
-from bench.turns import take_turns
+from bench.results import redraw, write
+from bench.speed.tables import PAGE, slow_links
+from bench.turns import clocked, take_turns
 
 WAYS = {
     "as it is": [],
@@ -43,27 +43,25 @@ class Slow:
 
     def down(self, link):
         for name in ("start_gather", "start_scatter"):
-            setattr(link, name, self._slow(link, getattr(link, name)))
+            setattr(link, name, partial(self._start, link, getattr(link, name)))
 
-    def _slow(self, link, start):
-        def slow(*args):
-            if self.on_gpu:
-                torch.cuda.synchronize()
-            before = sum(link.sent.values())
-            wait = start(*args)
-            sent = sum(link.sent.values()) - before
-            due = time.perf_counter() + (sent / self.bandwidth if self.bandwidth else 0)
+    def _start(self, link, start, *args):
+        self._synchronize()
+        before = sum(link.sent.values())
+        wait = start(*args)
+        sent = sum(link.sent.values()) - before
+        due = time.perf_counter() + (sent / self.bandwidth if self.bandwidth else 0)
+        return partial(self._wait, wait, due)
 
-            def waited():
-                received = wait()
-                if self.on_gpu:
-                    torch.cuda.synchronize()
-                time.sleep(max(0, due - time.perf_counter()))
-                return received
+    def _wait(self, wait, due):
+        received = wait()
+        self._synchronize()
+        time.sleep(max(0, due - time.perf_counter()))
+        return received
 
-            return waited
-
-        return slow
+    def _synchronize(self):
+        if self.on_gpu:
+            torch.cuda.synchronize()
 
 
 def stepper(settings, ranks, batch, slow):
@@ -72,21 +70,20 @@ def stepper(settings, ranks, batch, slow):
     (model, _, optimizer), batch_ = parts_of("split", config, ranks), random_batch(config, ranks)
     for link in ranks.links:
         slow.down(link)
+    update = partial(train_step, model, optimizer, *batch_, config.train.precision)
+    seconds = clocked(update, slow.on_gpu)
 
     def step():
         model.seed_dropout(0, 0, 0)
         ranks.wait()
-        start = time.perf_counter()
-        loss, _ = train_step(model, optimizer, *batch_, config.train.precision)
-        loss.item()  # waits for a GPU
-        return time.perf_counter() - start
+        return seconds()
 
     return step
 
 
 def measured(ranks, slow, batch, rounds):
-    """Link and way -> seconds of a step in each round. A function of its own, since models must be
-    gone when the ranks end."""
+    """Link and way -> seconds of a step in each round. A function of its own, since models must be gone when
+    the ranks end."""
     steps = {way: stepper(more, ranks, batch, slow) for way, more in WAYS.items()}
 
     def turn(link, way):
@@ -112,7 +109,7 @@ def main():
             if usual:
                 write("exchange", batch=args.batch, seconds=seconds)
             if usual and not slow.on_gpu:
-                STUDY.write_text(rewrite(STUDY.read_text(), {"exchange": drawn}))
+                redraw(PAGE, {"exchange": drawn})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""What else one could train AlexNet with: other people's ways to write the same network.
+"""Ports, which one could train AlexNet with instead: other people's ways to write the same network.
 
-    Port        one column whose convolutions have groups, as Caffe had it and nearly every port
-                since: nn.Conv2d(groups=2), nn.LocalResponseNorm, nn.MaxPool2d, channels first
+    Port        one column whose convolutions have groups, as Caffe had it and nearly every port since:
+                nn.Conv2d(groups=2), nn.LocalResponseNorm, nn.MaxPool2d, channels first
     Columns     two columns of such layers on one device, joined by torch.cat
     torchvision torchvision.models.alexnet: another network, smaller, without normalisation
 
-Port and Columns are made of any config, towers not mixed by normalisation. With
-the weights of our model, Port computes the same function, but for dropout, which is torch's.
+Port and Columns are made of any config, towers not mixed by normalisation. With the weights of our model,
+Port computes the same function, but for dropout, which is torch's.
 """
 
 import torch
@@ -15,17 +15,6 @@ from torch.nn import functional as F
 
 from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.network import trace
-
-
-class Pad(nn.Module):
-    """What OverhangConv2d does, before a convolution."""
-
-    def __init__(self, below, right):
-        super().__init__()
-        self.padding = (0, right, 0, below)
-
-    def forward(self, x):
-        return F.pad(x, self.padding)
 
 
 class MapNorm(nn.Module):
@@ -54,14 +43,14 @@ class Apart(nn.Module):
         return self.norm(groups).view_as(x)
 
 
-def plain(row, reads, gives, groups):
+def modules_of(row, reads, gives, groups):
     """The usual modules for a layer with so many channels and groups."""
     layer = row.layer
     match layer:
         case kinds.Conv():
             conv = nn.Conv2d(reads, gives, layer.kernel, layer.stride, layer.pad, groups=groups)
             below, right = layer.overhang(row.reads, row.gives)
-            return [Pad(below, right), conv] if below or right else [conv]
+            return [nn.ZeroPad2d((0, right, 0, below)), conv] if below or right else [conv]
         case kinds.Linear():
             assert groups == 1, "no port has groups of features"
             return [nn.Linear(reads, gives)]
@@ -82,19 +71,17 @@ def plain(row, reads, gives, groups):
 
 
 class Port(nn.Sequential):
-    """(B, 3, 224, 224) -> logits. See above."""
+    """(B, 3, 224, 224) -> logits. `named`: its layers by their names in the config."""
 
     def __init__(self, network):
-        n, layers, self_named = network.towers, [], {}
+        towers, layers, named = network.towers, [], {}
         firsts = {next(iter(stage)) for stage in network.stages}
         for row in trace(network):
-            joined = row.name in firsts  # it reads the channels of all towers
-            reads = row.reads[0] * (1 if joined else n)
-            made = plain(row, reads, row.gives[0] * n, 1 if joined else n)
-            self_named[row.name] = made[-1]
-            layers += made
+            groups = 1 if row.name in firsts else towers  # the first of a stage reads all towers
+            layers += modules_of(row, row.reads[0] * groups, row.gives[0] * towers, groups)
+            named[row.name] = layers[-1]
         super().__init__(*layers)
-        self.named = self_named
+        self.named = named
 
     @torch.no_grad()
     def take(self, model):
@@ -108,25 +95,18 @@ class Port(nn.Sequential):
 
 
 class Columns(nn.Module):
-    """(B, 3, 224, 224) -> logits. See above."""
+    """(B, 3, 224, 224) -> logits, of columns, in stages."""
 
     def __init__(self, network):
         super().__init__()
-        rows = trace(network)
-        self.stages = nn.ModuleList(
-            nn.ModuleList(
-                nn.Sequential(
-                    *(
-                        module
-                        for row in rows
-                        if row.stage == stage
-                        for module in plain(row, row.reads[0], row.gives[0], 1)
-                    )
-                )
-                for _ in range(network.towers)
-            )
-            for stage in range(len(network.stages))
-        )
+        self.stages = nn.ModuleList()
+        for stage in range(len(network.stages)):
+            rows = [row for row in trace(network) if row.stage == stage]
+            columns = nn.ModuleList()
+            for _ in range(network.towers):
+                modules = [modules_of(row, row.reads[0], row.gives[0], 1) for row in rows]
+                columns.append(nn.Sequential(*sum(modules, [])))
+            self.stages.append(columns)
 
     def forward(self, x):
         for columns in self.stages:
@@ -134,9 +114,9 @@ class Columns(nn.Module):
         return x
 
 
-def torchvisions():
-    """torchvision.models.alexnet, out of the box."""
-    from torchvision.models import alexnet
+def torchvisions(network):
+    """torchvision.models.alexnet, out of the box, whatever the network."""
+    from torchvision.models import alexnet  # for those alone who need it: a contender's memory counts
 
     return alexnet()
 

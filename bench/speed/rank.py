@@ -8,13 +8,14 @@ NAME is a mode of ours or a port, and what is otherwise about it: "port, last, f
     MKL           fully connected layers by torch's choice    fused      SGD in one kernel
     compiled      torch.compile: of a port, of our stages     graph      a step as one CUDA graph
 
-A line on stdin, the number of steps, gives a line of JSON on stdout: seconds of each step and of
-its parts, in order of the step. Ranks of one contender get the same lines.
+A line on stdin, the number of steps, gives a line of JSON on stdout: seconds of each step and of its parts,
+in order of the step. Ranks of one contender get the same lines.
 """
 
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,14 +32,13 @@ from alexnet2gpu.ranks.modes import grid_of
 from bench.speed.ports import Columns, Port, torchvisions, usual_sgd, usual_step
 from bench.speed.rates import rates
 
-PORTS = {"port": Port, "columns": Columns, "torchvision": lambda network: torchvisions()}
-OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True)}
-OURS |= {"fsdp": (False, True)}
+PORTS = {"port": Port, "columns": Columns, "torchvision": torchvisions}
+OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True), "fsdp": (False, True)}
 
 
 class Watch:
-    """Reads the clock at the start of the update, and where it is told that forward has ended; of
-    a step that is one graph, before and after."""
+    """Reads the clock at the start of the update, and where it is told that forward has ended; of a step that
+    is one graph, before and after."""
 
     def __init__(self, optimizer, device):
         self.on_gpu, self.marks = device.type == "cuda", []
@@ -65,25 +65,18 @@ class Watch:
         return [end - start, *each, 0 if self.on_gpu else self.exchange]
 
     def listen(self, link):
-        """Count the time that a link takes, or waits."""
+        """Count the time that a link takes to start, and that it waits."""
         for name in ("start_gather", "start_scatter"):
-            setattr(link, name, self._timed(getattr(link, name)))
+            setattr(link, name, partial(self._start, getattr(link, name)))
 
-    def _timed(self, start):
-        def timed(*args):
-            before = time.perf_counter()
-            wait = start(*args)
-            self.exchange += time.perf_counter() - before
+    def _start(self, start, *args):
+        return partial(self._timed, self._timed(start, *args))
 
-            def waited():
-                before = time.perf_counter()
-                received = wait()
-                self.exchange += time.perf_counter() - before
-                return received
-
-            return waited
-
-        return timed
+    def _timed(self, function, *args):
+        before = time.perf_counter()
+        result = function(*args)
+        self.exchange += time.perf_counter() - before
+        return result
 
 
 def ours(name, config, ranks):
@@ -94,7 +87,7 @@ def ours(name, config, ranks):
     if "MKL" in changes:
         linear.suits_onednn = lambda x: False
     model, replicated, optimizer = parts_of(mode, config, ranks)
-    images, labels = random_batch(config, ranks)
+    batch = random_batch(config, ranks)
     if "compiled" in changes:
         torch._dynamo.config.recompile_limit = 64  # more than towers times stages
         for tower in model.towers.values():
@@ -103,10 +96,7 @@ def ours(name, config, ranks):
     model.register_forward_hook(lambda *_: watch.mark())
     for link in ranks.links:
         watch.listen(link)
-
-    def update():
-        train_step(replicated, optimizer, images, labels, config.train.precision)
-
+    update = partial(train_step, replicated, optimizer, *batch, config.train.precision)
     model.seed_dropout(0, ranks.grid.replica, 0)
     if "graph" in changes:
         update = graphed(update, [tower.generator for tower in model.towers.values()])
@@ -136,11 +126,7 @@ def port(name, config, device):
         model, images = (t.to(memory_format=torch.channels_last) for t in (model, images))
     watch = Watch(optimizer, device)
     called = torch.compile(model) if "compiled" in changes else model
-    precision = config.train.precision
-
-    def step():
-        usual_step(called, optimizer, images, labels, precision, watch.mark)
-
+    step = partial(usual_step, called, optimizer, images, labels, config.train.precision, watch.mark)
     return graphed(step) if "graph" in changes else step, watch, lambda: None
 
 
@@ -168,8 +154,7 @@ def peak(device):
     """Bytes: of the allocator on a GPU, resident on the CPU, libraries and all."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
-    return 1024 * int(line.split()[1])
+    return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 
 def serve(name, config, allocator):
@@ -189,16 +174,11 @@ def serve(name, config, allocator):
 def answer(step, watch, sent, config, device, name):
     for _ in range(2):
         watch.step(step)
-    say(ready=True)
+    print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        seconds = [watch.step(step) for _ in range(int(line))]
-        most = peak(device)
-        found = rates(config.train.precision, device) if name == "single" else None
-        say(seconds=seconds, sent=sent(), peak=most, rates=found)
-
-
-def say(**what):
-    print(json.dumps(what), flush=True)
+        said = {"seconds": [watch.step(step) for _ in range(int(line))], "sent": sent(), "peak": peak(device)}
+        found = rates(config, device) if name == "single" else None
+        print(json.dumps(said | {"rates": found}), flush=True)
 
 
 if __name__ == "__main__":

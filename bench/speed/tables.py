@@ -1,19 +1,15 @@
-"""The tables of docs/speed.md, from what bench.speed and bench.speed.exchange have measured.
+"""The tables of docs/speed.md, from what bench.speed and bench.speed.exchange have measured."""
 
-tables     of those parts that are there, by the names of their marks in that page
-"""
-
-import itertools
 import statistics
 
 from bench.results import REPOSITORY, table
 
-STUDY = REPOSITORY / "docs" / "speed.md"
+PAGE = REPOSITORY / "docs" / "speed.md"
 STEPS = "20 steps", "100", "200"
 
 
 def tables(parts, exchange=None):
-    """Of the parts of speed-cpu.json, and of exchange-cpu.json."""
+    """By the names of their marks: of the parts in speed-cpu.json, and of exchange-cpu.json."""
     kinds = {"norms": norms, "images": images, "curves": curves, "photographs": curves}
     drawn = {name: kinds.get(name, race)(part) for name, part in parts.items()}
     return drawn | ({"exchange": slow_links(exchange)} if exchange else {})
@@ -25,23 +21,23 @@ def race(part):
     against = against if against in found else next(iter(found))  # if it could not start
     base = found[against]["images_per_second"]
     several = any(f["exchange"] or f["sent"] for f in found.values())
-    head = ["", "images/s", "of the rounds", f"to {against}", "forward, ms", "backward", "update"]
-    head += ["exchange", "MB sent"] * several + ["most in memory, MiB"]
-    lines = []
+    parts = ["forward", "backward", "update", *["exchange"] * several]
+    head = ["", "images/s", "of the rounds", f"to {against}", "forward, ms", *parts[1:]]
+    lines, rates = [], []
     for name, f in found.items():
         speed, rounds = f["images_per_second"], f["rounds"]
         cells = [_of(speed), f"{_of(min(rounds))}-{_of(max(rounds))}", f"{speed / base:.2f}"]
-        parts = ("forward", "backward", "update", *["exchange"] * several)
         cells += [f"{1000 * f[part]:.0f}" if f[part] else "-" for part in parts]
         cells += [f"{f['sent'] / 1e6:.0f}" if f["sent"] else "-"] * several
         lines.append([name, *cells, f"{f['peak'] / 2**20:.0f}"])
-    rates = [
-        f"- {name}: {f['model_rate'] / 1e9:.0f} GFLOP/s, {f['model_rate'] / f['best_rate']:.0%} "
-        f"of the best rate of a convolution or a product of matrices, {f['best_rate'] / 1e9:.0f}"
-        for name, f in found.items()
-        if "best_rate" in f
-    ]
-    return "\n".join([table(head, lines), *([""] * bool(rates)), *rates])
+        if "best_rate" in f:
+            best, share = f["best_rate"] / 1e9, f["model_rate"] / f["best_rate"]
+            rates.append(
+                f"- {name}: {f['model_rate'] / 1e9:.0f} GFLOP/s, {share:.0%} of the best rate of a "
+                f"convolution or a product of matrices, {best:.0f}"
+            )
+    drawn = table([*head, *["MB sent"] * several, "most in memory, MiB"], lines)
+    return "\n".join([drawn, *[""] * bool(rates), *rates])
 
 
 def _of(speed):
@@ -79,11 +75,9 @@ def curves(part):
 
 def slow_links(exchange):
     """Milliseconds of a step over several links, each way of the exchange in a column."""
-    cases = [name.split(", ", 1) for name in exchange["seconds"]]
-    links, ways = (list(dict.fromkeys(kind)) for kind in zip(*cases))
-    medians = {
-        (link, way): statistics.median(exchange["seconds"][f"{link}, {way}"])
-        for link, way in itertools.product(links, ways)
-    }
-    lines = [[link, *(f"{1000 * medians[link, way]:.0f}" for way in ways)] for link in links]
-    return table(["", *(f"{way}, ms" for way in ways)], lines)
+    lines = {}
+    for name, seconds in exchange["seconds"].items():
+        link, way = name.split(", ", 1)
+        lines.setdefault(link, {})[f"{way}, ms"] = f"{1000 * statistics.median(seconds):.0f}"
+    ways = next(iter(lines.values()))
+    return table(["", *ways], [[link, *cells.values()] for link, cells in lines.items()])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from alexnet2gpu.config.load import REPOSITORY, dump, load_config
+from alexnet2gpu.config.load import REPOSITORY, config_text, load_config
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 
@@ -12,7 +12,7 @@ CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_configs_load_and_what_is_saved_loads_the_same(file, tmp_path):
     config = load_config(file)
-    (tmp_path / "config.yaml").write_text(dump(config))
+    (tmp_path / "config.yaml").write_text(config_text(config))
     assert load_config(tmp_path / "config.yaml") == config
 
 
@@ -46,6 +46,8 @@ def test_set_reaches_every_depth():
         ("data.flip=1", "data.flip: should be true or false, not 1"),
         ("train.precision=float16", 'should be one of float32, bfloat16, float64, not "float16"'),
         ("optim.momentum=.nan", "optim.momentum: should be a number"),
+        ("data.divide=1" + 400 * "0", "data.divide: should be a number, not 1000"),
+        ("data.dir=3", "data.dir: should be text or null, not 3"),
         ("train", "'train' is not of the form key.path=value"),
         ("train.seed.x=1", "train.seed"),
         ("model.stages.9.conv1.out=1", "there is nothing at model.stages.9"),

@@ -10,7 +10,7 @@ import torch
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.data.epoch import draw_epoch
-from alexnet2gpu.data.idx import FILES, read_idx
+from alexnet2gpu.data.idx import IDX_FILES, read_idx
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import SAMPLE, load_images
@@ -120,7 +120,7 @@ def test_resize_enlarges_after_the_mean():
     settings = load_config("configs/textbook.yaml")
     train, _ = load_images(settings.data, settings.model)
     x = prepared(train, settings)(torch.from_numpy(train.pixels[:1].copy()))
-    assert x.shape == (1, 1, 224, 224) and 0 <= x.min() and x.max() <= 1
+    assert x.shape == (1, 1, 224, 224) and x.min() >= 0 and x.max() <= 1
     corner = train.pixels[0, :2, :2, 0] / np.float32(255)
     assert x[0, 0, 3, 3].item() == pytest.approx(corner[0, 0].item(), abs=1e-6)
 
@@ -140,7 +140,7 @@ def test_fashion_mnist_is_read_from_files_compressed_or_not(tmp_path):
     the large ones."""
     raw = tmp_path / "b" / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for name in FILES:
+    for name in IDX_FILES:
         (raw / name).write_bytes(gzip.decompress((SAMPLE / f"{name}.gz").read_bytes()))
     for folder in (SAMPLE, tmp_path / "b"):
         settings = load_config("configs/quick.yaml", ["data.name=fashion-mnist", f"data.dir={folder}"])
@@ -206,15 +206,15 @@ def test_no_more_is_unpacked_than_an_idx_file_says(tmp_path):
 
 @pytest.mark.parametrize("change", ["missing", "cut", "one bit", "not gzip", "swapped"])
 def test_a_bad_folder_is_named(change, tmp_path):
-    for name in FILES:
+    for name in IDX_FILES:
         (tmp_path / f"{name}.gz").write_bytes((SAMPLE / f"{name}.gz").read_bytes())
-    victim = tmp_path / f"{FILES[0]}.gz"
+    victim = tmp_path / f"{IDX_FILES[0]}.gz"
     {
         "missing": victim.unlink,
         "cut": lambda: victim.write_bytes(victim.read_bytes()[:1000]),
         "one bit": lambda: victim.write_bytes(one_bit(victim.read_bytes())),
         "not gzip": lambda: victim.write_bytes(b"hello"),
-        "swapped": lambda: victim.write_bytes((tmp_path / f"{FILES[1]}.gz").read_bytes()),
+        "swapped": lambda: victim.write_bytes((tmp_path / f"{IDX_FILES[1]}.gz").read_bytes()),
     }[change]()
     settings = load_config("configs/quick.yaml", ["data.name=fashion-mnist", f"data.dir={tmp_path}"])
     with pytest.raises(ValueError, match="train-images-idx3-ubyte"):

@@ -84,7 +84,7 @@ def one_by_one(images, settings, epoch, strength):
 def test_batches_with_colour_noise_are_those_made_one_by_one(
     epoch, strength, law, precision, at_once, monkeypatch
 ):
-    monkeypatch.setattr(prepare_module, "AT_ONCE", at_once)
+    monkeypatch.setattr(prepare_module, "CACHED_ELEMENTS", at_once)
     images = coloured()
     settings = config(f"data.colour_law={law}", f"train.precision={precision}", "data.divide=2")
     seen = list(batches(images, settings).epoch(epoch))

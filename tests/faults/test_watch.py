@@ -72,7 +72,7 @@ def w(clock, monkeypatch):
 
 
 def hear(w, late=False, **word):
-    own = {"host": "elsewhere", "pid": 1, "done": False, "ticks": 1, "place": "link.py:7"}
+    own = {"host": "elsewhere", "pid": 1, "done": False, "ticks": 1, "at": "link.py:7"}
     w.store["1"] = json.dumps(own | word)
     w._listen(late)
 

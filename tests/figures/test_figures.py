@@ -72,7 +72,7 @@ def test_the_network_is_that_of_the_checkpoint(run, trained):
 def test_features_are_what_the_classifier_reads(trained):
     """fc7 of both towers, joined; in the order in which images were chosen, more than a batch."""
     network, images, _ = trained
-    assert torch.equal(filters.kernels(network.model)[1], network.model.towers["1"].conv1.weight)
+    assert torch.equal(filters.first_kernels(network.model)[1], network.model.towers["1"].conv1.weight)
     chosen = np.random.default_rng(0).permutation(len(images))[:70]
     x = network.prepare(torch.from_numpy(images.pixels[chosen]))
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_an_image_is_its_own_nearest_neighbour(trained):
 
 def test_answers_are_probabilities_of_all_images_in_their_order(trained):
     network, _, test = trained
-    found = evaluate.probabilities(network, test)
+    found = network.classify(test)[0].exp().numpy()
     with torch.no_grad():
         logits = network.model(network.prepare(torch.from_numpy(test.pixels))).double()
     assert np.allclose(found, logits.softmax(1), atol=1e-5) and found.shape == (64, 10)
@@ -147,11 +147,11 @@ def test_curves_are_read_from_a_run_that_is_going_on(tmp_path):
     lines = [{"step": 20, "loss": 2.5}, {"step": 40, "loss": 2.0}, {"step": 40, "top1_error": 0.5}]
     text = "\n".join(json.dumps(line) for line in lines) + '\n{"step": 60, "lo'
     (tmp_path / "metrics.jsonl").write_text(text)
-    found = curves.history(tmp_path)
+    found = curves.read_history(tmp_path)
     assert found["loss"] == ([20, 40], [2.5, 2.0]) and found["top1_error"] == ([40], [0.5])
-    assert curves.histories([tmp_path]) == {tmp_path.name: found}
+    assert curves.read_histories([tmp_path]) == {tmp_path.name: found}
     same = [tmp_path, tmp_path / ".." / tmp_path.name]
-    assert list(curves.histories(same)) == list(map(str, same))
+    assert list(curves.read_histories(same)) == list(map(str, same))
 
 
 def written(folder):
@@ -288,5 +288,5 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line(run, tmp_path, capsys
 
 
 def test_without_matplotlib_it_says_how_to_get_it(run, capsys, monkeypatch):
-    monkeypatch.setattr(page, "possible", lambda: False)
+    monkeypatch.setattr(page, "has_matplotlib", lambda: False)
     assert "pip install -e '.[plots]'" in mistake(capsys, run)

@@ -14,7 +14,7 @@ from bench.faults import __main__ as faults
 from bench.results import RESULTS, rewrite
 from bench.speed import __main__ as speed
 from bench.speed import ports, tables
-from bench.speed.race import race
+from bench.speed.race import Spec, race
 
 
 @pytest.mark.parametrize("name", ["quick", "caffe"])
@@ -55,7 +55,7 @@ def test_the_tables_of_docs_speed_are_those_of_the_results():
     """To draw them anew: python -m bench.speed --redraw"""
     files = (RESULTS / f"{name}-cpu.json" for name in ("speed", "exchange"))
     found = [json.loads(file.read_text()) for file in files]
-    text, drawn = tables.STUDY.read_text(), tables.tables(*found)
+    text, drawn = tables.PAGE.read_text(), tables.tables(*found)
     assert rewrite(text, drawn) == text
     assert set(drawn) == set(re.findall("<!-- (?!end)(.+) -->", text))
 
@@ -70,10 +70,7 @@ def test_the_table_of_docs_faults_is_that_of_the_results():
 def test_a_contender_that_cannot_start_is_left_out(capfd):
     """As one that needs a GPU, or more memory than there is: the others are measured."""
     tiny = "configs/quick.yaml"
-    contenders = {
-        "ours": ("single", tiny, 1, "float32", "kept"),
-        "none": ("no such port", tiny, 1, "float32", "kept"),
-    }
+    contenders = {"ours": Spec("single", tiny), "none": Spec("no such port", tiny)}
     found = race(contenders, batch=4, rounds=1, steps=1)
     assert list(found) == ["ours"] and len(found["ours"][2]) == 1
     assert "none: a rank has ended: it is left out" in capfd.readouterr().out

@@ -1,5 +1,6 @@
 """If these fail, a stranger's first command does not work as the README has it."""
 
+import ast
 import json
 import os
 import re
@@ -18,11 +19,12 @@ from alexnet2gpu.config.network import traffic
 from alexnet2gpu.runs.folder import default_folder
 
 README = (REPOSITORY / "README.md").read_text()
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
 COMMANDS = [
     line.strip() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
 ]
 SOURCES = sorted([*REPOSITORY.glob("alexnet2gpu/**/*.py"), *REPOSITORY.glob("launch/*.py")])
+FILES = {f"/{file.relative_to(REPOSITORY)}" for file in REPOSITORY.glob("**/*.py")}
 LAUNCH = list(dict.fromkeys(line.split("#")[0].strip() for line in COMMANDS if "launch/" in line))
 
 
@@ -167,12 +169,28 @@ def test_help_lists_the_options():
     )
 
 
-@pytest.mark.parametrize("file", SOURCES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(REPOSITORY)))
 def test_files_stay_readable(file):
-    """About 200 lines, under 100 columns; the exchange in under 100 lines."""
-    lines = file.read_text().splitlines()
-    assert len(lines) <= (100 if file.name == "exchange.py" else 220)
-    assert max(map(len, lines), default=0) < 100
+    """About 200 lines, functions of a screen; every file that its docstrings name is there."""
+    text = file.read_text()
+    assert len(text.splitlines()) <= 220
+    nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Module | ast.FunctionDef)]
+    for node in nodes[1:]:
+        assert node.end_lineno - node.lineno < 50, node.name
+    named = re.findall(
+        r"(?<![\w/.-])((?:\w+/)*\w+\.py)\b", " ".join(filter(None, map(ast.get_docstring, nodes)))
+    )
+    there = [{path for path in FILES if path.endswith(f"/{name}")} for name in named]
+    assert all(there), [name for name, paths in zip(named, there) if not paths]
+
+
+def test_the_lesson_is_six_files_of_500_lines():
+    """As README promises, by name."""
+    lesson = README[README.index("The lesson is six files") :].partition("The package is")[0]
+    files = re.findall(r"\]\((alexnet2gpu/\S+\.py)\)", lesson)
+    assert len(files) == 6
+    assert sum(len((REPOSITORY / file).read_text().splitlines()) for file in files) in range(450, 541)
+    assert len((REPOSITORY / "alexnet2gpu/ranks/exchange.py").read_text().splitlines()) <= 100
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

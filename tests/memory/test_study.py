@@ -22,7 +22,7 @@ def results():
 
 def test_the_tables_of_the_study_are_those_of_its_results(results):
     assert set(results) == set(cases.CASES)
-    text = cases.STUDY.read_text()
+    text = cases.PAGE.read_text()
     assert rewrite(text, cases.tables(results)) == text
 
 

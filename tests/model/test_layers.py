@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from alexnet2gpu.config import layers as kinds
-from alexnet2gpu.model.layers import Dropout, OverhangConv2d, draw_weights
+from alexnet2gpu.model.layers import Dropout, MaxPool2d, OverhangConv2d, draw_weights
 
 
 def random(*shape, scale=1.0):
@@ -51,3 +51,16 @@ def test_dropout_repeats_with_its_generator():
         dropout.generator = torch.Generator().manual_seed(seed)
         masks.append(dropout(x))
     assert torch.equal(masks[0], masks[1]) and not torch.equal(masks[0], masks[2])
+
+
+@pytest.mark.parametrize("height, width", [(7, 12), (400, 90), (90, 400)])
+@pytest.mark.parametrize("ceil", [False, True])
+def test_max_pooling_is_torchs(height, width, ceil):
+    """Of maps that are not square; of over 32,768 pixels, whose places take 4 bytes."""
+    x, found = random(2, 3, height, width), []
+    for kind in (MaxPool2d, torch.nn.MaxPool2d):
+        given = x.clone().requires_grad_()
+        y = kind(3, 2, ceil_mode=ceil)(given)
+        (y * random(*y.shape)).sum().backward()
+        found.append((y.detach(), given.grad))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*found))

@@ -1,6 +1,7 @@
 """If these fail, a rank takes another's place, a wrong command line goes unnoticed, or a rank
 whose work is done may abort at its exit."""
 
+import contextlib
 import gc
 import sys
 import time
@@ -102,10 +103,8 @@ def threads_left():
     while True:
         names = []
         for file in Path("/proc/self/task").glob("*/comm"):
-            try:
+            with contextlib.suppress(OSError):  # it has just ended
                 names.append(file.read_text().strip())
-            except OSError:  # it has just ended
-                pass
         left = sorted(name for name in names if "gloo" in name)
         if not left or time.monotonic() > deadline:
             return left

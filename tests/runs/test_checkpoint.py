@@ -107,7 +107,7 @@ def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
     top1 = metrics(unbroken, "top1_error")[9]
     assert state["progress"]["step"] == 9 and state["progress"]["evaluation"]["top1_error"] == top1
     assert state["progress"]["best"] == {"step": 9, "top1_error": top1}
-    assert schema.build(Config, state["config"]) == load_config(unbroken / "config.yaml")
+    assert schema.build_section(Config, state["config"]) == load_config(unbroken / "config.yaml")
     assert state["versions"]["torch"] == torch.__version__
     assert state["towers"]["tower-1.pt"] == files.checksum_of(newest / "tower-1.pt")
 

@@ -212,7 +212,7 @@ def test_after_an_error_no_rank_is_waited_for(network, tmp_path):
     with pytest.raises(KeyError), own:
         own.save(Progress(step=3), half, optimizer)
         raise KeyError
-    assert own.task.done() and not list(tmp_path.glob("step-*"))
+    assert not own.thread.is_alive() and not list(tmp_path.glob("step-*"))
 
 
 def write_often(folder, rounds):

@@ -1,24 +1,23 @@
 """A part of a pack while it is written: its files grow, and a journal says how far they are whole.
 
-The journal is replaced (faults/files.py) after the files have been flushed to the disk. Whoever goes on
-after a kill cuts the files off where the journal says that they end.
+The journal is replaced (faults/files.py) after the files have been flushed to the disk. Whoever goes on after
+a kill cuts the files off where the journal says that they end.
 """
 
 import contextlib
-import dataclasses
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack import stores
 from alexnet2gpu.data.pack.layout import Part
+from alexnet2gpu.data.pack.stores import STORES, blocks_of
 from alexnet2gpu.faults import files
 
 
@@ -37,27 +36,24 @@ class Progress:
 
     begun: dict  # which photographs, in which form
     taken: int = 0  # photographs dealt with
-    sizes: list[int] = dataclasses.field(default_factory=list)  # of the files, in bytes
-    checksums: list[int] = dataclasses.field(default_factory=list)  # CRC-32 of each
-    skipped: list = dataclasses.field(default_factory=list)  # of each: name, reason
+    sizes: list[int] = field(default_factory=list)  # of the files, in bytes
+    checksums: list[int] = field(default_factory=list)  # CRC-32 of each
+    skipped: list = field(default_factory=list)  # of each: name, reason
 
 
 class GrowingFile:
-    """A file to append to: how many bytes it has, and their CRC-32."""
+    """A file to append to, which starts with `head`: how many bytes it has, and their CRC-32."""
 
-    def __init__(self, path: Path):
-        self.path, self.size, self.crc = path, 0, 0
-
-    def begin(self, head: bytes) -> None:
-        """Write what it starts with."""
-        self.path.write_bytes(head)
-        self.size, self.crc = len(head), zlib.crc32(head)
+    def __init__(self, path: Path, head: bytes):
+        self.path, self.head, self.size, self.crc = path, head, 0, 0
 
     def open(self, stack: contextlib.ExitStack) -> None:
         """Until the end of the stack; what comes after `size` bytes is cut off."""
-        self.opened = stack.enter_context(open(self.path, "r+b"))
+        self.opened = stack.enter_context(open(self.path, "r+b" if self.size else "wb"))
         self.opened.truncate(self.size)
         self.opened.seek(self.size)
+        if not self.size:
+            self.append(self.head)
 
     def append(self, block: bytes) -> None:
         """Write some more."""
@@ -66,34 +62,23 @@ class GrowingFile:
 
 
 class Growth:
-    """The files of one part, as a context manager.
-
-    Args:
-        part: of PACK.partial.
-        begun: which photographs, in which form; an earlier journal must say the same.
-
-    Raises: ValueError if it does not.
-    """
+    """The files of one part of PACK.partial; `begun` says which photographs, in which form.
+    Raises: ValueError if an earlier journal says otherwise, is unreadable, or says more than is there."""
 
     def __init__(self, part: Part, form: Form, begun: dict):
         self.part, self.form, self.journal = part, form, part.file(".journal.npz")
-        heads = {**stores.heads(form.store), ".sums.u32": b"", ".labels.i64": b""}
-        self.files = {ending: GrowingFile(part.file(ending)) for ending in heads}
+        heads = {part.file(ending): head for ending, head in STORES[form.store].items()}
+        heads |= {part.sums: b"", part.labels: b""}
+        self.files = {path: GrowingFile(path, head) for path, head in heads.items()}
         self.moments = Moments((form.size, form.size, 3))
         self.progress = Progress(begun)
+        self.anew = f"delete {part.folder} to start anew"
+        self.finished = part.sidecar.exists()
         if self.finished:
             self._expect(begun, part.read_sidecar()["source"])
             self.journal.unlink(missing_ok=True)  # left by a kill just before the end of `finish`
         elif self.journal.exists():
             self._go_on(begun)
-        else:
-            for ending, head in heads.items():
-                self.files[ending].begin(head)
-
-    @property
-    def finished(self) -> bool:
-        """Whether the part is whole."""
-        return self.part.sidecar.exists()
 
     def _go_on(self, begun):
         try:
@@ -105,39 +90,34 @@ class Growth:
             for file, size, crc in zip(self.files.values(), *noted, strict=True):
                 file.size, file.crc = size, crc
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
-            raise ValueError(f"{self.journal}: unreadable: {self._anew}") from None
+            raise ValueError(f"{self.journal}: unreadable: {self.anew}") from None
         self._expect(begun, self.progress.begun)
-        for file in self.files.values():
-            if not file.path.exists() or file.path.stat().st_size < file.size:
-                raise ValueError(f"{file.path}: has lost what was noted of it: {self._anew}")
+        for path, file in self.files.items():
+            if not path.exists() or path.stat().st_size < file.size:
+                raise ValueError(f"{path}: has lost what was noted of it: {self.anew}")
 
     def _expect(self, now, before):
         if now != before:
             other = "was begun with other photographs or in another form"
-            raise ValueError(f"{self.part.folder}: {other}: {self._anew}")
+            raise ValueError(f"{self.part.folder}: {other}: {self.anew}")
 
-    @property
-    def _anew(self):
-        return f"delete {self.part.folder} to start anew"
-
-    def __enter__(self) -> "Growth":
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[None]:
+        """The files are open meanwhile."""
         with contextlib.ExitStack() as stack:
             for file in self.files.values():
                 file.open(stack)
-            self.stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error) -> None:
-        self.stack.close()
+            yield
 
     def append(self, images: Sequence[bytes], labels: Sequence[int], moments: Moments) -> None:
         """Write some images, as the store has them, whose sums are `moments`."""
         pixels, *_ = self.files.values()
-        blocks = stores.blocks(self.form.store, images, pixels.size)
-        sums = np.array([zlib.crc32(image) for image in images], np.uint32)
-        blocks |= {".sums.u32": sums.tobytes(), ".labels.i64": np.array(labels, np.int64).tobytes()}
-        for ending, block in blocks.items():
-            self.files[ending].append(block)
+        blocks = blocks_of(self.form.store, images, pixels.size)
+        blocks = {self.part.file(ending): block for ending, block in blocks.items()}
+        blocks[self.part.sums] = np.array([zlib.crc32(image) for image in images], np.uint32).tobytes()
+        blocks[self.part.labels] = np.array(labels, np.int64).tobytes()
+        for path, block in blocks.items():
+            self.files[path].append(block)
         self.moments.include(moments)
 
     def note(self) -> None:
@@ -147,37 +127,34 @@ class Growth:
         self.progress.sizes = [file.size for file in self.files.values()]
         self.progress.checksums = [file.crc for file in self.files.values()]
         content, moments = io.BytesIO(), self.moments
-        sums = {"total": moments.total, "products": moments.products}
-        progress = json.dumps(asdict(self.progress))
-        np.savez(content, progress=progress, images=moments.images, **sums)
+        sums = {"images": moments.images, "total": moments.total, "products": moments.products}
+        np.savez(content, progress=json.dumps(asdict(self.progress)), **sums)
         files.write_whole(self.journal, content.getvalue())
 
     def finish(self, classes: Sequence[str], with_mean: bool) -> None:
-        """Write what is known of the whole part: it is finished with that.
-
-        Raises: ValueError if there are no images, or not those that were there at the beginning.
-        """
-        images, size, progress = self.moments.images, self.form.size, self.progress
+        """Write what is known of the whole part: it is finished with that. Raises: ValueError if there are no
+        images, or not those that were there at the beginning."""
+        part, images, size, progress = self.part, self.moments.images, self.form.size, self.progress
         if not images:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in progress.skipped[:3])
-            raise ValueError(f"{self.part.name}/ has no photograph that can be read: {reasons}")
+            raise ValueError(f"{part.name}/ has no photograph that can be read: {reasons}")
         if progress.taken != progress.begun["photographs"]:
-            raise ValueError(f"{self.part.name}/: files came or went meanwhile: {self._anew}")
-        checksums = {file.path.name: f"crc32 {file.crc:08x}" for file in self.files.values()}
+            raise ValueError(f"{part.name}/: files came or went meanwhile: {self.anew}")
+        checksums = {path.name: f"crc32 {file.crc:08x}" for path, file in self.files.items()}
         if with_mean:
             content = io.BytesIO()
             np.save(content, self.moments.mean)
-            files.write_whole(self.part.mean, content.getvalue())
-            checksums[self.part.mean.name] = files.checksum(content.getvalue())
+            files.write_whole(part.mean, content.getvalue())
+            checksums[part.mean.name] = files.checksum(content.getvalue())
         sidecar = {
             "shape": [images, size, size, 3],
             "store": self.form.store,
             "source": progress.begun,
             "checksums": checksums,
-            "mean": self.part.mean.name if with_mean else None,
+            "mean": part.mean.name if with_mean else None,
             "covariance": self.moments.covariance.tolist() if with_mean else None,
             "skipped": progress.skipped,
             "classes": list(classes),
         }
-        files.write_whole(self.part.sidecar, files.seal(sidecar))
+        files.write_whole(part.sidecar, files.seal(sidecar))
         self.journal.unlink()

@@ -1,13 +1,12 @@
 """Making a pack (layout.py) of a folder of photographs (photographs.py).
 
-Worker processes read, scale and crop some photographs at a time; this process appends what they
-return, in order. Its memory does not grow with the number of photographs. Every few seconds it
-notes how far it is; whoever starts again after a kill goes on there (growth.py), so that the
-result is the same to the byte however often it was interrupted. It lies in PACK.partial until it
-is whole and is then renamed.
+Worker processes read, scale and crop some photographs at a time; this process appends what they return, in
+order. Its memory does not grow with the number of photographs. Every few seconds it notes how far it is;
+whoever starts again after a kill goes on there (growth.py), so that the result is the same to the byte
+however often it was interrupted. It lies in PACK.partial until it is whole and is then renamed.
 
-What cannot be read is left out, named and counted. On several machines without a common disk, pack
-on each before training: whoever has its pack waits for others no longer than ranks wait.
+What cannot be read is left out, named and counted. On several machines without a common disk, pack on each
+before training: whoever has its pack waits for others no longer than ranks wait.
 """
 
 import contextlib
@@ -33,19 +32,17 @@ ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PA
 
 
 def make_pack(source: Path, target: Path, form: Form, workers: int | None = None, every: float = 5) -> None:
-    """Make the pack `target`, or go on making it; nothing is done if it is there, whatever the
-    folder has become since.
-
-    Of several processes that call this, one makes it and the others wait. SIGTERM ends packing and
-    waiting at once, as it may: nothing that was noted is lost.
+    """Make the pack `target`, or go on making it; nothing is done if it is there, whatever the folder has
+    become since. Of several processes that call this, one makes it and the others wait. SIGTERM ends packing
+    and waiting at once, as it may: nothing that was noted is lost.
 
     Args:
         source: has train/ and val/, each with a folder of photographs for every class.
         workers: processes that decode; by default one for each core that may be used.
         every: seconds between two notes of how far it is.
 
-    Raises: ValueError if the folders are not like that, if the disk is too small or cannot be
-        written, or if what is or was begun at `target` is of other photographs or in another form.
+    Raises: ValueError if the folders are not like that, if the disk is too small or cannot be written, or if
+        what is or was begun at `target` is of other photographs or in another form.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A worker that is starting, and would wait for the lock of the process that started it.
@@ -65,13 +62,17 @@ def make_pack(source: Path, target: Path, form: Form, workers: int | None = None
         except OSError as error:
             raise ValueError(f"{begun}: {error.strerror or error}: {ELSEWHERE}") from None
     shutil.rmtree(begun, ignore_errors=True)  # of a process that came after
-    _check_form(target, form)
+    made = Part(target, PARTS[0]).read_sidecar()["source"]
+    for key, value in asdict(form).items():
+        if made[key] != value:
+            other = f"{target}: is a pack with {key} {made[key]}, not {value}"
+            raise ValueError(f"{other}: delete it or choose another place")
 
 
 @contextlib.contextmanager
 def _locked(file):
-    """Whether the lock file is there still, and held by this process: its folder is renamed when
-    it is a whole pack."""
+    """Whether the lock file is there still, and held by this process: its folder is renamed when it is a
+    whole pack."""
     try:
         lock = open(file, "w")
     except FileNotFoundError:
@@ -83,46 +84,39 @@ def _locked(file):
         yield True
 
 
-def _check_form(target, form):
-    source = Part(target, PARTS[0]).read_sidecar()["source"]
-    for key, value in asdict(form).items():
-        if source[key] != value:
-            raise ValueError(
-                f"{target}: is a pack with {key} {source[key]}, not {value}: "
-                "delete it or choose another place"
-            )
-
-
 def _pack(source, classes, begun, form, workers, every):
-    parts = {part: Photographs(source / part, classes) for part in PARTS}
-    _check_room(begun, form, sum(photographs.count for photographs in parts.values()))
+    photographs = {name: Photographs(source / name, classes) for name in PARTS}
+    _check_room(begun, form, sum(of_part.count for of_part in photographs.values()))
     with _ended_by_sigterm(), Workers(workers) as pool:
-        for part, photographs in parts.items():
-            _pack_part(part, photographs, begun, form, pool, every)
+        for name, of_part in photographs.items():
+            _pack_part(Part(begun, name), of_part, form, pool, every)
 
 
-def _pack_part(part, photographs, begun, form, pool, every):
+def _check_room(begun, form, count):
+    there = sum(file.stat().st_size for file in begun.iterdir())
+    needed, free = count * form.size**2 * 3 - there, shutil.disk_usage(begun).free
+    if form.store == "raw" and needed > free:
+        raise ValueError(
+            f"{begun.parent}: {count:,} images take {needed / 1e9:.1f} GB more and {free / 1e9:.1f} are "
+            f"free: {ELSEWHERE}; --store jpeg takes about a tenth"
+        )
+
+
+def _pack_part(part, photographs, form, pool, every):
     origin = {
         "folder": photographs.folder.parent.resolve().name,
         "photographs": photographs.count,
         "listing": f"sha256 {photographs.listing}",
         **asdict(form),
     }
-    growth = Growth(Part(begun, part), form, origin)
+    growth = Growth(part, form, origin)
     if growth.finished:
         return
-    progress = growth.progress
-    bar = tqdm(
-        total=photographs.count,
-        initial=progress.taken,
-        desc=f"packing {part}",
-        unit=" images",
-        leave=False,
-        dynamic_ncols=True,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-    )
-    with growth, bar:
-        noted = time.monotonic()
+    progress, noted = growth.progress, time.monotonic()
+    look = {"unit": " images", "leave": False, "dynamic_ncols": True}
+    look["mininterval"] = 0.5 if sys.stderr.isatty() else 10  # seconds
+    bar = tqdm(total=photographs.count, initial=progress.taken, desc=f"packing {part.name}", **look)
+    with growth.opened(), bar:
         for images, labels, moments, skipped in pool.each(photographs, progress.taken, form):
             growth.append(images, labels, moments)
             progress.skipped += skipped
@@ -134,13 +128,10 @@ def _pack_part(part, photographs, begun, form, pool, every):
                 growth.note()
                 noted = time.monotonic()
         growth.note()
-        growth.finish(photographs.classes, with_mean=part == "train")
+        growth.finish(photographs.classes, with_mean=part.name == "train")
     if progress.skipped:
-        tqdm.write(
-            f"{part}/: {len(progress.skipped):,} files could not be read and are left out: "
-            f"{part}.json in the pack lists them",
-            file=sys.stderr,
-        )
+        left_out = f"{len(progress.skipped):,} files could not be read and are left out"
+        tqdm.write(f"{part.name}/: {left_out}: {part.sidecar.name} in the pack lists them", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -152,13 +143,3 @@ def _ended_by_sigterm():
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
-
-
-def _check_room(begun: Path, form: Form, count: int):
-    there = sum(file.stat().st_size for file in begun.iterdir())
-    needed, free = count * form.size**2 * 3 - there, shutil.disk_usage(begun).free
-    if form.store == "raw" and needed > free:
-        raise ValueError(
-            f"{begun.parent}: {count:,} images take {needed / 1e9:.1f} GB more and "
-            f"{free / 1e9:.1f} are free: {ELSEWHERE}; --store jpeg takes about a tenth"
-        )

@@ -3,9 +3,8 @@
     FOLDER/train/CLASS/*      every class has a folder here, with one photograph at least
     FOLDER/val/CLASS/*        the same classes, or some of them
 
-A label is the place of its class among the folders of train/, by name. Files and folders whose
-names start with a dot do not count; all other files, also in folders of a class's folder, are
-expected to be photographs.
+A label is the index of its class among the folders of train/, by name. Files and folders whose names start
+with a dot do not count; all other files, also in folders of a class's folder, are expected to be photographs.
 """
 
 import hashlib
@@ -26,8 +25,8 @@ def classes_of(source: Path) -> list[str]:
         folder = source / part
         if not folder.is_dir():
             raise ValueError(
-                f"--data {source}: there is no {part}/ in it: it should have train/ and val/, "
-                "each with a folder of photographs for every class"
+                f"--data {source}: there is no {part}/ in it: it should have train/ and val/, each with a "
+                "folder of photographs for every class"
             )
         entries = [entry for entry in os.scandir(folder) if entry.is_dir()]
         found[part] = sorted(entry.name for entry in entries if entry.name[0] != ".")
@@ -39,15 +38,9 @@ def classes_of(source: Path) -> list[str]:
 
 
 class Photographs:
-    """Those of one part, class by class; only one class's names are in memory at a time.
-
-    Attributes:
-        count: how many there are.
-        listing: a checksum of all names and labels.
-
-    Iterating gives (path below `folder`, label). Raises: ValueError if there are none, in the
-    whole part or in a class of train/, or if a folder cannot be read.
-    """
+    """Those of one part as (path below `folder`, label), class by class; only one class's names are in
+    memory at a time. Raises: ValueError if there are none, in the whole part or in a class of train/, or if
+    a folder cannot be read."""
 
     def __init__(self, folder: Path, classes: list[str]):
         self.folder, self.classes = folder, classes
@@ -55,53 +48,52 @@ class Photographs:
         for name, label in self:
             digest.update(os.fsencode(f"{name}\0{label}\0"))
             self.count += 1
-        self.listing = digest.hexdigest()
+        self.listing = digest.hexdigest()  # a checksum of all names and labels
         if not self.count:
             raise ValueError(f"{folder}: has no photographs")
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         for label, name in enumerate(self.classes):
-            there = (self.folder / name).is_dir()  # val/ need not have all classes
-            files = sorted(_files_of(self.folder / name)) if there else []
+            top = self.folder / name
+            files = sorted(_files_of(top)) if top.is_dir() else []  # val/ need not have all classes
             if not files and self.folder.name == "train":
-                raise ValueError(f"{self.folder / name}: has no photographs")
-            for place, file in files:
-                yield os.path.relpath(os.path.join(place, file), self.folder), label
+                raise ValueError(f"{top}: has no photographs")
+            for folder, file in files:
+                yield os.path.relpath(os.path.join(folder, file), self.folder), label
 
 
-def _files_of(folder):
+def _files_of(top):
     """(folder, name) of each file at any depth, links followed, but no folder entered twice."""
     entered = set()
-    for place, folders, files in os.walk(folder, onerror=_unreadable, followlinks=True):
-        status = os.stat(place)
+    for folder, folders, files in os.walk(top, onerror=_raise_unreadable, followlinks=True):
+        status = os.stat(folder)
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        yield from ((place, file) for file in files if file[0] != ".")
+        yield from ((folder, file) for file in files if file[0] != ".")
 
 
-def _unreadable(error):
+def _raise_unreadable(error):
     raise ValueError(f"{error.filename}: cannot be read: {error.strerror}") from None
 
 
 def read_square(file: Path, size: int) -> np.ndarray:
     """Read a photograph as RGB, scale its shorter side to `size`, crop its centre.
 
-    Grey, CMYK, 16-bit and palette images become RGB, transparency is laid on white, and what a
-    camera marked as turned is turned back; of an animation, the first picture. Scaling is Lanczos
-    with as many taps as it takes, so nothing aliases. (The code of 2014 averaged areas; what
-    scaled the images of 2012 is not known.)
+    Grey, CMYK, 16-bit and palette images become RGB, transparency is laid on white, and what a camera marked
+    as turned is turned back; of an animation, the first picture. Scaling is Lanczos with as many taps as it
+    takes, so nothing aliases. (The code of 2014 averaged areas; what scaled the images of 2012 is not
+    known.)
 
-    Returns: (size, size, 3) uint8. Raises: an exception of many possible kinds, if Pillow can not
-        read the file.
-    """
+    Returns: (size, size, 3) uint8. Raises: an exception of many possible kinds, if Pillow can not read the
+    file."""
     from PIL import Image, ImageOps
 
     with Image.open(file) as image:
         image.draft("RGB", (2 * size, 2 * size))  # a JPEG may be decoded at half its size or less
-        image = _rgb(ImageOps.exif_transpose(image))
+        image = _to_rgb(ImageOps.exif_transpose(image))
         width, height = image.size
         side = min(width, height)  # of the square that stays
         left, top = (width - side) / 2, (height - side) / 2
@@ -109,7 +101,7 @@ def read_square(file: Path, size: int) -> np.ndarray:
         return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
-def _rgb(image):
+def _to_rgb(image):
     from PIL import Image
 
     if image.mode.startswith("I"):  # 16 bits of grey, as PNG and TIFF have them, or 8 in 16
@@ -121,6 +113,5 @@ def _rgb(image):
         raise ValueError("grey values that are not whole numbers")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")

@@ -1,12 +1,11 @@
-"""How a pack keeps pixels: two files to append to, two readers that look alike.
+"""The two stores of a pack's pixels: files to append to, read as if they were an array.
 
     raw     NAME.u8              every pixel: an image of 256x256 has 196,608 bytes, or 48 pages,
                                  and starts on one: the fastest
     jpeg    NAME.jpegs           JPEG strings one after another: about a tenth of it, decoded as
             NAME.offsets.i64     they are read; where each starts and ends
 
-A reader has `shape` (N, H, W, C) and `dtype`, and gives the pixels `[i, rows]` (h, W, C) of image
-i, or `[i, rows, columns]`, to several threads at once. Writing is growth.py's.
+growth.py writes them.
 """
 
 import io
@@ -18,15 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+# Store -> ending of each of its files -> what the file starts with; the first has the pixels.
+STORES = {"raw": {".u8": b""}, "jpeg": {".jpegs": b"", ".offsets.i64": bytes(8)}}
 
-def decode(string: bytes) -> np.ndarray:
+
+def decode_jpeg(string: bytes) -> np.ndarray:
     """A JPEG string -> (H, W, 3) uint8."""
     from PIL import Image  # here, since most data sets do without
 
     return np.asarray(Image.open(io.BytesIO(string)).convert("RGB"))
 
 
-def encode(pixels: np.ndarray, quality: int) -> bytes:
+def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
     """(H, W, 3) uint8 -> a JPEG string."""
     from PIL import Image
 
@@ -35,24 +37,61 @@ def encode(pixels: np.ndarray, quality: int) -> bytes:
     return string.getvalue()
 
 
-class _Stored:
-    """The file with the pixels of N images, read from anywhere in it, at first with a look at the
-    checksum of each. Not mapped into memory: reading what is lost is an error then, not the end of
-    the process, and 250 GB may pass through it without counting as its memory.
+def blocks_of(store: str, images: Sequence[bytes], end: int) -> dict[str, bytes]:
+    """Ending -> what is appended for some images, if the file of the pixels has `end` bytes."""
+    pixels = b"".join(images)
+    if store == "raw":
+        return {".u8": pixels}
+    ends = end + np.cumsum([len(string) for string in images])
+    return {".jpegs": pixels, ".offsets.i64": ends.tobytes()}
 
-    Raises: ValueError if the file has not the expected size or so many checksums.
-    """
 
-    def __init__(self, file: Path, size: int, sums: np.ndarray):
-        _check_size(file, size)
-        self.file, self.sums = file, sums
-        self.opened = open(file, "rb", buffering=0)
-        self.seen = np.zeros(len(sums), bool)
+class StoredPixels:
+    """The pixels of images, of `shape` (N, H, W, C): `[i, rows]` of image i (h, W, C), or `[i, rows,
+    columns]`, for several threads at once. The first time, an image is compared with its CRC-32 in `sums`
+    (N,) uint32.
+
+    `files` are in the order of STORES. They are not mapped into memory: reading what is lost is an error
+    then, not the end of the process, and 250 GB may pass through it without counting as its memory.
+
+    Raises: ValueError if a file is of another size or there are not so many checksums; of an image, when it
+        is read, if it was changed or is no JPEG of that shape."""
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, store: str, files: Sequence[Path], shape: Sequence[int], sums: np.ndarray):
+        self.file, self.store, self.shape, self.sums = files[0], store, tuple(shape), sums
+        count, image_bytes = self.shape[0], math.prod(self.shape[1:])
+        if len(sums) != count:
+            raise ValueError(f"{self.file.name}: {count} images, but {len(sums)} checksums")
+        if store == "raw":
+            self.offsets = range(0, (count + 1) * image_bytes, image_bytes)
+        else:
+            _check_size(files[1], 8 * (count + 1))
+            self.offsets = np.fromfile(files[1], np.int64)  # 10 MB for ImageNet
+            if self.offsets[0] != 0 or (np.diff(self.offsets) <= 0).any():
+                raise ValueError(f"{files[1]}: strings should follow each other")
+        _check_size(self.file, int(self.offsets[-1]))
+        self.opened = open(self.file, "rb", buffering=0)
+        self.seen = np.zeros(count, bool)
         if hasattr(os, "posix_fadvise"):  # else the disk reads much of what lies around an image
             os.posix_fadvise(self.opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
 
-    def read(self, i: int, first: int, last: int) -> bytes:
-        """Bytes `first` to `last`, which are image i. Raises: ValueError if they were changed."""
+    def __getitem__(self, index):
+        i, *inside = index
+        content = self._read_image(i)
+        if self.store == "raw":
+            return np.frombuffer(content, np.uint8).reshape(self.shape[1:])[tuple(inside)]
+        try:
+            image = decode_jpeg(content)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self.file}: image {i} is no JPEG: pack the folder again ({error})") from None
+        if image.shape != self.shape[1:]:
+            raise ValueError(f"{self.file}: image {i} is {image.shape}: pack the folder again")
+        return image[tuple(inside)]
+
+    def _read_image(self, i):
+        first, last = int(self.offsets[i]), int(self.offsets[i + 1])
         try:
             content = os.pread(self.opened.fileno(), last - first, first)
         except OSError as error:
@@ -64,83 +103,8 @@ class _Stored:
         return content
 
 
-class RawPixels:
-    """The reader of a raw store.
-
-    Args:
-        files: of the store, in the order of `heads`.
-        shape: (N, H, W, C).
-        sums: (N,) uint32, the CRC-32 of each image.
-
-    Raises: ValueError if the file has not the size of `shape`.
-    """
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, files: Sequence[Path], shape: Sequence[int], sums: np.ndarray):
-        (file,), self.shape = files, tuple(shape)
-        count, *self._image = self.shape
-        self._bytes = math.prod(self._image)
-        _check_count(file, sums, count)
-        self._stored = _Stored(file, count * self._bytes, sums)
-
-    def __getitem__(self, index):
-        i, *inside = index
-        content = self._stored.read(i, i * self._bytes, (i + 1) * self._bytes)
-        return np.frombuffer(content, np.uint8).reshape(self._image)[tuple(inside)]
-
-
-class JpegPixels:
-    """The reader of a jpeg store; the same, and later ValueError if a string is no JPEG of that
-    shape."""
-
-    dtype = np.dtype(np.uint8)
-
-    def __init__(self, files: Sequence[Path], shape: Sequence[int], sums: np.ndarray):
-        (self._file, where), self.shape = files, tuple(shape)
-        _check_count(self._file, sums, self.shape[0])
-        _check_size(where, 8 * (self.shape[0] + 1))
-        self._offsets = np.fromfile(where, np.int64)  # 10 MB for ImageNet
-        if self._offsets[0] != 0 or (np.diff(self._offsets) <= 0).any():
-            raise ValueError(f"{where}: strings should follow each other")
-        self._stored = _Stored(self._file, int(self._offsets[-1]), sums)
-
-    def __getitem__(self, index):
-        i, *inside = index
-        string = self._stored.read(i, *self._offsets[i : i + 2].tolist())
-        try:
-            image = decode(string)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self._file}: image {i} is no JPEG: pack the folder again ({error})") from None
-        if image.shape != self.shape[1:]:
-            raise ValueError(f"{self._file}: image {i} is {image.shape}: pack the folder again")
-        return image[tuple(inside)]
-
-
-READERS = {"raw": RawPixels, "jpeg": JpegPixels}
-
-
-def heads(store: str) -> dict[str, bytes]:
-    """Ending -> what the store's file of that ending starts with; the first has the pixels."""
-    return {"raw": {".u8": b""}, "jpeg": {".jpegs": b"", ".offsets.i64": bytes(8)}}[store]
-
-
-def blocks(store: str, images: Sequence[bytes], end: int) -> dict[str, bytes]:
-    """Ending -> what is appended for some images, if the file of the pixels has `end` bytes."""
-    pixels = b"".join(images)
-    if store == "raw":
-        return {".u8": pixels}
-    ends = end + np.cumsum([len(string) for string in images])
-    return {".jpegs": pixels, ".offsets.i64": ends.tobytes()}
-
-
 def _check_size(file, expected):
     size = file.stat().st_size if file.is_file() else None
     if size != expected:
         found = "is missing" if size is None else f"has {size:,} bytes"
         raise ValueError(f"{file}: {found}, {expected:,} expected: pack the folder again")
-
-
-def _check_count(file, sums, count):
-    if len(sums) != count:
-        raise ValueError(f"{file.name}: {count} images, but {len(sums)} checksums")

@@ -14,21 +14,20 @@ from itertools import islice
 from alexnet2gpu.data.images import Moments
 from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.pack.photographs import Photographs, read_square
-from alexnet2gpu.data.pack.stores import decode, encode
+from alexnet2gpu.data.pack.stores import decode_jpeg, encode_jpeg
 
 WORK = 16  # photographs that a worker is given
 
 
 class Workers:
-    """`count` processes, as a context manager; they are a few tasks ahead of who takes the
-    results, and no more, so that memory does not grow."""
+    """`count` processes, as a context manager; they are a few tasks ahead of who takes the results, and no
+    more, so that memory does not grow."""
 
     def __init__(self, count: int):
         self.count = count
+        self.pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), _start_worker)
 
     def __enter__(self):
-        context = multiprocessing.get_context("spawn")
-        self.pool = ProcessPoolExecutor(self.count, context, _start_worker)
         return self
 
     def __exit__(self, *error):
@@ -36,9 +35,7 @@ class Workers:
 
     def each(self, photographs: Photographs, first: int, form: Form) -> Iterator:
         """What `_work` returns, some photographs at a time, in order from number `first` on.
-
-        Raises: ValueError if a process was killed.
-        """
+        Raises: ValueError if a process was killed."""
         names, pending = islice(photographs, first, None), collections.deque()
         try:
             while some := list(islice(names, WORK)):
@@ -49,14 +46,14 @@ class Workers:
                 yield pending.popleft().result()
         except BrokenProcessPool:
             raise ValueError(
-                "a process that decodes was killed, as happens when memory is spent: start again, "
-                "with fewer --workers; it goes on where it was"
+                "a process that decodes was killed, as happens when memory is spent: start again, with fewer "
+                "--workers; it goes on where it was"
             ) from None
 
 
 def _start_worker():
-    """Leave Ctrl-C to the main process, and end with it, also if it was killed. Pillow's warnings
-    say no more than that a photograph is large or its remarks are damaged."""
+    """Leave Ctrl-C to the main process, and end with it, also if it was killed. Pillow's warnings say no more
+    than that a photograph is large or its remarks are damaged."""
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -68,10 +65,9 @@ def _end_with_parent():
 
 
 def _work(folder, some, form):
-    """In a worker: contents, labels and sums of the photographs [(name, label)] that can be read;
-    name and reason of those that can not, the same wherever the folder is."""
-    images, labels, skipped = [], [], []
-    moments = Moments((form.size, form.size, 3))
+    """In a worker: contents, labels and sums of the photographs [(name, label)] that can be read; name and
+    reason of those that can not, the same wherever the folder is."""
+    images, labels, skipped, moments = [], [], [], Moments((form.size, form.size, 3))
     for name, label in some:
         try:
             pixels = read_square(folder / name, form.size)
@@ -80,9 +76,9 @@ def _work(folder, some, form):
             skipped.append([name, " ".join(reason.split())])
             continue
         content = pixels.tobytes()
-        if form.store == "jpeg":  # what counts is what will be read
-            content = encode(pixels, form.quality)
-            pixels = decode(content)
+        if form.store == "jpeg":
+            content = encode_jpeg(pixels, form.quality)
+            pixels = decode_jpeg(content)  # what counts is what will be read
         moments.add(pixels[None])
         images.append(content)
         labels.append(label)

@@ -1,4 +1,4 @@
-"""Where in a step a process is, as told by hooks: (pass, tower, layer), in the order of execution.
+"""Places in a step where a process is, as told by hooks: (pass, tower, layer), in the order of execution.
 
 start                       before the forward pass: gradients of the last step are let go
 forward   0  conv1          a layer of tower 0
@@ -12,37 +12,29 @@ update                      the optimizer's step
 
 from collections.abc import Callable
 
-import torch
-
-from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.ranks.assemble import Parts
 
 Place = tuple[str, int | None, str]
 START, LOSS, UPDATE = (("start", None, ""), ("forward", None, "loss"), ("update", None, ""))
 
 
 class Places:
-    """A context around a step. Calls `arrive(place)` in every new place, and `forward_ends()` as
-    the model has given its output, before the loss."""
+    """A context around a step. Calls `arrive(place)` in every new place, and `end_forward()` as the model has
+    given its output, before the loss."""
 
-    def __init__(
-        self,
-        model: AlexNet,
-        optimizer: torch.optim.Optimizer,
-        arrive: Callable[[Place], None],
-        forward_ends: Callable[[], None],
-    ):
-        self.model, self.optimizer = model, optimizer
-        self.arrive, self.forward_ends = arrive, forward_ends
+    def __init__(self, parts: Parts, arrive: Callable[[Place], None], end_forward: Callable[[], None]):
+        self.model, _, self.optimizer = parts
+        self.arrive, self.end_forward = arrive, end_forward
 
     def __enter__(self):
         self.passing, self.last = "forward", None  # last: the node that ended the last layer
-        self.hooks = [
-            self.model.register_forward_hook(self._end_forward),
-            self.optimizer.register_step_pre_hook(lambda *_: self.arrive(UPDATE)),
-        ]
         towers = list(self.model.towers.values())
-        self.hooks.append(towers[0].register_forward_pre_hook(self._begin_stage))
-        self.hooks.append(towers[-1].register_forward_hook(self._end_stage))
+        self.hooks = [
+            self.model.register_forward_hook(self._leave_model),
+            self.optimizer.register_step_pre_hook(lambda *_: self.arrive(UPDATE)),
+            towers[0].register_forward_pre_hook(self._begin_stage),
+            towers[-1].register_forward_hook(self._end_stage),
+        ]
         for tower in towers:
             for name, layer in tower.named_children():
                 self._follow(layer, tower.index, name)
@@ -60,8 +52,7 @@ class Places:
         def leave(layer, inputs, output):
             self._announce(output, ("backward", tower, name))
 
-        self.hooks.append(layer.register_forward_pre_hook(enter))
-        self.hooks.append(layer.register_forward_hook(leave))
+        self.hooks += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave)]
 
     def _announce(self, output, place):
         """Have the node that made `output` say where it is, just before its backward runs."""
@@ -78,8 +69,8 @@ class Places:
         if self.passing == "forward":
             self.arrive(("forward", None, f"join {inputs[0] + 1}"))
 
-    def _end_forward(self, model, inputs, output):
+    def _leave_model(self, model, inputs, output):
         self._announce(output, ("backward", None, f"join {len(model.joins)}"))
-        self.forward_ends()
+        self.end_forward()
         self.arrive(LOSS)
         self.passing = "recompute"

@@ -13,12 +13,11 @@ and on CUDA, where the figures are the caching allocator's,
     other               allocated before the step and none of these: cuBLAS's workspace, mean image
     reserved            the most that the allocator has taken from the driver
 
-With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU the
-figures are counted from the tensors themselves: every storage that an operation returns is in a
-ledger until it dies. Not in the ledger: what operations take outside torch's allocator, what the
-communication library copies, tensors that outlast the step and are not in the list above (the
-mean image), Python and the libraries. Autograd adds two gradients of one tensor in place; not so
-under the ledger's eyes, so that the backward of a join may count one too many.
+With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU the figures are
+counted from the tensors themselves (storages.py). Not counted there: what operations take outside torch's
+allocator, what the communication library copies, tensors that outlast the step and are not in the list above
+(the mean image), Python and the libraries. Autograd adds two gradients of one tensor in place; not so while
+it is watched, so that the backward of a join may count one too many.
 """
 
 from collections.abc import Sequence
@@ -33,10 +32,8 @@ from alexnet2gpu.ranks.assemble import Parts
 
 
 class StepMemory:
-    """A context around one training step.
-
-    Takes what the step works on, its optimizer with a `velocity` in the state of each parameter,
-    and the batch that it is given. Afterwards:
+    """A context around one training step, of `parts` whose optimizer has a `velocity` in the state of each
+    parameter. Afterwards:
 
         bytes     by category, see above
         saved     of the saved activations, by (tower, layer) that made them; empty on CUDA
@@ -44,10 +41,9 @@ class StepMemory:
     """
 
     def __init__(self, parts: Parts, batch: Sequence[Tensor]):
-        model, replicated, optimizer = parts
-        self.parameters, self.replicated, self.batch = list(model.parameters()), replicated, batch
-        self.velocities = [optimizer.state[parameter]["velocity"] for parameter in self.parameters]
-        self.places = Places(model, optimizer, self._arrive, self._forward_ends)
+        self.parameters, self.replicated, self.batch = list(parts.model.parameters()), parts.replicated, batch
+        self.velocities = [parts.optimizer.state[parameter]["velocity"] for parameter in self.parameters]
+        self.places = Places(parts, self._arrive, self._end_forward)
         self.bytes: dict[str, int] = {}
         self.moments: list[tuple[Place, int]] = []
 
@@ -60,7 +56,6 @@ class StepMemory:
         else:
             self.meter = Ledger(given, isinstance(self.replicated, DistributedDataParallel))
         self.meter.__enter__()
-        self.meter.place = START
         self.places.__enter__()
         return self
 
@@ -81,8 +76,9 @@ class StepMemory:
             "batch": _total(self.batch),
             "saved_activations": self.saved_activations,
             "peak": max(held for _, held in self.moments),
-            **self.meter.more(),
         }
+        if isinstance(self.meter, _Allocator):
+            self.bytes |= {"other": self.meter.other, "reserved": self.meter.reserved}
 
     def _gradients(self):
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -92,17 +88,15 @@ class StepMemory:
         self.moments.append((self.meter.place, self.meter.worst_since()))
         self.meter.place = place
 
-    def _forward_ends(self):
+    def _end_forward(self):
         self.saved_activations, self.saved = self.meter.left_by_forward()
 
 
 class _Allocator:
     """The caching allocator's own figures; `given`: bytes of all that is known before the step."""
 
-    place: Place | None = None
-
     def __init__(self, given):
-        self.given = given
+        self.given, self.place = given, START
 
     def __enter__(self):
         torch.cuda.synchronize()
@@ -124,12 +118,8 @@ class _Allocator:
     def left_by_forward(self):
         return torch.cuda.memory_allocated() - self.before, {}
 
-    def more(self):
-        return {"other": self.other, "reserved": self.reserved}
-
 
 def _bytes_of_buckets(replicated):
-    """As DDP notes them."""
     if not isinstance(replicated, DistributedDataParallel):
         return 0
     data = replicated._get_ddp_logging_data()

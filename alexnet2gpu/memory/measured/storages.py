@@ -1,6 +1,7 @@
-"""Exact accounting on the CPU: which storages live, how large they are, and what made them."""
+"""Storages on the CPU, exactly: which live, how large each is, in what place of the step it was made."""
 
 import weakref
+from collections import Counter
 
 import torch
 from torch import Tensor
@@ -11,14 +12,12 @@ from alexnet2gpu.memory.measured.places import START
 
 
 class Ledger(TorchDispatchMode):
-    """Every storage that is given or that an operation makes, until it dies, with the place that
-    made it. A storage is known by its id: torch keeps the Python object of a storage for as long
-    as the storage itself lives.
+    """Every storage that is given or that an operation makes, until it dies, with the place that made it. A
+    storage is known by its id: torch keeps the Python object of a storage for as long as the storage itself
+    lives.
 
-    DDP's buckets are counted apart: they are made out of sight, or, at the start of the second
-    step, in sight. FSDP gives storages another size outside of any operation, so sizes are read
-    anew each time.
-    """
+    DDP's buckets are counted apart: they are made out of sight, or, at the start of the second step, in
+    sight. FSDP gives storages another size outside of any operation, so sizes are read anew each time."""
 
     def __init__(self, given, buckets):
         super().__init__()
@@ -62,14 +61,11 @@ class Ledger(TorchDispatchMode):
 
     def left_by_forward(self):
         """Bytes of what was made in the forward pass and is there, in all and by who made it."""
-        made = {}
-        for storage, (passing, *maker) in self._living():
+        made = Counter()
+        for storage, (passing, tower, layer) in self._living():
             if passing == "forward":
-                made[tuple(maker)] = made.get(tuple(maker), 0) + storage.nbytes()
-        return sum(made.values()), made
-
-    def more(self):
-        return {}
+                made[tower, layer] += storage.nbytes()
+        return made.total(), made
 
     def _enter(self, storage):
         key = id(storage)
@@ -79,7 +75,7 @@ class Ledger(TorchDispatchMode):
 
     def _living(self):
         found = [(storage(), place) for storage, place in list(self.entries.values())]
-        return [(storage, place) for storage, place in found if storage is not None]
+        return [entry for entry in found if entry[0] is not None]
 
     def _read(self):
         held = sum(storage.nbytes() for storage, _ in self._living())

@@ -4,8 +4,8 @@
     graph.loss(y)                   cross-entropy of it, and its gradient
     graph.backward({y: gradient})   back through all nodes, the latest first
 
-When a node has run, the gradient that it was given is gone, and so is what it kept. A second
-gradient of one tensor is added to the first in place.
+When a node has run, the gradient that it was given is gone, and so is what it kept. A second gradient of
+one tensor is added to the first in place.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,21 +17,19 @@ from alexnet2gpu.memory.predicted.tape import Storage, Tape
 
 @dataclass(eq=False)
 class Value:
-    """A tensor of the graph: where it lies; bytes of its elements; whether backward reaches it;
-    and, if it was gathered and is to be gathered again, the half that is kept in its place, and
-    what its gathering takes besides the result."""
+    """A tensor of the graph."""
 
-    storage: Storage
-    width: int
-    differentiable: bool = True
-    half: Storage | None = None
-    gathering: int = 0
+    storage: Storage  # where it lies
+    width: int  # bytes of an element
+    differentiable: bool = True  # whether backward reaches it
+    half: Storage | None = None  # what is kept instead, if it was gathered and is to be gathered again
+    gathering: int = 0  # what this takes besides the result
 
 
 @dataclass(eq=False)
 class Node:
-    """What ran in a place, from what to what, and what is kept of it. One with `again` stands for
-    several that were not recorded: it runs them again and gives their graph and output."""
+    """What ran in a place, from what to what, and what is kept of it. One with `again` stands for several
+    that were not recorded: it runs them again and gives their graph and output."""
 
     place: tuple
     cost: Cost
@@ -42,13 +40,8 @@ class Node:
 
 
 class Graph:
-    """Nodes in order.
-
-    Args:
-        tape: that all is noted on.
-        store: called with the storage of each weight's gradient, to hold or to drop it.
-        recording: whether anything is kept for backward.
-    """
+    """Nodes in order, noted on a tape. `store` is called with the storage of each weight's gradient, to
+    hold or to drop it; `recording`: whether anything is kept for backward."""
 
     def __init__(self, tape: Tape, store: Callable[[Storage], None], recording: bool = True):
         self.tape, self.store, self.recording = tape, store, recording
@@ -82,8 +75,8 @@ class Graph:
             self.tape.drop(self.cache.pop())
 
     def loss(self, logits):
-        """Cross-entropy, in float32 or better, forward and backward. Returns: the gradient of the
-        logits, and the 1 that backward starts from, which stays till its end."""
+        """Cross-entropy, in float32 or better, forward and backward. Returns: the gradient of the logits,
+        and the 1 that backward starts from, which stays till its end."""
         tape, width = self.tape, max(logits.width, 4)
         size = logits.storage.bytes // logits.width * width
         if logits.width < width:
@@ -101,8 +94,8 @@ class Graph:
         return gradient, one
 
     def backward(self, gradients: dict[Value, Storage]) -> None:
-        """Play all nodes. `gradients`, each held once: of the graph's outputs at first; in the
-        end those of what other graphs gave."""
+        """Play all nodes. `gradients`, each held once: of the graph's outputs at first; in the end those of
+        what other graphs gave."""
         for node in reversed(self.nodes):
             if self.tape.place != (place := ("backward", *node.place[1:])):
                 self.tape.at(*place)
@@ -119,8 +112,8 @@ class Graph:
                 self._leave(storage, size)
 
     def _run_backward(self, node, gradients):
-        """The node itself: gradients of what it read. Returns those of its weights, each with the
-        bytes that it is to have in the end."""
+        """The node itself: gradients of what it read. Returns those of its weights, each with the bytes
+        that it is to have in the end."""
         tape, cost, gradient = self.tape, node.cost, gradients.pop(node.gives)
         first = node.reads[0]
         if first.half and cost.keeps_input:

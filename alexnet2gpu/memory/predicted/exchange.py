@@ -1,7 +1,7 @@
-"""What it takes to exchange activations between ranks, as nodes of autograd (layers.py).
+"""Costs of exchanging activations between ranks, as nodes of autograd (layers.py).
 
-In bytes: `half` of what a rank's tower gives, `sent` of the same as it travels. n ranks; on the
-CPU they send messages, on GPUs they use collectives (ranks/link.py).
+In bytes: `half` of what a rank's tower gives, `sent` of the same as it travels. n ranks; on the CPU they
+send messages, on GPUs they use collectives (ranks/link.py).
 """
 
 from dataclasses import dataclass, replace
@@ -11,15 +11,14 @@ from alexnet2gpu.memory.predicted.layers import Cost
 
 @dataclass(frozen=True)
 class Travel:
-    """A half on its way to n - 1 other ranks: its bytes, and those of an element; whether slices
-    of its gradient need no copy to be sent."""
+    """A half on its way to n - 1 other ranks."""
 
     n: int
     on_gpu: bool
     half: int
-    width: int
+    width: int  # bytes of an element of the half
     sent: int
-    views: bool = False
+    views: bool = False  # whether slices of its gradient need no copy to be sent
 
     @property
     def gathering(self) -> int:
@@ -29,7 +28,7 @@ class Travel:
 
 
 def exchanged(t: Travel) -> Cost:
-    """ranks.exchange.exchange"""
+    """ranks.exchange.exchange."""
     others = (t.n - 1) * t.sent
     packed = 0 if t.views else others
     backward = packed + ((t.n + 2) * t.sent if t.on_gpu else others)
@@ -38,14 +37,14 @@ def exchanged(t: Travel) -> Cost:
 
 
 def gathered(t: Travel) -> Cost:
-    """ranks.exchange.gather_logits"""
+    """ranks.exchange.gather_logits."""
     gives = t.n * t.half
     return Cost(gives=gives, width=t.width, forward=t.gathering + gives)
 
 
 def overlapped(layer: Cost, t: Travel, dense: bool) -> Cost:
-    """overlap.overlapped, of a layer that costs `layer` by itself; whether it copies each part of
-    its weight (linear.in_one_piece)."""
+    """ranks.overlap.Overlapped, of a layer that costs `layer` by itself; `dense`: whether it copies each part
+    of its weight (model.linear.in_one_piece)."""
     others, changed = (t.n - 1) * t.sent, t.sent != t.half
     incoming = t.n * t.sent if t.on_gpu else others
     leaving = (t.n + 1) * t.sent if t.on_gpu else others  # besides what is packed
@@ -57,14 +56,6 @@ def overlapped(layer: Cost, t: Travel, dense: bool) -> Cost:
     gradients = (t.n - 1) * (t.half + packed) + leaving + t.half
     weights = sum(copies or layer.parameters[:1])
     summed = max(2 * weights, sum(copies) + t.half + sum(layer.parameters))
-    return replace(
-        layer,
-        keeps_input=True,
-        keeps=incoming,
-        cached=layer.cached[1:],
-        keeps_cached=False,
-        copies=(),
-        forward=forward + 2 * layer.gives,
-        gradient=t.half,
-        backward=inputs + gradients + summed,
-    )
+    kept = {"keeps_input": True, "keeps": incoming, "cached": layer.cached[1:], "keeps_cached": False}
+    forward, backward = forward + 2 * layer.gives, inputs + gradients + summed
+    return replace(layer, **kept, copies=(), forward=forward, gradient=t.half, backward=backward)

@@ -8,8 +8,8 @@ exchange.py what exchanges do. The rest is who else holds what:
 - Gradients of the last step go when the next one starts, those of weights stay when they come.
 - Under DDP each is copied into its bucket at once, and buckets are always there.
 
-So activations pile up going forward. Going back, they make place for gradients, those of fc6, by
-far the largest, among the first: the worst moment lies there, or in the layers right after.
+So activations pile up going forward. Going back, they make place for gradients, those of fc6, by far the
+largest, among the first: the worst moment lies there, or in the layers right after.
 """
 
 import math
@@ -29,16 +29,11 @@ LABEL = 8  # bytes of one
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a rank holds in a step.
+    """What a rank holds in a step."""
 
-    bytes     by category, as measured/step.py has them
-    saved     of the saved activations, by (tower, layer) that made them
-    moments   the worst moment in every place of the step, in order
-    """
-
-    bytes: dict[str, int]
-    saved: dict[tuple, int]
-    moments: list[Moment]
+    bytes: dict[str, int]  # by category, as measured/step.py has them
+    saved: dict[tuple, int]  # of the saved activations, by (tower, layer) that made them
+    moments: list[Moment]  # the worst in every place of the step, in order
 
     @property
     def worst(self) -> Moment:
@@ -49,9 +44,9 @@ class Prediction:
 def predict_step(
     config: Config, towers: int, span: int = 1, replicas: int = 1, on_gpu: bool = False, kernel: bool = True
 ) -> Prediction:
-    """Play one step of a rank that holds `towers` of the network's towers, in one of `replicas`
-    replicas, which is split over `span` ranks. `on_gpu` matters to how activations are exchanged;
-    `kernel`, whether one normalises (norm/layer.py), to what normalisation takes."""
+    """Play one step of a rank that holds `towers` of the network's towers, in one of `replicas` replicas,
+    which is split over `span` ranks. `on_gpu` matters to how activations are exchanged; `kernel`, whether
+    one normalises (norm/layer.py), to what normalisation takes."""
     return _Step(config, towers, span, replicas, on_gpu, kernel).play()
 
 
@@ -118,7 +113,6 @@ class _Step:
         unrecorded = Graph(self.tape, graph.store, recording=False)
         y = self.layers(unrecorded, "forward", stage, tower, x)
         graph.cache += unrecorded.cache
-
         half = x.half
 
         def again():
@@ -147,8 +141,7 @@ class _Step:
     def layers(self, graph, passing, stage, tower, x):
         """The layers of a stage, one after another."""
         self.tape.hold(x.storage)
-        before, y = None, replace(x)
-        first = True
+        before, y, first = None, replace(x), True
         for row in self.rows:
             if row.stage == stage:
                 self.tape.at(passing, tower, row.name)
@@ -178,18 +171,12 @@ class _Step:
         travel = self.travel(stage, half, width, last)
         joined = self.graph.apply(gathered(travel) if last else exchanged(travel), [y])
         if self.levers.regather:
-            self.forget_half()
-            if not last:
-                self.half = joined.half = self.tape.hold(y.storage)
-                joined.gathering = travel.gathering
+            if self.half:  # regather.py held the latest one until now, also before it was kept
+                self.tape.drop(self.half)
+            self.half = joined.half = None if last else self.tape.hold(y.storage)
+            joined.gathering = travel.gathering
         self.tape.drop(y.storage)
         return joined
-
-    def forget_half(self):
-        """regather.py holds the latest one, also before it is kept."""
-        if self.half:
-            self.tape.drop(self.half)
-        self.half = None
 
     def travel(self, stage, half, width, last=False):
         """Of the halves, so many bytes of `width` each, that a stage gives; `last`: logits."""

@@ -41,16 +41,13 @@ class Tape:
 
     @property
     def place(self) -> tuple[str, int | None, str]:
-        """Where the tape is."""
         return self.moments[-1].place
 
     def at(self, passing: str, tower: int | None, layer: str) -> None:
-        """Enter a place."""
         self.moments.append(Moment((passing, tower, layer), -1))
         self.surge(0)
 
     def new(self, size: int, kind: str) -> Storage:
-        """A storage of `size` bytes, held once."""
         storage = Storage(size, kind, self.place)
         self.held.add(storage)
         self.bytes += size
@@ -58,12 +55,10 @@ class Tape:
         return storage
 
     def hold(self, storage: Storage) -> Storage:
-        """Held by one more."""
         storage.holders += 1
         return storage
 
     def drop(self, storage: Storage) -> None:
-        """Held by one less."""
         storage.holders -= 1
         assert storage.holders >= 0, f"dropped too often: {storage}"
         if storage.holders == 0:
@@ -71,7 +66,6 @@ class Tape:
             self.bytes -= storage.bytes
 
     def surge(self, more: int) -> None:
-        """Note that for a moment `more` bytes were held than are on the tape."""
         moment = self.moments[-1]
         if self.bytes + more > moment.bytes:
             moment.bytes = self.bytes + more

@@ -1,4 +1,10 @@
-"""The layer, its two operations for kernels, and its backward pass without one."""
+"""The layer, its two operations for kernels, and its backward pass without one.
+
+    y = x d^-beta,  dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)),  d = k + alpha S(x^2)
+
+S is its own transpose, since the window is symmetric. Only x is kept; d is computed again. The arithmetic is
+float32 or better, whoever computes it.
+"""
 
 import functools
 import warnings
@@ -14,8 +20,8 @@ from alexnet2gpu.model.plain import plain
 
 
 class ResponseNorm(nn.Module):
-    """(B, C, H, W) -> same: see NormRule. With `keep_all` autograd keeps what it would of the
-    formula, operation by operation."""
+    """(B, C, H, W) -> same: see NormRule. With `keep_all` autograd keeps what it would of the formula,
+    operation by operation."""
 
     def __init__(self, rule: NormRule, keep_all: bool = False):
         super().__init__()
@@ -53,8 +59,8 @@ def has_kernels(device: str) -> bool:
 
 @functools.cache
 def _triton_kernels():
-    """The module, if a kernel of Triton's can be built here, for which it needs a C compiler and
-    Python's headers, or if there is no GPU to try; else None."""
+    """The module, if a kernel of Triton's can be built here, for which it needs a C compiler and Python's
+    headers, or if there is no GPU to try; else None."""
     try:
         from alexnet2gpu.model.norm import triton_kernels
 
@@ -71,9 +77,6 @@ def _kernels(x):
     return _triton_kernels() if x.is_cuda else native
 
 
-# y = x d^-beta and dx = g d^-beta - 2 alpha beta x S(g x d^(-beta-1)), d = k + alpha S(x^2).
-# S is its own transpose, since the window is symmetric. Only x is kept; d is computed again.
-# The arithmetic is float32 or better.
 @torch.library.custom_op("alexnet2gpu::response_norm", mutates_args=())
 def by_kernel(x: Tensor, across_maps: bool, size: int, alpha: float, beta: float, k: float) -> Tensor:
     """(B, C, H, W), channels last in memory -> y, as x is."""
@@ -122,8 +125,8 @@ class _ByOperations(torch.autograd.Function):
 
 
 def written_out(x: Tensor, rule: NormRule) -> Tensor:
-    """(B, C, H, W) -> same, as in F.local_response_norm, in float32 or better: autograd keeps
-    four tensors of this size."""
+    """(B, C, H, W) -> same, as in F.local_response_norm, in float32 or better: autograd keeps four tensors of
+    this size."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     total, half = wide * wide, rule.size // 2
     if rule.across_maps:

@@ -1,12 +1,12 @@
 """Response normalisation on the CPU in one pass over memory: native.c, compiled when needed.
 
-With torch's operations every step of the formula is a pass of its own, over a tensor that leaves
-the cache nearest to the core. Compiling them (torch.compile) gains nothing where channels lie last
-in memory (docs/speed.md). This needs a C compiler that knows OpenMP, as gcc does, and takes it a
-third of a second; where there is none, operations.py does the work.
+With torch's operations every step of the formula is a pass of its own, over a tensor that leaves the cache
+nearest to the core. Compiling them (torch.compile) gains nothing where channels lie last in memory
+(docs/speed.md). This needs a C compiler that knows OpenMP, as gcc does, and takes it a third of a second;
+where there is none, operations.py does the work.
 
-Each process compiles for itself, into a directory that only it can write and that is gone at once:
-nothing that another could have put there is ever loaded.
+Each process compiles for itself, into a directory that only it can write and that is gone at once: nothing
+that another could have put there is ever loaded.
 """
 
 import ctypes
@@ -26,7 +26,7 @@ from alexnet2gpu.config.layers import NormRule
 SOURCE = Path(__file__).with_name("native.c")
 TYPES = {torch.float32: "-DREAL=float", torch.float64: "-DREAL=double", torch.bfloat16: "-DBFLOAT16"}
 # roots without errno can be computed 16 at a time; everything else is as the standard has it
-OPTIONS = "-O3 -march=native -fno-math-errno -fno-trapping-math -fopenmp -shared -fPIC".split()
+OPTIONS = ["-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fopenmp", "-shared", "-fPIC"]
 
 
 class _Norm(ctypes.Structure):
@@ -41,8 +41,8 @@ class _Norm(ctypes.Structure):
 
 @functools.cache
 def compiled(dtype: torch.dtype):
-    """The function `normalise` of native.c for tensors of `dtype`; None, after a warning, if it
-    cannot be had."""
+    """The function `normalise` of native.c for tensors of `dtype`; None, after a warning, if it cannot be
+    had."""
     try:
         compiler = shlex.split(os.environ.get("CC") or "cc")
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:

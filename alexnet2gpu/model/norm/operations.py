@@ -1,7 +1,7 @@
 """Response normalisation by torch's own operations: on any device, in any layout.
 
-They work on some images at a time, so that temporaries are of their size and lie in the cache: on
-two cores 2 to 4 times as fast as on a whole batch of 128.
+They work on some images at a time, so that temporaries are of their size and lie in the cache: on two cores 2
+to 4 times as fast as on a whole batch of 128.
 """
 
 import torch
@@ -60,8 +60,8 @@ def _denominator(x, rule):
 
 
 def window_sum(x: Tensor, rule: NormRule) -> Tensor:
-    """(B, C, H, W) -> same: sums over the window around each value, fewer at the ends; one
-    dimension of the window after the other. Overwrites x if there are two."""
+    """(B, C, H, W) -> same: sums over the window around each value, fewer at the ends; one dimension of the
+    window after the other. Overwrites x if there are two."""
     total = x.clone()
     for number, dim in enumerate((1,) if rule.across_maps else (2, 3)):
         if number:
@@ -74,8 +74,8 @@ def window_sum(x: Tensor, rule: NormRule) -> Tensor:
 
 
 def _to_minus(beta, d, out=None):
-    """d^-beta. With the usual 3/4 by two roots, several times faster than the general power; the
-    first of them may go into `out`."""
+    """d^-beta. With the usual 3/4 by two roots, several times faster than the general power; the first of
+    them may go into `out`."""
     if beta == 0.75:
         root = torch.rsqrt(d, out=out)
         return root.sqrt().mul_(root)

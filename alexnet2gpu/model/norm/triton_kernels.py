@@ -1,9 +1,9 @@
-"""Response normalisation across maps on GPUs, one kernel each way: x is read once and y written
-once; backward, x and the gradient read, one written.
+"""Response normalisation across maps on GPUs, one kernel each way: x is read once and y written once;
+backward, x and the gradient read, one written.
 
-An element's neighbours lie next to it, channels being last in memory; those that other elements
-load too come from the cache. Backward, each of the `size` neighbours needs a sum of its own, so
-that size^2 values are loaded: still fewer bytes from memory than keeping the sums would take.
+An element's neighbours lie next to it, channels being last in memory; those that other elements load too come
+from the cache. Backward, each of the `size` neighbours needs a sum of its own, so that size^2 values are
+loaded: still fewer bytes from memory than keeping the sums would take.
 """
 
 import torch

@@ -1,8 +1,7 @@
 """The state of a run, for any mode from any mode.
 
-format.py   what lies on the disk: a directory with one file per tower
+format.py   what lies on the disk: a directory with one file per tower; a network from it
 saver.py    writing it in the background, keeping some
 resume.py   which one a run goes on from
-load.py     a network in Python
 export.py   one file for others to read
 """

@@ -1,12 +1,12 @@
-"""Which checkpoint a run goes on from, and whether it is the same run still.
+"""The checkpoint that a run goes on from, and whether it is the same run still.
 
-The newest that is whole is taken. Those passed over are named, with the reason, and are set aside
-when the run starts (folder.py): nothing is deleted. What a run must keep is its identity: the
-network, how its steps are counted, and the images, as far as their number and their labels tell.
-All else may be changed, and is named too.
+The newest that is whole is taken. Those passed over are named, with the reason, and are set aside when the
+run starts (runs/folder.py): nothing is deleted. What a run must keep is its identity: the network, how its
+steps are counted, and the images, as far as their number and their labels tell. All else may be changed, and
+is named too.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,17 +14,9 @@ import numpy as np
 
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.config.network import Network
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.faults import files
-from alexnet2gpu.runs.checkpoints.format import (
-    Damaged,
-    Progress,
-    compare_checksums,
-    has_saved,
-    load_towers,
-    read_state,
-)
+from alexnet2gpu.runs.checkpoints.format import Damaged, Progress, compare_checksums, read_state
 
 ANEW = "start anew, in another directory"
 SAME = ("model", "train.batch", "train.seed", "data.name")
@@ -32,41 +24,28 @@ SAME = ("model", "train.batch", "train.seed", "data.name")
 
 @dataclass
 class Start:
-    """Where a run starts.
-
-    Attributes:
-        progress: how far it had come.
-        checkpoint: the one to go on from; None: from the beginning.
-        damaged: newer ones that are not whole.
-        remarks: what a user should know, a line each.
-        towers: what `load_towers` gave of this rank's towers, until they are restored.
-    """
+    """Where a run starts."""
 
     progress: Progress = field(default_factory=Progress)
-    checkpoint: Path | None = None
-    damaged: list[Path] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-    towers: dict[str, dict] | None = None
-
-    def load(self, network: Network, towers: Iterable[int]) -> None:
-        """Load a rank's towers, whose files `find_start` has checked. Raises: ValueError."""
-        if self.checkpoint:
-            self.towers = load_towers(self.checkpoint, network, towers)
+    checkpoint: Path | None = None  # to go on from; None: from the beginning
+    damaged: list[Path] = field(default_factory=list)  # newer ones that are not whole
+    remarks: list[str] = field(default_factory=list)  # what a user should know, a line each
+    towers: dict[str, dict] | None = None  # what `read_towers` gave of this rank's, until they are restored
 
 
 def about(config: Config, images: Images) -> dict:
     """What a checkpoint says of its run, besides how far it is."""
     labels = np.ascontiguousarray(images.labels, np.int64)
     training = {"number": len(images), "labels": files.checksum(labels)}
-    return {"config": schema.plain(config), "images": training}
+    return {"config": schema.plain_tree(config), "images": training}
 
 
 def find_start(run: Path, config: Config, images: Images) -> Start:
-    """The newest whole checkpoint of a run; every tower's file is read. A run that was ended
-    before its first one starts from the beginning.
+    """The newest whole checkpoint of a run; every tower's file is read. A run that was ended before its first
+    one starts from the beginning.
 
-    Raises: ValueError if all are damaged or gone, or if the newest whole one is of another run or
-        of another version.
+    Raises: ValueError if all are damaged or gone, or if the newest whole one is of another run or of another
+        version.
     """
     start, now = Start(), about(config, images)
     for found in sorted(run.glob("checkpoints/step-*"), reverse=True):
@@ -74,7 +53,7 @@ def find_start(run: Path, config: Config, images: Images) -> Start:
             state = read_state(found)
             changes = _compare(found, state, now)
             compare_checksums(found, state, range(config.model.towers))
-            start.progress = schema.build(Progress, state["progress"])
+            start.progress = schema.build_section(Progress, state["progress"])
         except Damaged as error:
             start.damaged.append(found)
             start.remarks.append(f"passed over {found}: {error}")
@@ -86,7 +65,7 @@ def find_start(run: Path, config: Config, images: Images) -> Start:
         return start
     if start.damaged:
         raise ValueError(f"no checkpoint is whole: {'; '.join(start.remarks)}: {ANEW}")
-    if has_saved(run):
+    if (run / "run.json").exists():
         raise ValueError(f"{run / 'checkpoints'}: its checkpoints are gone: {ANEW}")
     start.remarks.append(f"{run}: no checkpoint yet: from the beginning")
     return start
@@ -95,46 +74,31 @@ def find_start(run: Path, config: Config, images: Images) -> Start:
 def check_agreement(steps: Sequence[int]) -> None:
     """Raises: ValueError if ranks did not all find the same checkpoint; `steps` are theirs."""
     if len(set(steps)) > 1:
-        raise ValueError(
-            f"ranks have found checkpoints of steps {steps}: --out should be on a "
-            "disk that all machines share"
-        )
+        found = f"ranks have found checkpoints of steps {steps}"
+        raise ValueError(f"{found}: --out should be on a disk that all machines share")
 
 
 def _compare(checkpoint, state, now):
     """What is not as it was, a line each. Raises: ValueError if it is another run."""
-    before, after = _flat(_part(state, "config")), _flat(now["config"])
-    keys = list(dict.fromkeys([*after, *before]))
-    changed = [key for key in keys if before.get(key) != after.get(key)]
-    changes = {key: f"{key} is {after.get(key)}, was {before.get(key)}" for key in changed}
-    others = [
-        f"{same}: {changes[key]}" for same in SAME for key in changed if f"{key}.".startswith(f"{same}.")
-    ]
+    before, after = _flat(state.get("config")), _flat(now["config"])
+    keys = [key for key in after | before if before.get(key) != after.get(key)]
+    changes = {key: f"{key} is {after.get(key)}, was {before.get(key)}" for key in keys}
+    others = [f"{same}: {changes[key]}" for same in SAME for key in keys if f"{key}.".startswith(f"{same}.")]
+    trained_on = _flat(state.get("images"))
     others += [
-        f"{key} of training images"
-        for key, value in now["images"].items()
-        if _part(state, "images").get(key) != value
+        f"{key} of training images" for key in now["images"] if trained_on.get(key) != now["images"][key]
     ]
     if others:
-        raise ValueError(
-            f"{checkpoint} was made with another {others[0]}: start a new run, or undo the change"
-        )
+        another = f"{checkpoint} was made with another {others[0]}"
+        raise ValueError(f"{another}: start a new run, or undo the change")
     return list(changes.values())
 
 
-def _part(state, key):
-    found = state.get(key)
-    return found if isinstance(found, dict) else {}
-
-
 def _flat(tree, path=""):
-    """A parsed config -> {key path: value}."""
-    entries = enumerate(tree) if isinstance(tree, list) else tree.items()
+    """Parsed YAML -> {key path: value}."""
+    if not isinstance(tree, list | dict) or not tree:
+        return {path: tree}
     flat = {}
-    for key, value in entries:
-        inner = f"{path}.{key}" if path else str(key)
-        if isinstance(value, dict | list) and value:
-            flat |= _flat(value, inner)
-        else:
-            flat[inner] = value
+    for key, value in enumerate(tree) if isinstance(tree, list) else tree.items():
+        flat |= _flat(value, f"{path}.{key}" if path else str(key))
     return flat
