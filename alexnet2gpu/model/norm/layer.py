@@ -41,13 +41,16 @@ class ResponseNorm(nn.Module):
         return f"{window}, size={size}, alpha={alpha:.3g}, beta={beta}, k={k}"
 
 
-@torch.compiler.assume_constant_result
 def has_kernel(rule: NormRule, dtype: torch.dtype, device: str) -> bool:
     """Whether a kernel computes it for tensors of a type on "cpu" or "cuda", built if need be."""
     if device == "cpu":
         return dtype in native.TYPES and native.compiled(dtype) is not None
     suits = rule.across_maps and dtype.itemsize <= 4  # Triton's kernels compute in float32
     return device == "cuda" and suits and _triton_kernels() is not None
+
+
+# As torch.compiler.assume_constant_result does it, which imports the compiler: three seconds in every rank.
+has_kernel._dynamo_marked_constant = True
 
 
 def has_kernels(device: str) -> bool:
