@@ -15,7 +15,7 @@ from alexnet2gpu.runs.plan import Plan
 
 def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
     """Do what is planned, on every rank; raises as Loop.fit does. A function of its own: model and DDP must
-    must be gone when the ranks end (ranks/groups.py). Returns: the signal that ended the run, or 0."""
+    be gone when the ranks end (ranks/groups.py). Returns: the signal that ended the run, or 0."""
     resume.check_agreement(ranks.gather(plan.start.progress.step))
     loop = Loop(plan, ranks, run, stop, watch)
     run.start(plan.config, plan.start.progress, plan.start.damaged)

@@ -18,7 +18,7 @@ def plant(fault):
     from alexnet2gpu.ranks.link import Link
     from alexnet2gpu.runs import evaluate, loop
 
-    left = fault["count"]
+    left, whole = fault["count"], files.write_whole
 
     def before(function):
         """`function`, the last call of which does not return."""
@@ -42,7 +42,6 @@ def plant(fault):
         left -= len(content)
         whole(file, content, **how)
 
-    whole = files.write_whole
     if fault["phase"] == "step":
         loop.train_step = before(loop.train_step)
     elif fault["phase"] == "exchange":  # own messages are on their way, others' not yet here

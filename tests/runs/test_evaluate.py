@@ -21,7 +21,7 @@ from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 
-HEIGHT, WIDTH, CROP = 34, 30, 24  # so the centre lies at 5, 3 and the last corner at 10, 6
+HEIGHT, WIDTH, CROP = 34, 28, 24  # so the centre lies at 5, 2 and the last corner at 10, 4
 STAGES = """[
     {conv1: {type: conv, out: 8, kernel: 5, init: 0.04}, pool1: {type: max_pool, kernel: 3,
      stride: 2}, relu1: relu, flatten: flatten},
