@@ -59,9 +59,9 @@ def writing(folder, count=50, seed=0):
 
     found = {"killed": count, "taken the one before": 0, "cut": count, "taken it again": 0}
     for _ in range(count):
+        at = draw.randrange(sum(map(len, contents.values())) + 3000)
         child = os.fork()
         if child == 0:
-            at = draw.randrange(sum(map(len, contents.values())) + 3000)
             plant({"phase": "checkpoint", "count": at, "who": "one rank"})
             write(attempt="x")
             os._exit(0)

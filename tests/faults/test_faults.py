@@ -121,7 +121,7 @@ FAULTS = {
     ),
     "dies": ("os.kill(os.getpid(), signal.SIGKILL)", 1, "was killed or has crashed"),
     "is stopped": ("os.kill(os.getpid(), signal.SIGSTOP)", 1, "has not answered for 3 s: stopped"),
-    "hangs": ("time.sleep(100)", 1, "no step was done in 4 s: rank 0 is at link.py:"),
+    "hangs": ("time.sleep(100)", 1, "no step was done in 10 s: rank 0 is at link.py:"),
 }
 
 
@@ -135,7 +135,7 @@ def test_a_rank_that(what, tmp_path):
         fault=fault,
         options=OPTIONS,
         out=str(tmp_path / "run"),
-        stuck=4 if what == "hangs" else 60,
+        stuck=10 if what == "hangs" else 60,
     )
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     ranks = [start(code, rank, 2, store.port) for rank in (0, 1)]
