@@ -5,9 +5,9 @@ import nothing of the machinery.
 
     config/     an experiment as data: YAML -> layers, a network, every key
     model/      the arithmetic of 2012 on one device: model.py, START HERE
-    ranks/      several processes: modes.py, exchange.py, THEN HERE
+    ranks/      several processes: exchange.py, THEN HERE; modes.py
     memory/     bytes per rank: predicted, measured
-    faults/     how anything ends before its end
+    faults/     crashes, signals, hangs, damaged files: one message, nothing lost
     data/       images -> batches
     runs/       a training run
     figures/    a figure a file

@@ -1,4 +1,4 @@
-"""If these fail, a room of the house has a door that it should not have: see "How it is made" in
+"""If these fail, a room of the house has a door that it should not have: see "The lesson" in
 README.md, and CONTRIBUTING.md."""
 
 import ast

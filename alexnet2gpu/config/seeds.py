@@ -5,8 +5,9 @@
     order, crop, flip, colour    seed, "epoch", epoch                   a table for every epoch
     dropout masks                seed, "dropout", tower, replica, step  each step, on the device
 
-No draw depends on the number of processes or on what was drawn before, so all modes see the same weights, the
-same images and the same masks, and a resumed run needs no random state: how far it had come is the state.
+No draw depends on the number of processes or on what was drawn before. So all modes see the same weights and
+images, a split the masks of one device (each replica has its own), and a resumed run needs no random state:
+how far it had come is the state.
 """
 
 import hashlib

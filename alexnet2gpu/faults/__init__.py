@@ -1,4 +1,4 @@
-"""Ends before the end: each in one line, on every rank, and with nothing lost. Imports ranks.
+"""Crashes, signals, hangs and damaged files: one message, on every rank, and nothing lost. Imports ranks.
 
 mistakes.py    a user's mistake: one line, status 2; imports nothing slow
 signals.py     SIGTERM and Ctrl-C, noted

@@ -4,17 +4,17 @@ Shapes, throughout the project: B images in a batch, C channels (maps), H and W 
 features; in memory, channels are last. A tower's own channels are a *half* of all C, also where there are
 more than two towers.
 
-    x               (B, 3, 224, 224)        the image goes to every tower
-    stage 1         (B, 48, 55, 55)         conv1, conv2 in each tower, from its own half
-    join            (B, 2*128, 13, 13)      every tower gets the channels of all
-    stage 2         (B, 128, 6, 6)          conv3, conv4, conv5
-    join, fc6, join, fc7, join, fc8         fully connected, joined again after each
-    join            (B, 1000)               logits
+    stage                      a tower reads          a tower gives
+    1  conv1 conv2             (B, 3, 224, 224)       (B, 128, 13, 13)
+    2  conv3 conv4 conv5       (B, 256, 13, 13)       (B, 4608), 128 maps of 6 x 6 in a row
+    3  fc6                     (B, 9216)              (B, 2048)
+    4  fc7                     (B, 4096)              (B, 2048)
+    5  fc8                     (B, 4096)              (B, 500), joined: logits (B, 1000)
 
 What a *join* does between two stages is passed in, one callable per stage. With all towers on one device
 there is nothing to do but to concatenate. With a tower on each rank, ranks/assemble.py passes the exchange
-(ranks/exchange.py): that is the whole difference between the modes. Parameters have the same names
-everywhere: `towers.0.conv1.weight`.
+(ranks/exchange.py): that is the whole difference between one device and the split. Parameters have the same
+names everywhere: `towers.0.conv1.weight`.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ Wrap = Callable[[int, nn.Module], nn.Module]  # a stage (from 0) and its first l
 
 
 def all_here(x: Tensor) -> Tensor:
-    """The join of towers that are all on this rank: nothing to do."""
+    """The join where there is nothing to do: all towers are on this rank, or the next layer exchanges."""
     return x
 
 

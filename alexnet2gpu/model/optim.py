@@ -48,8 +48,8 @@ class SGD2012(torch.optim.Optimizer):
     @torch.no_grad()
     def halt_unless_finite(self, loss: Tensor) -> None:
         """From the first loss on that is not finite, `step` changes nothing: weights stay what they were when
-        it appeared. Asks no GPU for an answer. The last bias's gradient is looked at too, since that of any
-        replica's bad loss is in everybody's mean."""
+        it appeared. Does not wait for a GPU. Another replica's bad loss is not seen here, but DDP's mean
+        carries it into every gradient, so that of the last bias is looked at too."""
         sign = loss.detach()
         last = self.param_groups[-1]["params"][0].grad
         if last is not None:

@@ -1,4 +1,4 @@
-"""All communication inside a forward or backward pass: two functions, each with its backward.
+"""Exchanges between towers on different ranks: two functions, each with its forward and its backward pass.
 
 n ranks hold the towers of a network, each a half (B, C/n, ...) of the activations.
 

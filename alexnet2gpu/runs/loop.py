@@ -49,7 +49,7 @@ class Loop:
         self.batches = TrainBatches(plan.images, plan.config, prepare, grid.replica, grid.replicas)
         self.test = EvaluationBatches(plan.test, prepare, self.batches.share, grid.replica, grid.replicas)
         self.progress = plan.start.progress
-        self.saved, self.saved_at = replace(self.progress), time.monotonic()  # `saved_at`: begun
+        self.saved, self.saved_at = replace(self.progress), time.monotonic()  # when it began
         self.recent = []  # (2,) loss and error of steps that are not yet in `progress`, on the device
         self.memory = []  # of all ranks, measured in one step: entries of memory.json
         self.stopped = 0  # the signal to stop at, agreed upon by all ranks
@@ -120,7 +120,7 @@ class Loop:
         steps, since = 0, time.perf_counter()
         batches = itertools.islice(self.batches.epoch(epoch, first), end - p.step)
         for number, (images, labels) in enumerate(batches):
-            to_measure = number == 1 or p.step + 1 == self.last  # in step 0 DDP has not settled
+            to_measure = number == 1 or p.step + 1 == self.last  # in the first DDP settles
             self.recent.append(self._step(images, labels, to_measure and not self.memory))
             p.step, p.evaluation, steps = p.step + 1, None, steps + 1
             bar.update()

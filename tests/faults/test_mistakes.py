@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, train
 
-PATIENCE = 20  # seconds, for all ranks to be gone
+PATIENCE = 60  # seconds, for all ranks to be gone
 
 
 def start(arguments, rank, world, folder):
