@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
         quotes since those values are YAML."""
         parsed = super().parse_args(args, namespace)
         if getattr(parsed, "data", None) is not None and hasattr(parsed, "set"):
-            parsed.set.append(f"data.dir={json.dumps(str(Path(parsed.data).resolve()))}")
+            parsed.set = [*parsed.set, f"data.dir={json.dumps(str(Path(parsed.data).resolve()))}"]
         return parsed
 
 

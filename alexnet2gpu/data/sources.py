@@ -64,7 +64,7 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
     }[data.name]
     train, test = read()
     shape, test_shape = train.pixels.shape[1:], test.pixels.shape[1:]
-    _check_fit(shape, train.classes, data, network)
+    _check_fit(shape, max(train.classes, test.classes), data, network)
     if shape != test_shape:
         raise ValueError(
             f"data.name {data.name}: training images are {shape_text(shape)}, test images "

@@ -64,14 +64,16 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
 
 def begun_before() -> Path | None:
     """The run that was begun before torchrun started the ranks anew (--max-restarts), else None. Raises:
-    ValueError if torchrun's store, which knows it, does not answer."""
+    ValueError if torchrun's store, which knows it, does not answer, or has not outlived the ranks."""
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         return None
     try:
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            raise RuntimeError("rank 0 had it, and is gone")
         store = store_of_all_starts()
         begun = Path(store.get(BEGUN).decode()) if store.check([BEGUN]) else None
     except RuntimeError as error:
-        silent = f"torchrun's store does not answer ({one_line(error)})"
+        silent = f"torchrun's store does not say which run was begun ({one_line(error)})"
         raise ValueError(f"{silent}: go on with --out DIR --resume") from None
     return begun if begun and (begun / "config.yaml").is_file() else None
 
@@ -120,9 +122,9 @@ class Run(contextlib.AbstractContextManager):
         for partial in self.checkpoints.glob(".step-*.partial"):  # of an earlier start
             shutil.rmtree(partial, ignore_errors=True)
         self._forget_beyond(progress)
-        files.write_whole(self.folder / "config.yaml", config_text(config).encode())
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store_of_all_starts().set(BEGUN, str(self.folder))
+        files.write_whole(self.folder / "config.yaml", config_text(config).encode())
 
     def _is_locked(self):
         """Whether this process holds the lock now."""

@@ -42,7 +42,7 @@ def make_plan(
     default of `file` is the config of the run that goes on, or configs/quick.yaml. Raises: ValueError or
     OSError, whatever is wrong."""
     mode = "-".join(["split"] * split + ["ddp"] * ddp) or "single"
-    begun = begun_before()
+    begun = None if resume else begun_before()
     goes_on = resume or begun is not None
     folder = begun or check_folder(out, resume)
     default = folder / "config.yaml" if goes_on else "configs/quick.yaml"

@@ -179,3 +179,15 @@ def test_the_kernels_for_gpus_are_the_formula():
     command = [sys.executable, "-c", IN_TRITONS_INTERPRETER]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("rule", [LRN, MAP_NORM], ids=["lrn", "map_norm"])
+def test_what_was_kept_may_come_back_in_another_layout(way, rule):
+    """As from torch.autograd.graph.save_on_cpu: kernels rely on channels that lie last."""
+    x, weight, found = random(2, 8, 5, 6, scale=30), random(2, 8, 5, 6, seed=1), []
+    for pack in (torch.clone, lambda tensor: tensor.contiguous()):
+        given = x.clone().requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = ResponseNorm(rule)(given)
+        found.append(torch.autograd.grad((y * weight).sum(), given)[0])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-14)

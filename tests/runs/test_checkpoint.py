@@ -348,7 +348,10 @@ def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a third")
     assert begun_before() is None
     monkeypatch.setenv("MASTER_PORT", "1")  # where nobody answers
-    with pytest.raises(ValueError, match="torchrun's store does not answer .*--out DIR --resume"):
+    with pytest.raises(ValueError, match="torchrun's store does not say .*--out DIR --resume"):
+        begun_before()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    with pytest.raises(ValueError, match="rank 0 had it, and is gone"):
         begun_before()
 
 

@@ -76,28 +76,33 @@ def _triton_kernels():
         return None
 
 
+def _channels_last(x):
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 def _kernels(x):
     return _triton_kernels() if x.is_cuda else native
 
 
 @torch.library.custom_op("alexnet2gpu::response_norm", mutates_args=())
 def by_kernel(x: Tensor, across_maps: bool, size: int, alpha: float, beta: float, k: float) -> Tensor:
-    """(B, C, H, W), channels last in memory -> y, as x is."""
-    return _kernels(x).normalise(x, NormRule(across_maps, size, alpha, beta, k))
+    """(B, C, H, W) -> y, channels last in memory."""
+    return _kernels(x).normalise(_channels_last(x), NormRule(across_maps, size, alpha, beta, k))
 
 
 @torch.library.custom_op("alexnet2gpu::response_norm_backward", mutates_args=())
 def gradient_by_kernel(
     x: Tensor, of_y: Tensor, across_maps: bool, size: int, alpha: float, beta: float, k: float
 ) -> Tensor:
-    """(B, C, H, W), channels last in memory, and the gradient of y -> that of x, as x is."""
-    return _kernels(x).gradient(x, of_y, NormRule(across_maps, size, alpha, beta, k))
+    """(B, C, H, W) and the gradient of y -> that of x, channels last in memory. What autograd has kept may
+    have lost its layout on the way, as if it was offloaded."""
+    return _kernels(x).gradient(_channels_last(x), of_y, NormRule(across_maps, size, alpha, beta, k))
 
 
 @by_kernel.register_fake
 @gradient_by_kernel.register_fake
 def _(x, *rest):
-    return torch.empty_like(x)
+    return torch.empty_like(_channels_last(x))
 
 
 def _keep(ctx, inputs, output):

@@ -72,8 +72,9 @@ class Saver(contextlib.AbstractContextManager):
         if self.writes:
             work = replace(progress), snapshot(model, optimizer), f"{self.attempt}-{self.saves}"
             # Of a daemon, which may be left behind, should the disk hang; no executor's thread may.
-            self.thread = threading.Thread(target=self._write, args=work, name="saver", daemon=True)
-            self.thread.start()
+            thread = threading.Thread(target=self._write, args=work, name="saver", daemon=True)
+            thread.start()
+            self.thread = thread
 
     def raise_if_failed(self) -> None:
         """Raises: OSError or ValueError, if writing has met one."""
