@@ -180,6 +180,7 @@ def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
         return desired.encode()
 
     w.store.compare_set, w.store.get = compare_set, lambda key: dict.get(w.store, key)
+    monkeypatch.setattr(watch, "SILENT", threading.TIMEOUT_MAX)  # or it would end pytest, 15 s later
     monkeypatch.setattr(watch.os, "_exit", exit_)
     monkeypatch.setattr(watch, "_say", lambda text, report: said.append(text))
     threading.Thread(target=w._give_up, args=("rank 0: a bug", 1), daemon=True).start()
