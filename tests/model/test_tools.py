@@ -31,7 +31,7 @@ def network():
     return alexnet2gpu.load("configs/quick.yaml")
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_a_step_on_fake_tensors(precision):
     """Of alexnet.yaml at batch 128: forward, backward, update."""
     config = load_config("configs/alexnet.yaml")
@@ -58,7 +58,7 @@ def test_the_meta_device_holds_nothing():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # of 244,000 KB
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_exported_network_is_of_torchs_own_operations(network, strict):
     """So that it runs where this package is not; for any number of images."""
     shapes = ({0: torch.export.Dim("batch")},)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 import torch
@@ -348,6 +349,7 @@ def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a third")
     assert begun_before() is None
     monkeypatch.setenv("MASTER_PORT", "1")  # where nobody answers
+    monkeypatch.setattr("alexnet2gpu.ranks.store.STORE_PATIENCE", timedelta(seconds=1))
     with pytest.raises(ValueError, match="torchrun's store does not say .*--out DIR --resume"):
         begun_before()
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
