@@ -8,8 +8,10 @@ are killed and fail it too.
 The fixtures of photographs and packs are made once for all files: no test may change them.
 """
 
+import contextlib
 import datetime
 import importlib.util
+import io
 import json
 import multiprocessing
 import os
@@ -159,13 +161,29 @@ def program(name):
     return module
 
 
-def train(*arguments):
-    """launch/train.py in this process; on a rank of the pool, one rank's part of it."""
+def run(name, *arguments):
+    """A program of launch/ in this process, or one rank's part of it on a rank of the pool: what its main
+    returns."""
     before = signal.getsignal(signal.SIGTERM)
     try:
-        program("train").main([str(argument) for argument in arguments])
+        return program(name).main([str(argument) for argument in arguments])
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def train(*arguments):
+    """launch/train.py, likewise."""
+    run("train", *arguments)
+
+
+def ended(name, *arguments):
+    """A program of launch/, likewise: its exit status, and what it printed on stderr."""
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        try:
+            status = run(name, *arguments)
+        except SystemExit as exit_:
+            status = exit_.code
+    return status or 0, stderr.getvalue()
 
 
 def metrics(folder, key):

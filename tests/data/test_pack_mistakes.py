@@ -3,12 +3,10 @@
 Most run launch/pack.py in this process, on three photographs, and look at the one line it prints.
 """
 
-import contextlib
 import errno
-import io
+import functools
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -16,24 +14,13 @@ from concurrent.futures.process import BrokenProcessPool
 from types import SimpleNamespace
 
 import pytest
-from conftest import REPOSITORY, program
+from conftest import REPOSITORY, ended
 from scenes import InThisProcess, Killed, kill, write
 
 from alexnet2gpu.data.pack import growth, layout, workers
 from alexnet2gpu.faults import files
 
-
-def pack_py(*arguments):
-    """launch/pack.py in this process: exit status, and what it printed on stderr."""
-    before = signal.getsignal(signal.SIGTERM)
-    with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        try:
-            program("pack").main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            return exit_.code, stderr.getvalue()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return 0, stderr.getvalue()
+pack_py = functools.partial(ended, "pack")
 
 
 def two_classes(folder):

@@ -6,8 +6,6 @@ waited for another would hang. Under torchrun, which kills the slower rank, they
 test_launch.py.
 """
 
-import contextlib
-import io
 import os
 import shutil
 import subprocess
@@ -16,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, train
+from conftest import REPOSITORY, ended, train
 
 PATIENCE = 60  # seconds, for all ranks to be gone
 
@@ -140,14 +138,10 @@ def one_rank(arguments, folder):
     """A rank's part in a process that is kept: its exit status and what it printed."""
     before = os.getcwd()
     os.chdir(folder)
-    with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        try:
-            train(*arguments)
-        except SystemExit as exit_:
-            return exit_.code, stderr.getvalue()
-        finally:
-            os.chdir(before)
-    return 0, stderr.getvalue()
+    try:
+        return ended("train", *arguments)
+    finally:
+        os.chdir(before)
 
 
 def check(statuses, printed, complaint):

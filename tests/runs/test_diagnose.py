@@ -5,12 +5,11 @@ The figures are compared with the same network written out operation by operatio
 
 import contextlib
 import io
-import signal
 
 import numpy as np
 import pytest
 import torch
-from conftest import program
+from conftest import ended
 from torch.nn import functional as F
 
 from alexnet2gpu.config.load import load_config
@@ -134,16 +133,9 @@ def test_the_layer_before_the_classifier_decides():
 
 def diagnose_py(*arguments):
     """launch/diagnose.py in this process: exit status, and what it printed on both streams."""
-    before = signal.getsignal(signal.SIGTERM)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        try:
-            status = program("diagnose").main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            status = exit_.code
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return status, printed.getvalue()
+    with contextlib.redirect_stdout(io.StringIO()) as stdout:
+        status, stderr = ended("diagnose", *arguments)
+    return status, stdout.getvalue() + stderr
 
 
 def weak():

@@ -4,16 +4,14 @@ Networks are trained for a few steps on a few pictures, and evaluated once more 
 and image by image, all towers on one device.
 """
 
-import contextlib
-import io
+import functools
 import json
 import shutil
-import signal
 
 import numpy as np
 import pytest
 import torch
-from conftest import program, train
+from conftest import ended, train
 
 import alexnet2gpu
 from alexnet2gpu.config.load import load_config
@@ -103,17 +101,7 @@ def figures(p):
     }
 
 
-def evaluate(*arguments):
-    """launch/evaluate.py in this process, on a rank of the pool or alone: exit status, stderr."""
-    before = signal.getsignal(signal.SIGTERM)
-    with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        try:
-            program("evaluate").main([str(argument) for argument in arguments])
-        except SystemExit as exit_:
-            return exit_.code, stderr.getvalue()
-        finally:
-            signal.signal(signal.SIGTERM, before)
-    return 0, stderr.getvalue()
+evaluate = functools.partial(ended, "evaluate")
 
 
 def check(out, folder, names, views):
