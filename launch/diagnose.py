@@ -30,6 +30,7 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
+        args = parse(argv)
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.data.sources import load_images
@@ -37,7 +38,6 @@ def main(argv=None):
         from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.runs.diagnose import complaint, diagnose
 
-        args = parse(argv)
         first = load_config(args.config, args.set).train.seed
         seeds = [f"train.seed={first + number}" for number in range(args.seeds)]
         configs = [load_config(args.config, [*args.set, seed]) for seed in seeds]

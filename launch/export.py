@@ -27,10 +27,10 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
+        args = parse(argv)
         from alexnet2gpu.runs.checkpoints.export import export
         from alexnet2gpu.runs.checkpoints.format import config_of, newest_checkpoint
 
-        args = parse(argv)
         found = newest_checkpoint(args.checkpoint)
         export(args.config or config_of(found), found, args.out, args.set)
     print(f"{found}: {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")

@@ -39,11 +39,11 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
+        args = parse(argv)
         from alexnet2gpu.data.pack import layout
         from alexnet2gpu.data.pack.growth import Form
         from alexnet2gpu.data.pack.packing import make_pack
 
-        args = parse(argv)
         form = Form(args.store, args.size, args.quality)
         target = args.out or layout.pack_of(args.data, form.store, form.size)
         if target != args.data:  # which may be a pack already

@@ -66,11 +66,11 @@ def both(norm, x, g):
 @contextmanager
 def no_kernel():
     """Normalisation by torch's operations, as where there is no compiler."""
-    has_kernel, layer.has_kernel = layer.has_kernel, lambda *of: False
+    has_kernels, layer.has_kernels = layer.has_kernels, lambda *of: False
     try:
         yield
     finally:
-        layer.has_kernel = has_kernel
+        layer.has_kernels = has_kernels
 
 
 @no_kernel()

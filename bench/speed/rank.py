@@ -83,7 +83,7 @@ def ours(name, config, ranks):
     """A step of our training, the watch, and what is sent in it."""
     mode, *changes = name.split(", ")
     if "no compiler" in changes:
-        layer.has_kernel = lambda *of: False
+        layer.has_kernels = lambda *of: False
     if "MKL" in changes:
         linear.suits_onednn = lambda x: False
     model, replicated, optimizer = parts_of(mode, config, ranks)

@@ -31,7 +31,8 @@ class ResponseNorm(nn.Module):
         if self.keep_all or plain():
             return written_out(x, self.rule)
         last = x.is_contiguous(memory_format=torch.channels_last)  # as everywhere in this network
-        if last and has_kernel(self.rule, x.dtype, x.device.type):
+        suits = last and (self.rule.across_maps or not x.is_cuda)  # Triton's are across maps
+        if suits and has_kernels(x.device.type, x.dtype):
             return by_kernel(x, *self.rule)
         return _ByOperations.apply(x, self.rule)
 
@@ -41,23 +42,16 @@ class ResponseNorm(nn.Module):
         return f"{window}, size={size}, alpha={alpha:.3g}, beta={beta}, k={k}"
 
 
-def has_kernel(rule: NormRule, dtype: torch.dtype, device: str) -> bool:
-    """Whether a kernel computes it for tensors of a type on "cpu" or "cuda", built if need be."""
+def has_kernels(device: str, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether there are kernels for tensors of a type on "cpu" or "cuda" here, built if need be."""
     if device == "cpu":
         return dtype in native.TYPES and native.compiled(dtype) is not None
-    suits = rule.across_maps and dtype.itemsize <= 4  # Triton's kernels compute in float32
-    return device == "cuda" and suits and _triton_kernels() is not None
+    # Triton's compute in float32
+    return device == "cuda" and dtype.itemsize <= 4 and _triton_kernels() is not None
 
 
 # As torch.compiler.assume_constant_result does it, which imports the compiler: three seconds in every rank.
-has_kernel._dynamo_marked_constant = True
-
-
-def has_kernels(device: str) -> bool:
-    """Whether there are kernels for "cpu" or "cuda" here: for memory/predicted."""
-    if device == "cpu":
-        return native.compiled(torch.float32) is not None
-    return _triton_kernels() is not None
+has_kernels._dynamo_marked_constant = True
 
 
 @functools.cache
