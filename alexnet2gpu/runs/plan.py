@@ -16,7 +16,7 @@ from alexnet2gpu.data.prepare import find_statistics
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.memory.plan import check_memory
 from alexnet2gpu.ranks.modes import Grid, grid_of
-from alexnet2gpu.runs.checkpoints.format import read_towers
+from alexnet2gpu.runs.checkpoints.format import load_towers
 from alexnet2gpu.runs.checkpoints.resume import Start, find_start
 from alexnet2gpu.runs.evaluate import check_images
 from alexnet2gpu.runs.folder import begun_before, check_folder
@@ -54,7 +54,9 @@ def make_plan(
     check_images(test, grid.replicas)
     start = find_start(folder, config, images) if goes_on else Start()
     if start.checkpoint:
-        start.towers = read_towers(start.checkpoint, config.model, grid.towers)
+        start.towers = load_towers(
+            start.checkpoint, config.model, grid.towers
+        )  # whole: find_start has looked
     find_statistics(images, config.data)
     name = f"{Path(file or 'quick').stem}-{mode}"
     return Plan(config, grid, images, test, start, folder, name)

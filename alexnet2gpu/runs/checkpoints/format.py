@@ -119,12 +119,17 @@ def compare_checksums(checkpoint: Path, state: Mapping, towers: Sequence[int]) -
 
 
 def read_towers(checkpoint: Path, network: Network, towers: Sequence[int]) -> dict[str, dict]:
-    """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names. Raises:
-    ValueError if a file is missing, was changed, or is of another network."""
+    """What `load_towers` gives, after a look at the checksums. Raises: ValueError if one was changed, too."""
     try:
         compare_checksums(checkpoint, read_state(checkpoint), towers)
     except Damaged as error:
         raise ValueError(f"{checkpoint}: unreadable checkpoint: {error}: name another") from None
+    return load_towers(checkpoint, network, towers)
+
+
+def load_towers(checkpoint: Path, network: Network, towers: Sequence[int]) -> dict[str, dict]:
+    """The {"weights": ..., "velocity": ...} of some towers, on the CPU, by the model's names. Raises:
+    ValueError if a file is unreadable or of another network."""
     both = {"weights": {}, "velocity": {}}
     for index in towers:
         file, expected = checkpoint / f"tower-{index}.pt", _shapes(network, index)

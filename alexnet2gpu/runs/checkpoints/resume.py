@@ -30,7 +30,7 @@ class Start:
     checkpoint: Path | None = None  # to go on from; None: from the beginning
     damaged: list[Path] = field(default_factory=list)  # newer ones that are not whole
     remarks: list[str] = field(default_factory=list)  # what a user should know, a line each
-    towers: dict[str, dict] | None = None  # what `read_towers` gave of this rank's, until they are restored
+    towers: dict[str, dict] | None = None  # what `load_towers` gave of this rank's, until they are restored
 
 
 def about(config: Config, images: Images) -> dict:
