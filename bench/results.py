@@ -94,9 +94,11 @@ def launch(program, *arguments, ranks=1):
 
 
 def program_of(name):
-    """A program of launch/ as a module, found as when it is started."""
-    sys.path.insert(0, str(REPOSITORY / "launch"))
-    spec = importlib.util.spec_from_file_location(f"launch_{name}", sys.path[0] + f"/{name}.py")
+    """A program of launch/ as a new module, found by its path as torchrun finds it."""
+    folder = REPOSITORY / "launch"
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))  # where launch/options.py is
+    spec = importlib.util.spec_from_file_location(f"launch_{name}", folder / f"{name}.py")
     program = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(program)
     return program

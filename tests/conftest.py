@@ -10,7 +10,6 @@ The fixtures of photographs and packs are made once for all files: no test may c
 
 import contextlib
 import datetime
-import importlib.util
 import io
 import json
 import multiprocessing
@@ -28,7 +27,9 @@ import scenes  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "launch")]  # as python -m and programs have it
+sys.path.insert(0, str(REPOSITORY))  # as python -m has it
+from bench.results import program_of as program  # noqa: E402
+
 PATIENCE = 60  # seconds
 
 
@@ -150,15 +151,6 @@ def no_processes(monkeypatch):
     monkeypatch.setattr(workers, "ProcessPoolExecutor", scenes.InThisProcess)
     monkeypatch.setattr(workers, "WORK", 8)
     monkeypatch.setattr(os, "fsync", lambda file: None)
-
-
-def program(name):
-    """A program of launch/ as a module, found by its path as torchrun finds it."""
-    file = REPOSITORY / "launch" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"launch_{name}", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(name, *arguments):
