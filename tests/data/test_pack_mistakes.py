@@ -174,6 +174,25 @@ def test_a_pack_that_has_changed_is_named(packs, tmp_path):
         layout.read_pack(tmp_path / "pack")
 
 
+@pytest.mark.parametrize("store, ending", [("raw", ".u8"), ("jpeg", ".jpegs")])
+def test_an_image_that_has_changed_is_named_when_it_is_read(store, ending, packs, tmp_path):
+    """One bit, in the middle of the file; all other images are read."""
+    folder = shutil.copytree(packs[store], tmp_path / "pack")
+    file = folder / f"train{ending}"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    images, _ = layout.read_pack(folder)
+    refused = []
+    for i in range(len(images)):
+        try:
+            images.pixels[i, :]
+        except ValueError as error:
+            refused.append(str(error))
+    assert len(refused) == 1 and f"train{ending}: image " in refused[0]
+    assert "is not as it was written: pack the folder again" in refused[0]
+
+
 @pytest.mark.parametrize(
     "content, complaint",
     [
