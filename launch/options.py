@@ -64,4 +64,6 @@ def device():
     """The first GPU, or the CPU."""
     import torch
 
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from alexnet2gpu.model.device import gpus
+
+    return torch.device("cuda" if gpus() else "cpu")

@@ -38,6 +38,8 @@ class Train:
     epochs: int = bounded(least=1)
     max_steps: int | None = bounded(None, least=1)  # end earlier, counted from the start of the run
     precision: Literal["float32", "bfloat16", "float64"] = "float32"  # model/step.py
+    tf32: bool = True  # on GPUs, float32 products of factors with 10 bits; false: 23 bits, and slower
+    graph: bool = True  # on one GPU, a step is one CUDA graph: model/graph.py
     log_every: int = bounded(20, least=1)  # steps to a line of metrics.jsonl
     save_minutes: float | None = bounded(10.0, least=0)  # between checkpoints, at most; null: an epoch
     keep: int = bounded(2, least=1)  # how many checkpoints stay, the newest ones, besides the best

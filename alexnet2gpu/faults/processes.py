@@ -6,8 +6,9 @@ import sys
 import threading
 from pathlib import Path
 
-import torch
 import torch.distributed as dist
+
+from alexnet2gpu.model.device import out_of_memory
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -16,13 +17,7 @@ def communication_failed(error: BaseException) -> bool:
     """Whether it is another rank that has failed. gloo's errors have no class of their own."""
     said = str(error).lower()
     named = isinstance(error, RuntimeError) and ("gloo" in said or "nccl" in said)
-    return named or isinstance(error, dist.DistError)
-
-
-def memory_ran_out(error: BaseException) -> bool:
-    """torch's error of the CPU has no class of its own."""
-    named = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    return named or isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return (named or isinstance(error, dist.DistError)) and not out_of_memory(error)
 
 
 def gone(word: dict) -> bool:
@@ -43,11 +38,19 @@ def alive(pid: int) -> bool:
 
 
 def whereabouts() -> str:
-    """Where in the package the main thread is."""
-    frame = sys._current_frames().get(threading.main_thread().ident)
+    """Where in the package the main thread is; or autograd's, to which it leaves the way back on a GPU."""
+    frames, main = sys._current_frames(), threading.main_thread().ident
+    ours = {thread.ident for thread in threading.enumerate() if not thread.name.startswith("Dummy")}
+    found = [_in_package(frame) for ident, frame in frames.items() if ident not in ours]
+    found.append(_in_package(frames.get(main)))
+    return next(filter(None, found), "its start or its end")
+
+
+def _in_package(frame):
+    """The innermost place of a thread that is in the package, in words."""
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         if PACKAGE in file.parents:
             return f"{file.name}:{frame.f_lineno} ({frame.f_code.co_name})"
         frame = frame.f_back
-    return "its start or its end"
+    return None

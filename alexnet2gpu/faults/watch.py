@@ -25,6 +25,7 @@ import traceback
 
 from alexnet2gpu.faults import processes
 from alexnet2gpu.faults.mistakes import LAUNCHER, VERDICT, one_line
+from alexnet2gpu.model.device import out_of_memory
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
 
@@ -88,14 +89,17 @@ class Watch:
         mistake = isinstance(error, ValueError | OSError)
         expected = mistake or isinstance(error, FloatingPointError | KeyboardInterrupt)
         status = 2 if mistake else 130 if kind is KeyboardInterrupt else 1
-        expected = expected or processes.memory_ran_out(error)
+        said = one_line(error)
+        if out_of_memory(error):
+            expected = True
+            said += ": make train.batch smaller: launch/memory.py --budget finds how large it may be"
         report = "" if expected else "".join(traceback.format_exception(error))
         if self.grid.world == 1:
-            _say(one_line(error), report)
+            _say(said, report)
             raise SystemExit(status) from None
         if processes.communication_failed(error):
             self._let_others_say()
-        self._give_up(f"rank {self.grid.rank}: {one_line(error)}", status, report)
+        self._give_up(f"rank {self.grid.rank}: {said}", status, report)
 
     def _let_others_say(self):
         """Communication has failed: end with the verdict of another rank, or with one on it if it is gone."""

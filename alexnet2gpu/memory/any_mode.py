@@ -21,6 +21,7 @@ from torch import Tensor
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.predicted.step import Prediction, predict_step
+from alexnet2gpu.model.device import gpus, out_of_memory
 from alexnet2gpu.model.norm.layer import has_kernels
 from alexnet2gpu.model.optim import set_rates
 from alexnet2gpu.model.step import train_step, weight_dtype
@@ -49,7 +50,7 @@ def predict(mode: str, config: Config, replicas: int, on_gpu: bool) -> Predictio
     the kind that `on_gpu` says; else for a GPU that has Triton."""
     if mode == "fsdp":
         return None
-    elsewhere = on_gpu and not torch.cuda.is_available()
+    elsewhere = on_gpu and not gpus()
     kernel = elsewhere or has_kernels("cuda" if on_gpu else "cpu")
     return predict_step(config, *shape_of(mode, config.model.towers, replicas), on_gpu, kernel)
 
@@ -95,7 +96,9 @@ def step_on_rank(mode, config, limit):
                 whole = torch.cuda.get_device_properties(ranks.device).total_memory
                 torch.cuda.set_per_process_memory_fraction(min(1, limit / whole), ranks.device)
             return second_step(mode, config, ranks)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
         os._exit(OUT_OF_MEMORY)  # at once: gloo's threads may abort a usual exit
 
 
@@ -131,11 +134,11 @@ def random_batch(config: Config, ranks: Ranks) -> tuple[Tensor, Tensor]:
 
 def shard_fully(model, ranks):
     """FSDP2 as its tutorial has it, in place: every layer with weights, then the rest."""
-    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard
 
     model.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
-    mesh = init_device_mesh(ranks.device.type, (ranks.grid.world,))
+    mesh = DeviceMesh.from_group(ranks.replica_group, ranks.device.type)
     for tower in model.towers.values():
         for layer in tower.children():
             if list(layer.parameters()):

@@ -4,11 +4,10 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import torch
-
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.any_mode import MODES, SPLIT, predict, shape_of
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.ranks.machine import memory
 from alexnet2gpu.ranks.modes import Grid
@@ -20,7 +19,7 @@ def check_memory(config: Config, grid: Grid) -> None:
     parameters = sum(row.parameters for row in trace(config.model)) * len(grid.towers)
     size = weight_dtype(config.train.precision).itemsize
     needed, there = 3 * size * parameters * grid.local_world, memory()
-    if needed > there and not torch.cuda.is_available():
+    if needed > there and not gpus():
         raise ValueError(
             f"weights, gradients and momentum take {needed / 2**30:,.0f} GiB, and this machine "
             f"has {there / 2**30:,.0f}: make layers of model.stages smaller"

@@ -30,6 +30,7 @@ from alexnet2gpu.ranks.assemble import Parts
 from alexnet2gpu.ranks.groups import Ranks
 
 MIB = 2**20
+ON_CUDA = ("other", "allocated", "reserved", "driver", "residual")  # what is measured there alone
 
 
 def measure(
@@ -156,7 +157,7 @@ def _compared(row, budget):
     if ranks is not None:
         line["measured"] = _mib(most, "peak") or "too much"
         line["error"] = f"{max(row['errors'], key=abs):+.2%}" if "errors" in row else ""
-    line |= {name: _mib(most, name) for name in ("other", "reserved", "residual") if name in most}
+    line |= {name: _mib(most, name) for name in ON_CUDA if name in most}
     passing, _, layer = row.get("worst", ("", None, ""))
     line["worst in"] = f"{passing} {layer}".strip()
     if budget is not None:

@@ -38,6 +38,12 @@ def all_here(x: Tensor) -> Tensor:
     return x
 
 
+def one_by_one(towers: Sequence["Tower"], stage: int, x: Tensor) -> list[Tensor]:
+    """A stage of some towers, (B, C, ...) -> (B, C'/n, ...) each: one after another. (model/graph.py has
+    another way, for a GPU.)"""
+    return [tower(stage, x) for tower in towers]
+
+
 class Tower(nn.Module):
     """One column of the network: all stages' layers by name, drawn from (seed, index, layer)."""
 
@@ -110,6 +116,7 @@ class AlexNet(nn.Module):
         own = {str(index): Tower(network, index, seed, memory, wrap) for index in held}
         self.towers = nn.ModuleDict(own)
         self.joins = joins or [all_here] * len(network.stages)
+        self.run = one_by_one
 
     def forward(self, x: Tensor) -> Tensor:
         for stage, join in enumerate(self.joins):
@@ -118,7 +125,7 @@ class AlexNet(nn.Module):
 
     def _side_by_side(self, stage, x):
         """(B, C, ...) -> (B, C'/n, ...). A function of its own, so that no half outlives the join."""
-        halves = [tower(stage, x) for tower in self.towers.values()]
+        halves = self.run(list(self.towers.values()), stage, x)
         return torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:

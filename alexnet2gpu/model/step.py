@@ -5,13 +5,16 @@
     bfloat16          float32                bfloat16 by autocast, loss float32   float32
     float64           float64                float64, for proofs of equality      float64
 
-On GPUs torch computes float32 convolutions in TF32 unless it is told otherwise; so does this.
+On GPUs, products of float32 are of factors rounded to TF32, in convolutions and in fully connected layers
+alike, unless `train.tf32` is false: then they are of float32 in both.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet2gpu.config.keys import Train
+from alexnet2gpu.model.device import set_tf32
 from alexnet2gpu.model.optim import SGD2012
 
 
@@ -23,6 +26,23 @@ def weight_dtype(precision: str) -> torch.dtype:
 def computing_in(precision: str, device: torch.device) -> torch.autocast:
     """A context for forward passes."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def ready(model: nn.Module, train: Train, device: torch.device) -> nn.Module:
+    """The model on its device, in the type of its weights, for arithmetic as `train` has it. Raises:
+    ValueError if a GPU has no such arithmetic."""
+    narrow = device.type == "cuda" and train.precision == "bfloat16"
+    if narrow and not torch.cuda.is_bf16_supported(including_emulation=False):
+        name = torch.cuda.get_device_name(device)
+        raise ValueError(f"train.precision bfloat16: {name} cannot compute in it: take float32")
+    set_tf32(train.tf32)
+    return model.to(device, weight_dtype(train.precision))
+
+
+def arithmetic(train: Train, device: torch.device) -> str:
+    """What `ready` has arranged, in words."""
+    float32_on_gpu = device.type == "cuda" and train.precision == "float32"
+    return train.precision + (", products in TF32" if float32_on_gpu and train.tf32 else "")
 
 
 def train_step(

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from alexnet2gpu.config.keys import Config
+from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.model import AlexNet, all_here
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.model.step import ready
 from alexnet2gpu.ranks.exchange import exchange, gather_logits
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.overlap import Overlapped
@@ -50,10 +51,10 @@ def joined(config: Config, ranks: Ranks) -> Callable[..., AlexNet]:
 
 def build_model(config: Config, ranks: Ranks) -> AlexNet:
     """The towers of this rank, joined to those of other ranks, on its device and in the type of its
-    weights."""
+    weights. Raises: ValueError if its GPU lacks the arithmetic."""
     network = joined(config, ranks)
     model = network(config.model, config.train.seed, ranks.grid.towers, config.memory)
-    return model.to(ranks.device, weight_dtype(config.train.precision))
+    return ready(model, config.train, ranks.device)
 
 
 def assemble(config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | None = None) -> Parts:
@@ -65,3 +66,16 @@ def assemble(config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | No
     optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
     replicated = model if change else ranks.replicate(model, config.memory.gradients_in_buckets)
     return Parts(model, replicated, optimizer)
+
+
+def graph_of(parts: Parts, config: Config, ranks: Ranks) -> GraphedStep | None:
+    """The step of these parts as a CUDA graph, on one GPU; else None.
+
+    Not where several ranks compute: their graphs would hold collectives, and that is yet to be seen at work
+    (docs/gpu.md). Nor where stages are computed again: they set the generators of their masks back, which a
+    graph cannot.
+    """
+    one_gpu = ranks.device.type == "cuda" and ranks.grid.world == 1
+    if not (config.train.graph and one_gpu) or config.memory.recompute:
+        return None
+    return GraphedStep(parts.model, parts.optimizer, config.train.precision)

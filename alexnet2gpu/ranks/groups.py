@@ -1,8 +1,9 @@
 """A rank's device and process groups, and what it does together with others.
 
-Backend: NCCL where every rank has a GPU to itself; gloo on CUDA tensors where ranks share GPUs, since NCCL
-refuses that; gloo on the CPU where there is no GPU. Each rank decides by the GPUs that it sees: all of its
-machine's, and as many on every machine.
+group            ranks                                 what travels in it              backend
+all              of all replicas                       objects, agreements, on the CPU gloo
+split_group      that hold the towers of one replica   halves of activations           gpus.py
+replica_group    that hold the same towers             gradients                       gpus.py
 """
 
 import contextlib
@@ -20,6 +21,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
+from alexnet2gpu.ranks.gpus import backend_of, check_seats, choose_device, nccl_may_share, said_of, seat_of
 from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.machine import cores, keep_freed_memory
 from alexnet2gpu.ranks.modes import Grid
@@ -30,49 +32,53 @@ TIMEOUT = timedelta(minutes=5)
 LEAVE_PATIENCE = 10  # seconds
 
 
-def choose_device(local_rank: int, local_world: int, gpus: int) -> tuple[torch.device, str]:
-    """Device and backend of a rank on a machine with `gpus` GPUs."""
-    if gpus == 0:
-        return torch.device("cpu"), "gloo"
-    return torch.device("cuda", local_rank % gpus), "nccl" if local_world <= gpus else "gloo"
-
-
 class Ranks:
     """Started process groups, as a context manager. With one rank all of it works without any."""
 
     def __init__(self, grid: Grid, threads: int | None = None, keep_memory: bool = True):
-        self.grid = grid
-        gpus = torch.cuda.device_count()
-        self.device, backend = choose_device(grid.local_rank, grid.local_world, gpus)
+        self.grid, self.device = grid, choose_device(grid.local_rank)
         if threads or grid.local_world > 1:  # torchrun has set 1; alone, torch's default is good
             torch.set_num_threads(threads or max(1, cores() // grid.local_world))
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
         elif keep_memory:
             keep_freed_memory()
-        self.split_group = self.replica_group = self.control_group = None
-        self.links, self.asked = [], None
+        self.split_group = self.replica_group = None
+        self.links, self.asked, self.backends = [], None, []
+        self.seats = [seat_of(self.device)]  # of all ranks
         if grid.world == 1:
             return
-        if backend == "gloo" and gpus and grid.rank == 0:
-            shared = f"{gpus} GPU{'s' * (gpus > 1)}"
-            print(f"{grid.local_world} ranks share {shared}: gloo instead of NCCL, so slower")
         self.store = store(TIMEOUT)
         dist.init_process_group(
-            backend, store=self.store, rank=grid.rank, world_size=grid.world, timeout=TIMEOUT
+            "gloo", store=self.store, rank=grid.rank, world_size=grid.world, timeout=TIMEOUT
         )
-        self.control_group = dist.new_group(backend="gloo", timeout=TIMEOUT)  # of all, on the CPU
-        everyone = torch.arange(grid.world).view(grid.replicas, grid.span)  # all ranks start all groups
+        self.seats = self.gather(self.seats[0])
+        check_seats(self.seats)
+        everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
         if grid.span > 1:
-            self.split_group, _ = dist.new_subgroups_by_enumeration(everyone.tolist(), TIMEOUT)
+            self.split_group = self._start(everyone)
         if grid.replicas > 1:
-            self.replica_group, _ = dist.new_subgroups_by_enumeration(everyone.T.tolist(), TIMEOUT)
+            self.replica_group = self._start(everyone.T)
         self.wait()  # no rank writes anything before all have passed their checks
+
+    def _start(self, groups):
+        """Start groups (how many, members) of ranks, as all ranks do. Returns: the one that this is in."""
+        own, may_share = None, nccl_may_share()
+        for members in groups.tolist():
+            backend = backend_of([self.seats[rank] for rank in members], may_share)
+            group = dist.new_group(members, TIMEOUT, backend)
+            if self.grid.rank in members:
+                own = group
+                self.backends.append(backend)
+        return own
+
+    def said(self) -> str:
+        """All ranks' devices and how they talk, in words."""
+        return said_of(self.seats, self.backends)
 
     def device_name(self) -> str:
         """The GPU's name, or cpu."""
-        on_gpu = self.device.type == "cuda"
-        return torch.cuda.get_device_name(self.device) if on_gpu else "cpu"
+        return self.seats[self.grid.rank].name
 
     def connect(self, stages: int, wire: torch.dtype | None = None) -> list[Link]:
         """A link for the end of each stage, over which this rank's towers meet those of others; none if it
@@ -113,7 +119,7 @@ class Ranks:
         if self.grid.world == 1:
             return list(values)
         now = torch.tensor(values)
-        work = dist.all_reduce(now, dist.ReduceOp.MAX, self.control_group, async_op=True)
+        work = dist.all_reduce(now, dist.ReduceOp.MAX, async_op=True)
         earlier, self.asked = self.asked, (now, work)
         if earlier is None:
             return [0] * len(values)
@@ -146,7 +152,7 @@ class Ranks:
             if self.asked is not None:
                 self.asked[1].wait()
             self._leave_together()
-            self.split_group = self.replica_group = self.control_group = self.asked = None
+            self.split_group = self.replica_group = self.asked = None
             self.links = []
             gc.collect()  # DDP refers to itself, and to a group
             dist.destroy_process_group()

@@ -6,8 +6,11 @@ Both start at once and give a function that waits, so that a rank can compute me
     start_scatter    for every rank r a (B, C/n, ...)    -> what other ranks have for this one
 
 On the CPU as messages between two ranks, three times as fast there as gloo's collectives; on GPUs, where
-gloo has no messages, as collectives. Tensors travel with their channels last, (B, ..., C/n), as they lie in
-memory; in the type `wire` if there is one, but a rank's own half stays exact.
+gloo has no messages, as collectives, which NCCL carries out on a stream of its own: to wait for them is then
+for the stream of what is computed, not for the CPU.
+
+Tensors travel with their channels last, (B, ..., C/n), as they lie in memory; in the type `wire` if there is
+one, but a rank's own half stays exact.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +18,10 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+# As torch has called them from 2.13 or 2.14 on; before, it knew them under these names only.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Link:
@@ -42,7 +49,7 @@ class Link:
         if _by_messages(half):
             return self._swap([packed] * self.size, half)
         together = packed.new_empty(self.size * len(packed), *packed.shape[1:])  # (n B, ..., C/n)
-        work = dist.all_gather_into_tensor(together, packed, group=self.group, async_op=True)
+        work = all_gather(together, packed, group=self.group, async_op=True)
 
         def wait():
             work.wait()
@@ -63,7 +70,7 @@ class Link:
         packed[self.rank] = torch.zeros_like(other)
         total = torch.empty_like(other)
         stacked = torch.cat(packed)  # (n B, ..., C/n)
-        work = dist.reduce_scatter_tensor(total, stacked, group=self.group, async_op=True)
+        work = reduce_scatter(total, stacked, group=self.group, async_op=True)
 
         def wait():
             work.wait()

@@ -20,7 +20,7 @@ from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import rate_of
-from alexnet2gpu.model.step import computing_in, weight_dtype
+from alexnet2gpu.model.step import computing_in, ready
 
 # Signal in the last hidden layer below which images hardly differ. quick.yaml has 0.04 and learns; with all
 # its weights a third smaller it has 0.004, and its loss stays flat for 100 steps.
@@ -60,8 +60,7 @@ def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
     """The first batch forward and backward, all towers on one device. Nothing is trained. How much
     activations differ is measured as in testing, where no dropout masks differ too."""
     train = config.train
-    model = AlexNet(config.model, train.seed, memory=config.memory)
-    model.to(device, weight_dtype(train.precision))
+    model = ready(AlexNet(config.model, train.seed, memory=config.memory), train, device)
     model.seed_dropout(train.seed, 0, 0)
     batches = TrainBatches(images, config, Preparation(images, config, device), 0, 1)
     x, labels = next(batches.epoch(1))

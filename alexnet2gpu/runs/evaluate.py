@@ -18,7 +18,7 @@ from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.model.step import computing_in, weight_dtype
+from alexnet2gpu.model.step import computing_in, ready
 from alexnet2gpu.ranks.assemble import build_model
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
@@ -102,7 +102,7 @@ class Trained(NamedTuple):
 def load_trained(config: Config, checkpoint: Path, images: Images, device: torch.device) -> Trained:
     """The network of a checkpoint, all towers on one device; of the training `images` the mean counts.
     Raises: ValueError if the checkpoint is unreadable or of another network."""
-    model = load_network(config, checkpoint).to(device, weight_dtype(config.train.precision))
+    model = ready(load_network(config, checkpoint), config.train, device)
     return Trained(config, model.eval(), Preparation(images, config, device))
 
 

@@ -23,7 +23,7 @@ from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.memory import report
 from alexnet2gpu.model.optim import rate_of, set_rates
 from alexnet2gpu.model.step import train_step
-from alexnet2gpu.ranks.assemble import assemble
+from alexnet2gpu.ranks.assemble import assemble, graph_of
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.runs import nonfinite
 from alexnet2gpu.runs.checkpoints.format import restore
@@ -42,6 +42,7 @@ class Loop:
         self.config, grid = plan.config, plan.grid
         self.ranks, self.run, self.stop, self.watch = ranks, run, stop, watch
         self.parts = assemble(plan.config, ranks)
+        self.graphed = graph_of(self.parts, plan.config, ranks)
         if plan.start.towers:
             restore(plan.start.towers, self.parts.model, self.parts.optimizer)
             plan.start.towers = None  # they are as large as the model
@@ -141,7 +142,7 @@ class Loop:
         _, replicated, optimizer = self.parts
         step = partial(train_step, replicated, optimizer, images, labels, self.config.train.precision)
         if not to_measure:
-            return step()
+            return self.graphed(images, labels) if self.graphed else step()
         figures, entry, _ = report.measure(step, self.parts, (images, labels), self.config, self.ranks)
         self.memory = self.ranks.gather(entry)
         self.run.write_memory(report.document(self.config, self.memory))

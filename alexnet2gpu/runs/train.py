@@ -5,6 +5,7 @@ import time
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.memory import report
+from alexnet2gpu.model.step import arithmetic
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.runs.checkpoints import resume
 from alexnet2gpu.runs.checkpoints.saver import Saver
@@ -13,9 +14,16 @@ from alexnet2gpu.runs.loop import Loop
 from alexnet2gpu.runs.plan import Plan
 
 
+def first_line(plan: Plan, ranks: Ranks) -> str:
+    """What runs where: ranks, devices, how they talk, precision, images, classes."""
+    images = f"{len(plan.images):,} images of {plan.images.classes} classes, {len(plan.test):,} to test"
+    return f"{ranks.said()}; {arithmetic(plan.config.train, ranks.device)}; {images}"
+
+
 def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
     """Do what is planned, on every rank; raises as Loop.fit does. A function of its own: model and DDP must
     be gone when the ranks end (ranks/groups.py). Returns: the signal that ended the run, or 0."""
+    run.say(first_line(plan, ranks))
     resume.check_agreement(ranks.gather(plan.start.progress.step))
     loop = Loop(plan, ranks, run, stop, watch)
     run.start(plan.config, plan.start.progress, plan.start.damaged)

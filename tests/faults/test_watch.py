@@ -3,14 +3,19 @@
 The clock and the store are played here, in one process; test_faults.py has real ranks.
 """
 
+import _thread
 import json
 import os
+import re
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from alexnet2gpu.faults import watch
+from alexnet2gpu.faults import processes, watch
+from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.modes import Grid
 
 
@@ -186,3 +191,36 @@ def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
     threading.Thread(target=w._give_up, args=("rank 0: a bug", 1), daemon=True).start()
     assert ended.wait(60)
     assert said == ["rank 0: a bug", 1]
+
+
+def test_a_rank_that_hangs_on_the_way_back_is_seen_there():
+    """On a GPU autograd runs backward in a thread of its own, which Python has not started: the main
+    thread stays in the step."""
+    here, go_on = threading.Event(), threading.Event()
+
+    def wait():
+        here.set()
+        go_on.wait(60)
+        return [torch.zeros(1, 2)]
+
+    link = SimpleNamespace(start_gather=lambda half, way: wait)
+    _thread.start_new_thread(Link.gather, (link, torch.zeros(1, 2)))
+    assert here.wait(60)
+    try:
+        assert re.fullmatch(r"link.py:\d+ \(gather\)", processes.whereabouts())
+    finally:
+        go_on.set()
+
+
+def test_a_gpu_whose_memory_nccl_has_not_is_no_fault_of_other_ranks():
+    error = torch.distributed.DistBackendError("NCCL error: ... Cuda failure 2 'out of memory'")
+    assert not processes.communication_failed(error)
+    assert processes.communication_failed(torch.distributed.DistBackendError("NCCL: remote exited"))
+
+
+def test_a_batch_that_is_too_large_is_one_line_with_the_way_out(capsys):
+    with pytest.raises(SystemExit), watch.Watch(Grid()):
+        raise torch.AcceleratorError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA", 2)
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2 and "Traceback" not in said
+    assert said.endswith(": make train.batch smaller: launch/memory.py --budget finds how large it may be\n")

@@ -14,7 +14,7 @@ from conftest import Pool, train
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.assemble import assemble
-from alexnet2gpu.ranks.groups import Ranks, choose_device
+from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of
 
 PATIENCE = 5  # seconds that a thread may take to end
@@ -78,23 +78,6 @@ def test_a_wrong_number_of_processes_is_an_error(towers, split, ddp, world, comp
     with pytest.raises(ValueError) as error:
         grid_of(towers, split, ddp, {} if world is None else environment(0, world))
     assert complaint in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "local_rank, local_world, gpus, device, backend",
-    [
-        (1, 2, 0, "cpu", "gloo"),
-        (1, 2, 2, "cuda:1", "nccl"),
-        (1, 2, 8, "cuda:1", "nccl"),
-        (0, 1, 1, "cuda:0", "nccl"),
-        (1, 2, 1, "cuda:0", "gloo"),
-        (3, 4, 2, "cuda:1", "gloo"),
-    ],
-)
-def test_gpus_are_shared_only_through_gloo(local_rank, local_world, gpus, device, backend):
-    """NCCL wherever each rank of a machine has a GPU; rank 0 of a second machine starts with its
-    own first GPU."""
-    assert choose_device(local_rank, local_world, gpus) == (torch.device(device), backend)
 
 
 def threads_left():

@@ -8,10 +8,14 @@
     saved_activations   what the forward pass leaves for backward: what autograd keeps, and logits
     peak                the most that was held at any moment of the step, all of these included
 
-and on CUDA, where the figures are the caching allocator's,
+and on CUDA, where the figures are the caching allocator's, of what it was asked for,
 
-    other               allocated before the step and none of these: cuBLAS's workspace, mean image
-    reserved            the most that the allocator has taken from the driver
+    other               there before the step and none of these: cuBLAS's workspaces, mean image, images that
+                        are kept on the GPU
+    allocated           the peak as the allocator gives it out, in pieces of 512 bytes
+    reserved            the most that the allocator has taken from the driver, by 2 and 20 MiB and more
+
+The step is measured as it runs without a graph (model/graph.py), in whose pool the same tensors lie.
 
 With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU the figures are
 counted from the tensors themselves (storages.py). Not counted there: what operations take outside torch's
@@ -78,7 +82,7 @@ class StepMemory:
             "peak": max(held for _, held in self.moments),
         }
         if isinstance(self.meter, _Allocator):
-            self.bytes |= {"other": self.meter.other, "reserved": self.meter.reserved}
+            self.bytes |= {"other": self.meter.other, **self.meter.most}
 
     def _gradients(self):
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
@@ -101,22 +105,26 @@ class _Allocator:
     def __enter__(self):
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        self.other = torch.cuda.memory_allocated() - self.given
-        self.reserved = self.before = 0
+        self.other = self._read("requested", "current") - self.given
+        self.most, self.before = {"allocated": 0, "reserved": 0}, 0
 
     def __exit__(self, *error):
         torch.cuda.synchronize()
 
     def worst_since(self):
         if self.place == START:
-            self.before = torch.cuda.memory_allocated()
-        worst = torch.cuda.max_memory_allocated()
-        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved())
+            self.before = self._read("requested", "current")
+        worst = self._read("requested", "peak")
+        self.most = {name: max(most, self._read(name, "peak")) for name, most in self.most.items()}
         torch.cuda.reset_peak_memory_stats()
         return worst
 
     def left_by_forward(self):
-        return torch.cuda.memory_allocated() - self.before, {}
+        return self._read("requested", "current") - self.before, {}
+
+    def _read(self, what, when):
+        """Bytes of torch.cuda.memory_stats."""
+        return torch.cuda.memory_stats()[f"{what}_bytes.all.{when}"]
 
 
 def _bytes_of_buckets(replicated):

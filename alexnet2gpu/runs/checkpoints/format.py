@@ -63,18 +63,32 @@ def config_of(checkpoint: Path) -> Path:
     return file
 
 
-def snapshot(model: AlexNet, optimizer: SGD2012) -> dict[str, bytes]:
-    """The tower files of this rank, name -> content, as its towers are now."""
+def snapshot(model: AlexNet, optimizer: SGD2012) -> dict[str, dict]:
+    """What the tower files of this rank hold, by their names: its towers as they are now, copied into the
+    CPU's memory."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     contents = {}
     for index, tower in model.towers.items():
         own = list(tower.parameters())
-        weights = {names[p]: p.detach().cpu() for p in own}
-        velocity = {names[p]: optimizer.state[p]["velocity"].cpu() for p in own}
-        buffer = io.BytesIO()
-        torch.save({"weights": weights, "velocity": velocity}, buffer)
-        contents[f"tower-{index}.pt"] = buffer.getvalue()
+        weights = {names[p]: _copy(p.detach()) for p in own}
+        velocity = {names[p]: _copy(optimizer.state[p]["velocity"]) for p in own}
+        contents[f"tower-{index}.pt"] = {"weights": weights, "velocity": velocity}
+    if own[0].is_cuda:
+        torch.cuda.synchronize()
     return contents
+
+
+def _copy(tensor):
+    """In pinned memory, if it comes from a GPU: ten times as fast, and all copies at once."""
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+    return copy.copy_(tensor, non_blocking=True)
+
+
+def serialised(content: dict) -> bytes:
+    """A tower's file, of what `snapshot` gives."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
 
 
 def load_network(config: Config, checkpoint: Path | None) -> AlexNet:

@@ -24,7 +24,7 @@ from alexnet2gpu.faults import files
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.runs.checkpoints.format import FORMAT, Progress, read_state, snapshot
+from alexnet2gpu.runs.checkpoints.format import FORMAT, Progress, read_state, serialised, snapshot
 from alexnet2gpu.runs.folder import Run
 
 SAVE_PATIENCE = 240  # seconds, with a disk, if all wait for it; less than groups.TIMEOUT
@@ -114,7 +114,7 @@ def write(
     folder: Path,
     step: int,
     state: Mapping,
-    contents: Mapping[str, bytes],
+    contents: Mapping[str, dict],
     attempt: str,
     towers: int | None,
     over: threading.Event,
@@ -126,7 +126,8 @@ def write(
     partial = folder / f".{final.name}.{attempt}.partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
+        for name, tensors in contents.items():
+            content = serialised(tensors)
             files.write_whole(partial / name, content)
             note = partial / f"{name}.written"  # once it is there, the folder may be renamed
             files.write_whole(note, files.checksum(content).encode(), flush_name=False)
