@@ -21,12 +21,13 @@ from alexnet2gpu.data.prepare import Preparation
 
 
 class TrainBatches:
-    """The training batches of one replica."""
+    """The training batches of one replica. On a GPU, all of them are the same two tensors, filled anew."""
 
     def __init__(self, images: Images, config: Config, prepare: Preparation, replica: int, replicas: int):
         self.images, self.config, self.prepare = images, config, prepare
         self.replica, self.share = replica, config.train.batch // replicas
         self.steps = len(images) // config.train.batch  # in an epoch
+        self.buffers = prepare.buffers(self.share)
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, H, W), labels (B,) of the steps of `epoch` (from 1), from `first` on."""
@@ -36,10 +37,10 @@ class TrainBatches:
         starts = [step * train.batch + self.replica * self.share for step in range(first, self.steps)]
         chosen = [table.order[start : start + self.share] for start in starts]
         corners = (Corners(some, table.top[some], table.left[some]) for some in chosen)
-        crops = prepare.cut(self.images, corners)
+        crops, (x, labels) = prepare.cut(self.images, corners), self.buffers
         for some in chosen:  # crops get no name here: they would fill the GPU during the step
-            x = prepare(next(crops), table.flip[some], table.colour[some], strength)
-            yield x, prepare.labels(self.images.labels[some])
+            images = prepare(next(crops), table.flip[some], table.colour[some], strength, out=x)
+            yield images, prepare.labels(self.images.labels[some], out=labels)
 
 
 def check_batch(batch: int, replicas: int, images: int) -> None:
