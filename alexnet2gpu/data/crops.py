@@ -18,12 +18,11 @@ from alexnet2gpu.ranks.machine import cores
 
 BATCHES_AHEAD = 2  # that are being cut while one is used
 SMALL_BATCH = 2**18  # bytes
-MOST_THREADS = 16  # by default: ours; one copies some 7,500 crops of 224x224 a second, a GPU asks for 77,000
+MOST_THREADS = 16  # unless a config asks for more: one copies some 7,500 crops of 224x224 a second
 
 
 def threads_for(device: torch.device, ranks: int) -> int:
-    """How many cut crops if the config does not say it, with so many ranks on this machine: beside a GPU,
-    all cores are free for it; without one, they compute."""
+    """How many cut crops by default, of a rank of so many on this machine. Without a GPU, cores compute."""
     return 2 if device.type == "cpu" else min(MOST_THREADS, max(1, cores() // ranks))
 
 
@@ -62,7 +61,9 @@ def cut_ahead(
 ) -> Iterator[Tensor]:
     """The crops (B, crop, crop, C) uint8 of each of `batches`, in order, cut ahead of time: on the GPU of the
     stream, or on the CPU, where what is given holds until the next is asked for."""
-    pool = start_threads(threads, stream)
+    # a thread that waits for a copy would open a context on GPU 0 otherwise, half a GB of it for every rank
+    begin = (torch.cuda.set_device, (stream.device,)) if stream else ()
+    pool = ThreadPoolExecutor(threads, "crops", *begin)
     pending, free = collections.deque(), collections.deque()
     try:
         for corners in batches:
@@ -77,14 +78,6 @@ def cut_ahead(
             yield pending.popleft().finish()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def start_threads(threads: int, stream: torch.cuda.Stream | None) -> ThreadPoolExecutor:
-    """Threads whose GPU is that of the stream: waiting for an event, they would open a context on GPU 0
-    otherwise, half a GB of it for every rank."""
-    if stream is None:
-        return ThreadPoolExecutor(threads, "crops")
-    return ThreadPoolExecutor(threads, "crops", torch.cuda.set_device, (stream.device,))
 
 
 class _Buffer:

@@ -40,7 +40,7 @@ class Preparation:
 
     def __init__(self, images: Images, config: Config, device: torch.device, ranks: int = 1):
         self.data, self.ranks, self.kernel, self.kept = config.data, ranks, None, []
-        _, height, width, self.channels = images.pixels.shape
+        _, height, width, _ = images.pixels.shape
         self.crop = self.data.crop or height
         self.centre = (height - self.crop) // 2, (width - self.crop) // 2
         self.device, self.dtype = device, weight_dtype(config.train.precision)
@@ -74,18 +74,6 @@ class Preparation:
         threads = self.data.threads or threads_for(self.device, self.ranks)
         return cut_ahead(images, batches, self.crop, threads, self.stream)
 
-    def buffers(self, count: int) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """On a GPU, room for `count` prepared images and their labels, to be used for one batch after the
-        other: work there is done in order. None on a CPU."""
-        if self.device.type == "cpu":
-            return None, None
-        images = self._empty(count, self.channels, self.data.resize or self.crop)
-        return images, torch.empty(count, dtype=torch.int64, device=self.device)
-
-    def _empty(self, count, channels, side):
-        shape, last = (count, channels, side, side), torch.channels_last
-        return torch.empty(shape, dtype=self.dtype, device=self.device, memory_format=last)
-
     def __call__(
         self,
         pixels: Tensor | tuple[Tensor, Corners],
@@ -117,12 +105,14 @@ class Preparation:
     def _in_one_pass(self, pixels, flip, moved, divisor, out):
         """As `_by_operations`, by the kernel, which cuts too: into `out`, if there is one."""
         source, corners = pixels if isinstance(pixels, tuple) else (pixels, None)
+        _, height, width, channels = source.shape
         index, top, left = corners or (np.arange(len(source)), 0, 0)  # else they are cut already
-        where = np.zeros((len(index), 4), np.int64)
-        for column, values in enumerate((index, top, left, 0 if flip is None else flip)):
-            where[:, column] = values
+        where = np.zeros((len(index), 2), np.int64)
+        where[:, 0] = ((index * height + top) * width + left) * channels
+        where[:, 1] = 0 if flip is None else flip
         if out is None:
-            out = self._empty(len(where), source.shape[3], self.crop if corners else source.shape[1])
+            side = self.crop if corners else height
+            out = source.new_empty(len(where), side, side, channels, dtype=self.dtype).permute(0, 3, 1, 2)
         if moved is not None:
             moved = self._to_device(torch.from_numpy(moved).to(self.dtype))
         where = self._to_device(torch.from_numpy(where))

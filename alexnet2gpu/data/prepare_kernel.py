@@ -16,67 +16,51 @@ BLOCK = 1024  # elements
 def _prepare(
     source,
     where,
-    offset,
+    moved,
     mean,
     out,
     divisor,
     factor,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CROP: tl.constexpr,
+    STRIDE: tl.constexpr,
+    ROW: tl.constexpr,
+    ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
-    BLOCKS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """A block of one crop, in the order in which it lies: row by row, channels last."""
-    number = tl.program_id(0) // BLOCKS
-    i = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)
-    inside = i < CROP * CROP * CHANNELS
-    c, x, y = i % CHANNELS, i // CHANNELS % CROP, i // (CHANNELS * CROP)
-    index, top = tl.load(where + 4 * number), tl.load(where + 4 * number + 1)
-    left, flip = tl.load(where + 4 * number + 2), tl.load(where + 4 * number + 3)
-    x = tl.where(flip != 0, CROP - 1 - x, x)
-    corner = source + ((index * HEIGHT + top) * WIDTH + left) * CHANNELS
-    pixel = tl.load(corner + (y * WIDTH + x) * CHANNELS + c, mask=inside, other=0).to(tl.float32)
-    if mean is None and offset is None:
+    blocks: tl.constexpr = (ROWS * ROW + BLOCK - 1) // BLOCK
+    number = tl.program_id(0) // blocks
+    i = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside, c, x = i < ROWS * ROW, i % CHANNELS, i % ROW
+    x = tl.where(tl.load(where + 2 * number + 1) != 0, ROW - CHANNELS - x + 2 * c, x)
+    corner = source + tl.load(where + 2 * number)
+    pixel = tl.load(corner + i // ROW * STRIDE + x, mask=inside, other=0).to(tl.float32)
+    if mean is None and moved is None:
         value = tl.div_rn(pixel, divisor)
+    elif mean is None:
+        value = tl.fma(pixel, factor, tl.load(moved + number * CHANNELS + c))
     else:
-        added = tl.zeros_like(pixel)
-        if offset is not None:
-            added = tl.load(offset + number * CHANNELS + c)
-        if mean is not None:
-            added += tl.div_rn(-tl.load(mean + i, mask=inside, other=0.0), divisor)
+        added = tl.div_rn(-tl.load(mean + i, mask=inside, other=0.0), divisor)
+        if moved is not None:
+            added += tl.load(moved + number * CHANNELS + c)
         value = tl.fma(pixel, factor, added)
-    tl.store(out + number.to(tl.int64) * (CROP * CROP * CHANNELS) + i, value, mask=inside)
+    tl.store(out + number.to(tl.int64) * (ROWS * ROW) + i, value, mask=inside)
 
 
 def prepare(
-    source: Tensor, where: Tensor, offset: Tensor | None, mean: Tensor | None, divisor: float, out: Tensor
+    source: Tensor, where: Tensor, moved: Tensor | None, mean: Tensor | None, divisor: float, out: Tensor
 ) -> None:
     """Fill `out` (B, C, crop, crop) float32, channels last in memory.
 
     Args:
         source: (N, H, W, C) uint8.
-        where: (B, 4) int64, of each crop the index of its image, its top, its left, whether it is mirrored.
-        offset: (B, C) float32, the movement of its colour, divided already; None for none.
+        where: (B, 2) int64, of each crop the place in `source` where it starts, and whether it is mirrored.
+        moved: (B, C) float32, how far its colour moves, divided already; None for nowhere.
         mean: (crop, crop * C) float32, to subtract; None for none.
     """
-    _, height, width, channels = source.shape
-    crop = out.shape[2]
-    blocks = triton.cdiv(crop * crop * channels, BLOCK)
+    channels, crop = source.shape[3], out.shape[2]
+    row = crop * channels
+    constants = {"STRIDE": source.stride(1), "ROW": row, "ROWS": crop, "CHANNELS": channels, "BLOCK": BLOCK}
+    programs = len(out) * triton.cdiv(crop * row, BLOCK)
     with torch.cuda.device_of(source):
-        _prepare[(len(out) * blocks,)](
-            source,
-            where,
-            offset,
-            mean,
-            out,
-            divisor,
-            1 / divisor,
-            HEIGHT=height,
-            WIDTH=width,
-            CROP=crop,
-            CHANNELS=channels,
-            BLOCKS=blocks,
-            BLOCK=BLOCK,
-        )
+        _prepare[(programs,)](source, where, moved, mean, out, divisor, 1 / divisor, **constants)

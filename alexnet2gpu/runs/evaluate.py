@@ -147,10 +147,9 @@ def average(
     for number, (config, checkpoint) in enumerate(networks, 1):
         model = build_model(config, ranks)
         restore(read_towers(checkpoint, config.model, ranks.grid.towers), model)
-        prepare = Preparation(images, config, ranks.device, ranks.grid.local_world)
-        trained = Trained(config, model, prepare)
+        trained = Trained(config, model, Preparation(images, config, ranks.device, ranks.grid.local_world))
         log_p, labels = trained.classify(test, ranks.grid, views, tick)
-        del model, trained, prepare
+        del model, trained
         total = total + log_p.exp()
         sums = [errors(log_p, labels), errors((total / number).log(), labels)]
         yield tuple(mean_errors(sum_.to(ranks.device), ranks) for sum_ in sums)

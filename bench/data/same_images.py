@@ -1,6 +1,6 @@
 """Whether a device prepares the images that the CPU does.
 
-    python -m bench.data.same_images [--device cuda] [--side 256]
+    python -m bench.data.same_images [--device cuda] [--side 256] [--count 200]
 
 Compares all batches of an epoch, and all ten views of test images, case by case: with mean, mirror and colour
 or without, one channel or three, enlarged, in float32 and float64; on a GPU cut there and by threads, while
@@ -30,7 +30,8 @@ CASES = (  # channels, overrides
     (3, ("data.flip=true", "data.resize={larger}")),
     (3, ("data.flip=true", "data.colour=0.1", "train.precision=float64")),
 )
-COUNT, BATCH, TESTS = 20, 6, 3  # images
+FLAT = "model.stages=[{flatten: flatten, fc: {type: linear, out: 10, init: 1}}]"
+BATCH = 3
 ROUNDED = {"float32": 1e-3, "float64": 1e-11}  # of values up to 255
 
 
@@ -55,18 +56,17 @@ def _views(test, prepare):
     return EvaluationBatches(test, prepare, 20, 0, 1, views=10)
 
 
-def differences(device, make=Preparation, side=21):
-    """Case -> (the largest difference from the CPU, what is allowed); images are of about `side` pixels, and
-    on a GPU, or with another `make` than Preparation, they are kept there too."""
+def differences(device, make=Preparation, side=22, count=7):
+    """Case -> (the largest difference from the CPU, what is allowed); `count` images of about
+    `side` pixels. On a GPU each case is also one whose images are kept there, if `make` gives it a kernel."""
     found = {}
     for channels, overrides in CASES:
         crop = side * 7 // 8
         own = [text.format(larger=crop + 9) for text in overrides]
-        input_ = f"model.input=[{channels}, {{0}}, {{0}}]".format(crop + 9 if "resize" in str(own) else crop)
-        flat = "model.stages=[{flatten: flatten, fc: {type: linear, out: 10, init: 1}}]"
-        settings = [flat, input_, f"data.crop={crop}", f"train.batch={BATCH}", *own]
+        shape = [channels] + [crop + 9 if "resize" in str(own) else crop] * 2
+        settings = [FLAT, f"model.input={shape}", f"data.crop={crop}", f"train.batch={BATCH}", *own]
         config = load_config("configs/quick.yaml", settings)
-        train, test = noise(COUNT, side, channels), noise(TESTS, side, channels)
+        train, test = noise(count, side, channels), noise(-(-count // 20), side, channels)
         expected = list(batches_of(Preparation(train, config, CPU), train, test, config))
         for kept in (False, True):
             prepare = make(train, config, device)
@@ -95,8 +95,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--device", type=torch.device, default="cuda")
     parser.add_argument("--side", type=int, default=256)
+    parser.add_argument("--count", type=int, default=200)
     args = parser.parse_args()
-    for case, (difference, allowed) in differences(args.device, side=args.side).items():
+    found = differences(args.device, side=args.side, count=args.count)
+    for case, (difference, allowed) in found.items():
         print(f"{'differs' if difference > allowed else 'as it should be':16}{difference:<10.2g}{case}")
 
 

@@ -10,7 +10,8 @@
 
 and on CUDA, where the figures are the caching allocator's,
 
-    other               allocated before the step and none of these: cuBLAS's workspace, mean image
+    other               allocated before the step and none of these: cuBLAS's workspace, mean image, all
+                        images where they are kept there (data/on_gpu.py)
     reserved            the most that the allocator has taken from the driver
 
 With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU the figures are
