@@ -37,7 +37,7 @@ ROUNDED = {"float32": 1e-3, "float64": 1e-11}  # of values up to 255
 
 def noise(count, side, channels):
     """Images that are higher than wide."""
-    draw = np.random.default_rng(channels)
+    draw = np.random.default_rng((channels, count))
     pixels = draw.integers(0, 256, (count, side + 2, side, channels), dtype=np.uint8)
     return Images(pixels, draw.integers(0, 10, count), classes=10)
 
