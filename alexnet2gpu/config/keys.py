@@ -26,7 +26,10 @@ class Data:
     colour_law: Literal["2012", "text"] = "2012"  # what that means: data/prepare.py
     divide: float = 1.0  # then divide by this; pixels are 0 to 255
     resize: int | None = bounded(None, least=1, most=2**16)  # then enlarge to this side, bilinearly
-    threads: int = bounded(2, least=1, most=1024)  # of a rank, to cut crops or decode JPEG ahead of the steps
+    # of a rank, to cut crops or decode JPEG ahead of the steps; null: by cores beside a GPU, else 2
+    threads: int | None = bounded(None, least=1, most=1024)
+    # on a GPU, keep all images there where they take at most a quarter of its free memory
+    on_gpu: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

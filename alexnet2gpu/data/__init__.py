@@ -6,8 +6,9 @@
     pack/        a folder of photographs, made ready for training once
     epoch.py     what is done to each image in an epoch: order, crop, mirror, colour
     crops.py     crops, cut ahead of time by threads
-    prepare.py   pixels -> network input, on the device
+    prepare.py   pixels -> network input, on the device; prepare_kernel.py on a GPU, in one pass
+    on_gpu.py    images that stay on a GPU, where there is room
     batches.py   which images a step sees; one view or ten of a test image
 
-Imports config, model (types of numbers), ranks (cores) and faults (files).
+Imports config, model (types of numbers, GPUs), ranks (cores) and faults (files).
 """

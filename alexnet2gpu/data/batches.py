@@ -21,12 +21,14 @@ from alexnet2gpu.data.prepare import Preparation
 
 
 class TrainBatches:
-    """The training batches of one replica."""
+    """The training batches of one replica. On a GPU all of them are the same two tensors, filled anew, so
+    that a CUDA graph finds them there."""
 
     def __init__(self, images: Images, config: Config, prepare: Preparation, replica: int, replicas: int):
         self.images, self.config, self.prepare = images, config, prepare
         self.replica, self.share = replica, config.train.batch // replicas
         self.steps = len(images) // config.train.batch  # in an epoch
+        self.buffers = None, None
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B, C, H, W), labels (B,) of the steps of `epoch` (from 1), from `first` on."""
@@ -38,8 +40,12 @@ class TrainBatches:
         corners = (Corners(some, table.top[some], table.left[some]) for some in chosen)
         crops = prepare.cut(self.images, corners)
         for some in chosen:  # crops get no name here: they would fill the GPU during the step
-            x = prepare(next(crops), table.flip[some], table.colour[some], strength)
-            yield x, prepare.labels(self.images.labels[some])
+            images, labels = self.buffers
+            x = prepare(next(crops), table.flip[some], table.colour[some], strength, out=images)
+            labels = prepare.labels(self.images.labels[some], out=labels)
+            if x.is_cuda:  # where work is done in order
+                self.buffers = x, labels
+            yield x, labels
 
 
 def check_batch(batch: int, replicas: int, images: int) -> None:

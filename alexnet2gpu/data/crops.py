@@ -7,16 +7,23 @@ one is copied there in a stream of its own, while the GPU computes, and filled a
 import collections
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from alexnet2gpu.data.images import Images
+from alexnet2gpu.ranks.machine import cores
 
 BATCHES_AHEAD = 2  # that are being cut while one is used
 SMALL_BATCH = 2**18  # bytes
+MOST_THREADS = 16  # unless a config asks for more: one copies some 7,500 crops of 224x224 a second
+
+
+def threads_for(device: torch.device, ranks: int) -> int:
+    """How many cut crops by default, of a rank of so many on this machine. Without a GPU, cores compute."""
+    return 2 if device.type == "cpu" else min(MOST_THREADS, max(1, cores() // ranks))
 
 
 class Corners(NamedTuple):
@@ -31,7 +38,7 @@ def cut_crops(images: Images, corners: Corners, out: np.ndarray) -> None:
     """Copy crops into `out` (B, crop, crop, C) uint8, as rows of bytes: less to loop over. An image that
     follows itself, as another view, is read once."""
     count, crop, _, channels = out.shape
-    if _is_plain(images.pixels) and images.pixels.shape[1:] == out.shape[1:]:
+    if is_plain(images.pixels) and images.pixels.shape[1:] == out.shape[1:]:
         # whole images; with another mode, numpy would fill a copy of `out` first
         np.take(np.asarray(images.pixels), corners.indices, 0, out, mode="clip")
         return
@@ -44,8 +51,8 @@ def cut_crops(images: Images, corners: Corners, out: np.ndarray) -> None:
         out[number] = rows[:, x * channels : (x + crop) * channels]
 
 
-def _is_plain(pixels):
-    """An array that lies in memory in order: others would be copied as a whole."""
+def is_plain(pixels: Any) -> bool:
+    """Whether it is an array that lies in memory in order: others would be copied as a whole."""
     return isinstance(pixels, np.ndarray) and pixels.flags.c_contiguous
 
 
@@ -54,7 +61,9 @@ def cut_ahead(
 ) -> Iterator[Tensor]:
     """The crops (B, crop, crop, C) uint8 of each of `batches`, in order, cut ahead of time: on the GPU of the
     stream, or on the CPU, where what is given holds until the next is asked for."""
-    pool = ThreadPoolExecutor(threads, "crops")
+    # a thread that waits for a copy would open a context on GPU 0 otherwise, half a GB of it for every rank
+    begin = (torch.cuda.set_device, (stream.device,)) if stream else ()
+    pool = ThreadPoolExecutor(threads, "crops", *begin)
     pending, free = collections.deque(), collections.deque()
     try:
         for corners in batches:
@@ -85,7 +94,7 @@ class _Buffer:
         handing it over."""
         count = len(corners.indices)
         self.batch, self.tasks = self.whole[:count], []
-        if _is_plain(self.images.pixels) and self.batch.nbytes <= SMALL_BATCH:
+        if is_plain(self.images.pixels) and self.batch.nbytes <= SMALL_BATCH:
             self._cut(corners, slice(count))
             return
         share = -(-count // threads)

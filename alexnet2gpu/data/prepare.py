@@ -18,8 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet2gpu.config.keys import Config, Data
-from alexnet2gpu.data.crops import Corners, cut_ahead
+from alexnet2gpu.data.crops import Corners, cut_ahead, threads_for
 from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.on_gpu import keep_those_that_fit
+from alexnet2gpu.model.device import gpus, has_triton
 from alexnet2gpu.model.step import weight_dtype
 
 CACHED_ELEMENTS = 2**18  # at a time on the CPU, so that they stay in its cache from one pass to the next
@@ -34,47 +36,94 @@ def find_statistics(images: Images, data: Data) -> None:
 
 class Preparation:
     """See above; of the training `images`, mean and colours count. What is subtracted is the centre of the
-    mean image, wherever a crop was cut, as in the code of 2012."""
+    mean image, wherever a crop was cut, as in the code of 2012. `ranks` are on this machine."""
 
-    def __init__(self, images: Images, config: Config, device: torch.device):
-        self.data = config.data
+    def __init__(self, images: Images, config: Config, device: torch.device, ranks: int = 1):
+        self.data, self.ranks, self.kernel, self.kept = config.data, ranks, None, []
         _, height, width, _ = images.pixels.shape
         self.crop = self.data.crop or height
         self.centre = (height - self.crop) // 2, (width - self.crop) // 2
         self.device, self.dtype = device, weight_dtype(config.train.precision)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        if device.type == "cuda" and self.dtype == torch.float32 and has_triton():
+            from alexnet2gpu.data import prepare_kernel
+
+            self.kernel = prepare_kernel
         self.mean = None
         if self.data.mean == "image":
             top, left = self.centre
             mean = images.mean_image()[top : top + self.crop, left : left + self.crop].reshape(self.crop, -1)
-            self.mean = self._to_device(torch.from_numpy(mean)).to(self.dtype)  # (crop, crop * C)
+            # (crop, crop * C)
+            self.mean = self._to_device(torch.from_numpy(mean)).to(self.dtype).contiguous()
         if self.data.colour:
             self.components = colour_components(images.colour_covariance(), self.data.colour_law)
 
-    def cut(self, images: Images, batches: Iterable[Corners]) -> Iterator[Tensor]:
+    def keep(self, *sets: Images) -> None:
+        """From now on, those of the sets that the GPU has room for are there: on_gpu.py. Without a kernel to
+        cut them there, none. Raises: ValueError if an image cannot be read."""
+        if self.data.on_gpu and self.kernel:
+            sharing = -(-self.ranks // max(1, gpus()))
+            self.kept = keep_those_that_fit(sets, self.device, sharing)
+
+    def cut(self, images: Images, batches: Iterable[Corners]) -> Iterator[Tensor | tuple[Tensor, Corners]]:
         """The crops (B, crop, crop, C) uint8 of each of `batches`, each to be prepared before the next is
-        asked for."""
-        return cut_ahead(images, batches, self.crop, self.data.threads, self.stream)
+        asked for; if the images are kept on the GPU, all of them, and the crops still to be cut."""
+        for kept, pixels in self.kept:
+            if kept is images:
+                return ((pixels, corners) for corners in batches)
+        threads = self.data.threads or threads_for(self.device, self.ranks)
+        return cut_ahead(images, batches, self.crop, threads, self.stream)
 
     def __call__(
         self,
-        pixels: Tensor,
+        pixels: Tensor | tuple[Tensor, Corners],
         flip: np.ndarray | None = None,
         colour: np.ndarray | None = None,
         strength: float = 0,
+        out: Tensor | None = None,
     ) -> Tensor:
-        """(B, crop, crop, C) uint8 -> (B, C, H, W) float, both on the device, with channels last in memory.
+        """What `cut` gives -> (B, C, H, W) float on the device, with channels last in memory.
 
         Args:
             flip: (B,) bool, which ones to mirror; None for none.
             colour: (B, C), how far to move each along the components, in standard deviations.
             strength: of the colour's movement; 0 leaves it alone.
+            out: where to put it, and what is returned then.
         """
-        count, crop, _, channels = pixels.shape
-        divisor, offset = self.data.divide, None
+        divisor, moved = self.data.divide, None
         if strength:
             divisor *= 1 + strength if self.data.colour_law == "2012" else 1
             moved = strength * colour @ self.components.T / divisor  # (B, C)
+        if self.kernel:
+            x = self._in_one_pass(pixels, flip, moved, divisor, None if self.data.resize else out)
+        else:
+            x = self._by_operations(pixels, flip, moved, divisor)
+        if self.data.resize:
+            x = F.interpolate(x, size=(self.data.resize, self.data.resize), mode="bilinear")
+        return x if out is None or x is out else out.copy_(x)
+
+    def _in_one_pass(self, pixels, flip, moved, divisor, out):
+        """As `_by_operations`, by the kernel, which cuts too: into `out`, if there is one."""
+        source, corners = pixels if isinstance(pixels, tuple) else (pixels, None)
+        _, height, width, channels = source.shape
+        index, top, left = corners or (np.arange(len(source)), 0, 0)  # else they are cut already
+        where = np.zeros((len(index), 2), np.int64)
+        where[:, 0] = ((index * height + top) * width + left) * channels
+        where[:, 1] = 0 if flip is None else flip
+        if out is None:
+            side = self.crop if corners else height
+            out = source.new_empty(len(where), side, side, channels, dtype=self.dtype).permute(0, 3, 1, 2)
+        if moved is not None:
+            moved = self._to_device(torch.from_numpy(moved).to(self.dtype))
+        where = self._to_device(torch.from_numpy(where))
+        self.kernel.prepare(source, where, moved, self.mean, divisor, out)
+        return out
+
+    def _by_operations(self, pixels, flip, moved, divisor):
+        """(B, crop, crop, C) -> (B, C, crop, crop), by torch's operations."""
+        count, crop, _, channels = pixels.shape
+        offset = None
+        if moved is not None:
             offset = np.tile(moved, crop)[:, None]  # (B, 1, crop * C), a row of pixels
             offset = self._to_device(torch.from_numpy(offset).to(self.dtype))
         less = None if self.mean is None else -self.mean / divisor  # (crop, crop * C)
@@ -90,10 +139,7 @@ class Preparation:
                 x[some] /= divisor
             else:
                 torch.add(added, x[some], alpha=1 / divisor, out=x[some])
-        x = x.view(count, crop, crop, channels).permute(0, 3, 1, 2)
-        if self.data.resize:
-            x = F.interpolate(x, size=(self.data.resize, self.data.resize), mode="bilinear")
-        return x
+        return x.view(count, crop, crop, channels).permute(0, 3, 1, 2)
 
     def _mirror(self, pixels, flip, some):
         """(b, crop, crop, C) with those mirrored that `flip[some]` says."""
@@ -105,14 +151,16 @@ class Preparation:
         chosen = self._to_device(torch.from_numpy(chosen))
         return pixels.index_copy(0, chosen, _mirrored(pixels.index_select(0, chosen)))
 
-    def labels(self, labels: np.ndarray) -> Tensor:
-        """(B,) on the device."""
-        return self._to_device(torch.from_numpy(np.asarray(labels, np.int64)))
+    def labels(self, labels: np.ndarray, out: Tensor | None = None) -> Tensor:
+        """(B,) on the device, in `out` if there is one."""
+        return self._to_device(torch.from_numpy(np.asarray(labels, np.int64)), out)
 
-    def _to_device(self, tensor):
+    def _to_device(self, tensor, out=None):
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
-        return tensor.to(self.device, non_blocking=True)
+        return (
+            tensor.to(self.device, non_blocking=True) if out is None else out.copy_(tensor, non_blocking=True)
+        )
 
 
 def _mirrored(pixels):

@@ -147,7 +147,7 @@ def average(
     for number, (config, checkpoint) in enumerate(networks, 1):
         model = build_model(config, ranks)
         restore(read_towers(checkpoint, config.model, ranks.grid.towers), model)
-        trained = Trained(config, model, Preparation(images, config, ranks.device))
+        trained = Trained(config, model, Preparation(images, config, ranks.device, ranks.grid.local_world))
         log_p, labels = trained.classify(test, ranks.grid, views, tick)
         del model, trained
         total = total + log_p.exp()

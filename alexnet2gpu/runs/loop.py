@@ -46,7 +46,7 @@ class Loop:
         if plan.start.towers:
             restore(plan.start.towers, self.parts.model, self.parts.optimizer)
             plan.start.towers = None  # they are as large as the model
-        prepare = Preparation(plan.images, plan.config, ranks.device)
+        prepare = Preparation(plan.images, plan.config, ranks.device, grid.local_world)
         self.batches = TrainBatches(plan.images, plan.config, prepare, grid.replica, grid.replicas)
         self.test = EvaluationBatches(plan.test, prepare, self.batches.share, grid.replica, grid.replicas)
         self.progress = plan.start.progress
@@ -71,6 +71,7 @@ class Loop:
         FloatingPointError if a loss is not finite; ValueError if a file cannot be read or written."""
         p = self.progress
         try:
+            self.batches.prepare.keep(self.batches.images, self.test.images)
             while not self.stopped and not self.done:
                 epoch_ended = p.step >= self.last or (p.step > 0 and p.step % self.batches.steps == 0)
                 if epoch_ended and p.evaluation is None:
