@@ -16,7 +16,7 @@ BLOCK = 512  # elements of a program
 
 @triton.jit
 def _elements(HEIGHT: tl.constexpr, WIDTH: tl.constexpr, MAPS: tl.constexpr, BLOCK: tl.constexpr):
-    """This program's image, and of its elements the place in the image, row, column, map, whether it exists."""
+    """This program's image, and its elements: places in the image, rows, columns, maps, which exist."""
     COUNT: tl.constexpr = HEIGHT * WIDTH * MAPS
     BLOCKS: tl.constexpr = (COUNT + BLOCK - 1) // BLOCK
     e = tl.program_id(0) % BLOCKS * BLOCK + tl.arange(0, BLOCK)

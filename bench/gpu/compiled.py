@@ -67,7 +67,8 @@ def recorded(name, launcher, *arguments):
 
     def run(kernel, *args, grid, warmup, **constants):
         number = f" {len(found) + 1}" * bool(found)
-        named = dict(zip(kernel.arg_names, args)) | constants
+        given = dict(zip(kernel.arg_names, args)) | constants
+        named = {name: given[name] for name in kernel.arg_names}
         written = [value for value in args if isinstance(value, torch.Tensor)]
         largest = max if launcher is not pool_kernels.largest else min  # of a window, one is written
         found.append((name + number, kernel, named, grid[0], largest(t.numel() for t in written)))
@@ -84,7 +85,9 @@ def compiled(kernel, arguments):
     signature = {name: type_of(value, name in constant) for name, value in arguments.items()}
     values = {(i,): value for i, (name, value) in enumerate(arguments.items()) if name in constant}
     aligned = [isinstance(v, torch.Tensor) or type(v) is int and v % 16 == 0 for v in arguments.values()]
-    attributes = {(i,): [["tt.divisibility", 16]] for i, yes in enumerate(aligned) if yes and (i,) not in values}
+    attributes = {
+        (i,): [["tt.divisibility", 16]] for i, yes in enumerate(aligned) if yes and (i,) not in values
+    }
     source = ASTSource(kernel, signature, values, attributes)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, patch.dict("os.environ", TRITON_CACHE_DIR=folder):

@@ -25,11 +25,7 @@ PIECE, ROWS = 256, 4  # and within: so many of a row, in so many rows
 def _to_minus(d, beta, THREE_QUARTERS: tl.constexpr):
     """d^-beta and d^-1. Roots are exact to the last bits, and several times faster than a division."""
     root = tl.rsqrt(d)
-    if THREE_QUARTERS:
-        power = root * tl.sqrt(root)
-    else:
-        power = tl.exp2(-beta * tl.log2(d))
-    return power, root * root
+    return root * tl.sqrt(root) if THREE_QUARTERS else tl.exp2(-beta * tl.log2(d)), root * root
 
 
 @triton.jit
