@@ -37,7 +37,7 @@ class MaxPool2d(nn.MaxPool2d):
 
 @torch.library.custom_op("alexnet2gpu::max_pool", mutates_args=())
 def by_kernel(x: Tensor, kernel: int, stride: int, pad: int, ceil: bool) -> tuple[Tensor, Tensor]:
-    """(B, C, H, W) -> y and the places of its values in their windows, both (B, C, H', W') and channels last."""
+    """(B, C, H, W) -> y and the places of its values in their windows, both (B, C, H', W'), channels last."""
     from alexnet2gpu.model import pool_kernels  # Triton is not on every machine
 
     y, places = _outputs(x, kernel, stride, pad, ceil)

@@ -5,15 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import ranks_of, train
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals, traffic
 from alexnet2gpu.memory import any_mode
+from alexnet2gpu.memory.measured import step
 from alexnet2gpu.memory.measured.step import StepMemory
 from alexnet2gpu.memory.measured.storages import Ledger
 from alexnet2gpu.memory.predicted.step import predict_step
+from alexnet2gpu.model import pool
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.model.norm import native, operations
+from alexnet2gpu.model.norm import layer, native, operations
 from alexnet2gpu.model.optim import SGD2012, set_rates
 from alexnet2gpu.model.step import train_step, weight_dtype
 from alexnet2gpu.ranks.assemble import Parts
@@ -128,6 +131,42 @@ def test_normalisation_without_a_compiler_is_predicted(settings, monkeypatch):
     monkeypatch.setattr(operations, "images_at_once", lambda elements, on_gpu: 2)
     config, memory = measured_step(load_config(QUICK, settings), batch=5)
     assert predict_step(config, 2, kernel=False).bytes == memory.bytes
+
+
+class FakeAllocator(Ledger):
+    """In place of CUDA's, for fake tensors."""
+
+    other = reserved = 0
+
+    def __init__(self, given):
+        super().__init__(FakeAllocator.given, buckets=False)
+
+
+@pytest.mark.parametrize("settings", [[], BFLOAT16])
+def test_a_step_on_a_gpu_is_predicted(settings, monkeypatch):
+    """To the byte, in every place, with Triton's kernels, on fake CUDA tensors: as there, a matrix product
+    of cuBLAS takes nothing. Dropout draws from torch's own generator, that of CUDA needing a GPU."""
+    monkeypatch.setattr(layer, "has_triton", lambda: True)
+    monkeypatch.setattr(pool, "has_triton", lambda: True)
+    monkeypatch.setattr(step, "_Allocator", FakeAllocator)
+    monkeypatch.setattr(AlexNet, "seed_dropout", lambda *of: None)
+    config = load_config("configs/alexnet.yaml", ["train.batch=16", *settings])
+    with FakeTensorMode(), torch.device("cuda"):
+        do, model, optimizer, batch = step_of(config)
+        do(0)
+        parameters = list(model.parameters())
+        velocities = [optimizer.state[parameter]["velocity"] for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters]
+        FakeAllocator.given = [*parameters, *velocities, *batch, *gradients]
+        del gradients
+        with StepMemory(Parts(model, model, optimizer), batch) as memory:
+            FakeAllocator.given = None
+            do(1)
+    expected = predict_step(config, 2, on_gpu=True)
+    *moments, (last, in_update) = memory.moments
+    assert [(m.place, m.bytes) for m in expected.moments[:-1]] == moments
+    assert expected.moments[-1].place == last
+    assert expected.bytes == {name: memory.bytes[name] for name in expected.bytes}
 
 
 @pytest.mark.parametrize("stages", ["[1]", "[1, 2, 3, 4, 5]"])

@@ -1,122 +1,52 @@
-"""If these fail, the kernels for GPUs do not compute what torch's operations do.
+"""If these fail, the kernels for GPUs do not compute what torch's operations do, or a layer does not choose
+them as it should. interpreted.py has the checks."""
 
-They run on the CPU, in Triton's interpreter, which is chosen when Triton is imported: in a process of its own.
-"""
-
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-
-pytest.importorskip("triton")
-BEGIN = """
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from alexnet2gpu.config.layers import NormRule
-from alexnet2gpu.model import pool, pool_kernels
-from alexnet2gpu.model.norm import operations, triton_kernels
-draw = torch.Generator().manual_seed(0)
+from alexnet2gpu.model.norm import layer
 
-def randn(*shape, dtype=torch.float32):
-    return torch.randn(*shape, generator=draw).to(dtype).contiguous(memory_format=torch.channels_last)
+REPOSITORY = Path(__file__).resolve().parents[2]
+CHECKS = [
+    "normalisation_is_its_formula",
+    "normalisation_shows_what_is_not_a_number",
+    "max_pooling_is_torchs",
+    "max_pooling_asks_for_no_more_than_it_keeps",
+]
 
-def last(tensor):
-    return tensor.is_contiguous(memory_format=torch.channels_last)
-"""
 
-
-def interpret(code):
-    """Run code in Triton's interpreter."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", BEGIN + code], env=environment, capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module")
+def failed():
+    """Check -> how it failed."""
+    pytest.importorskip("triton")
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-W", "ignore", Path(__file__).with_name("interpreted.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
-def test_normalisation_is_its_formula():
-    """With more elements than one program has and a rest, and with windows wider than the map; where a
-    window beyond the first or the last map holds nothing but zeros, too. Gradients may lie otherwise."""
-    interpret("""
-rules = [(3, 0.2, 0.6, 1), (5, 0.3, 0.75, 2), (7, 0.1, 0.75, 1), (5, 1, 0.75, 0)]
-shapes = (2, 7, 13, 9), (1, 48, 5, 6), (3, 1, 2, 1), (2, 130, 1, 3), (0, 3, 4, 4)
-# to bfloat16 the interpreter cuts off, where a GPU rounds
-for number in range(20):
-    rule, shape = NormRule(number % 2 == 0, *rules[number // 2 % 4]), shapes[number % 5]
-    dtype, bound = [(torch.float32, 5e-7), (torch.bfloat16, 1e-2)][number // 3 % 2]
-    x, of_y = randn(*shape, dtype=dtype), randn(*shape, dtype=dtype)
-    of_y = of_y if number % 3 else of_y.contiguous()
-    wide = x.double(), of_y.double()
-    for name, given, exact in ("normalise", (x,), wide[:1]), ("gradient", (x, of_y), wide):
-        ours, theirs = getattr(triton_kernels, name)(*given, rule), getattr(operations, name)(*exact, rule)
-        assert ours.dtype == dtype and ours.shape == x.shape and last(ours)
-        if x.numel():
-            error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-            assert error < bound, (name, dtype, rule, shape, error)
-""")
+@pytest.mark.parametrize("check", CHECKS)
+def test_in_tritons_interpreter(check, failed):
+    assert check not in failed, failed[check]
 
 
-def test_normalisation_shows_what_is_not_a_number():
-    """Forward in every window that holds it, and backward."""
-    interpret("""
-for across, spoilt in (True, 1), (False, 9):
-    rule = NormRule(across, 3, 0.5, 0.75, 1)
-    for bad in torch.nan, torch.inf:
-        x = randn(1, 4, 5, 5)
-        x[0, 0, 2, 2] = bad
-        y, of_x = triton_kernels.normalise(x, rule), triton_kernels.gradient(x, torch.ones_like(x), rule)
-        theirs = operations.normalise(x, rule), operations.gradient(x, torch.ones_like(x), rule)
-        for ours, other in zip((y, of_x), theirs):
-            assert ours[0, 0, 2, 2].isnan() and torch.equal(ours.isnan(), other.isnan())
-""")
-
-
-def test_max_pooling_is_torchs():
-    """To the bit, places too, of equal values (half of them are) and of NaN; windows that overlap, leave gaps,
-    hang over the edge, are padded. Gradients are small whole numbers, whose sums are exact, and lie
-    otherwise."""
-    interpret("""
-windows = [(3, 2, 0, False), (3, 2, 0, True), (3, 2, 1, True), (2, 3, 1, False), (5, 1, 2, False), (2, 2, 0, True)]
-windows += [(3, 5, 1, True), (16, 3, 8, True)]
-shapes = (2, 7, 13, 9), (1, 48, 5, 8), (3, 1, 6, 11), (0, 3, 8, 8), (2, 130, 3, 4)
-for number in range(24):
-    (kernel, stride, pad, ceil), shape = window = windows[number % 8], shapes[number % 5]
-    if kernel == 16:
-        shape = 1, 3, 19, 25
-    if number % 8 == 0:
-        shape = 1, 40, 15, 15  # more than one program has
-    dtype = torch.bfloat16 if number % 3 == 1 else torch.float32
-    x = randn(*shape, dtype=dtype).relu_()
-    if x.numel():
-        x[0, 0, 1, 2], x[-1, -1, 2, 1] = torch.nan, -torch.inf
-        x[0, 0, 2, 3] = torch.nan if number % 2 else 1
-        x[-1, 0, -3:, -3:] = -torch.inf
-    given = x.clone().requires_grad_()
-    theirs, at = F.max_pool2d(given, kernel, stride, pad, ceil_mode=ceil, return_indices=True)
-    y, places = pool.by_kernel(x, kernel, stride, pad, ceil)
-    assert torch.equal(y.nan_to_num(7), theirs.nan_to_num(7)) and last(y) and last(places), window
-    top = torch.arange(y.shape[2])[:, None] * stride - pad
-    left = torch.arange(y.shape[3]) * stride - pad
-    row, column = (places // kernel).long() + top, (places % kernel).long() + left
-    assert torch.equal(row * x.shape[3] + column, at), window
-    of_y = torch.randint(-9, 9, y.shape, generator=draw).to(dtype)
-    of_x = pool.gradient_by_kernel(of_y, places, *x.shape[2:], kernel, stride, pad)
-    theirs.backward(of_y.to(dtype))
-    assert of_x.dtype == dtype and last(of_x) and torch.equal(of_x, given.grad), window
-""")
-
-
-def test_max_pooling_asks_for_no_more_than_it_keeps():
-    """Autograd finds the operation's backward pass, which needs one byte for each value of the output."""
-    interpret("""
-x, kept = randn(2, 5, 9, 9).requires_grad_(), []
-with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t.contiguous(), lambda t: t):
-    y = pool.by_kernel(x, 3, 2, 0, False)[0]
-assert [(tensor.dtype, tensor.shape) for tensor in kept] == [(torch.uint8, y.shape)]
-y.square().sum().backward()
-other = x.detach().clone().requires_grad_()
-F.max_pool2d(other, 3, 2).square().sum().backward()
-torch.testing.assert_close(x.grad, other.grad)
-""")
+@pytest.mark.parametrize("across, widest", [(True, 15), (False, 7)])
+def test_triton_is_not_asked_for_wide_windows(across, widest, monkeypatch):
+    """It compiles them for minutes."""
+    asked = []
+    monkeypatch.setattr(layer, "has_triton", lambda: True)
+    monkeypatch.setattr(layer, "by_kernel", lambda x, *rule: asked.append(NormRule(*rule).size) or x)
+    with FakeTensorMode():
+        x = torch.empty(2, 8, 5, 5, device="cuda", memory_format=torch.channels_last)
+        for size in (widest, widest + 2):
+            assert layer.ResponseNorm(NormRule(across, size, 0.1, 0.75, 1))(x).shape == x.shape
+    assert asked == [widest]

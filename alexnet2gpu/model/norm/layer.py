@@ -42,7 +42,7 @@ class ResponseNorm(nn.Module):
 
 
 # The widest windows for which Triton compiles a kernel within some 5 seconds (python -m bench.gpu.compiled)
-WIDEST = {"across maps": 15, "within a map": 5}
+WIDEST = {"across maps": 15, "within a map": 7}
 
 
 def suits_triton(rule: NormRule, width: int) -> bool:
