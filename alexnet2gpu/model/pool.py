@@ -22,6 +22,11 @@ def suits_triton(kernel: int, width: int) -> bool:
     return kernel <= 16 and width <= 4
 
 
+def has_kernels(device: str, dtype: torch.dtype, kernel: int) -> bool:
+    """Whether Triton pools windows of kernel x kernel, in tensors of a type on "cpu" or "cuda" here."""
+    return device == "cuda" and suits_triton(kernel, dtype.itemsize) and has_triton()
+
+
 class MaxPool2d(nn.MaxPool2d):
     """(B, C, H, W) -> (B, C, H', W'), the largest value of each window."""
 
@@ -30,7 +35,7 @@ class MaxPool2d(nn.MaxPool2d):
             return super().forward(x)
         window = self.kernel_size, self.stride, self.padding, self.ceil_mode
         last = x.is_contiguous(memory_format=torch.channels_last)
-        if x.is_cuda and last and suits_triton(self.kernel_size, x.itemsize) and has_triton():
+        if last and has_kernels(x.device.type, x.dtype, self.kernel_size):
             return by_kernel(x, *window)[0]
         return _MaxPool.apply(x, *window)
 
