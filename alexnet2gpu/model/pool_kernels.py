@@ -26,19 +26,10 @@ def _elements(HEIGHT: tl.constexpr, WIDTH: tl.constexpr, MAPS: tl.constexpr, BLO
 
 @triton.jit
 def _forward(
-    x,
-    y,
-    places,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OUT_HEIGHT: tl.constexpr,
-    OUT_WIDTH: tl.constexpr,
-    MAPS: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PAD: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, y, places, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_HEIGHT: tl.constexpr,
+    OUT_WIDTH: tl.constexpr, MAPS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    PAD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     image, e, row, column, c, inside = _elements(OUT_HEIGHT, OUT_WIDTH, MAPS, BLOCK)
     top, left = row * STRIDE - PAD, column * STRIDE - PAD
     x += image * (HEIGHT * WIDTH * MAPS)
@@ -60,19 +51,10 @@ def _forward(
 
 @triton.jit
 def _backward(
-    of_y,
-    places,
-    of_x,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    OUT_HEIGHT: tl.constexpr,
-    OUT_WIDTH: tl.constexpr,
-    MAPS: tl.constexpr,
-    KERNEL: tl.constexpr,
-    STRIDE: tl.constexpr,
-    PAD: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    of_y, places, of_x, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, OUT_HEIGHT: tl.constexpr,
+    OUT_WIDTH: tl.constexpr, MAPS: tl.constexpr, KERNEL: tl.constexpr, STRIDE: tl.constexpr,
+    PAD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     COVER: tl.constexpr = (KERNEL + STRIDE - 1) // STRIDE
     image, e, row, column, c, inside = _elements(HEIGHT, WIDTH, MAPS, BLOCK)
     row, column = row + PAD, column + PAD

@@ -197,7 +197,7 @@ def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
 
 def test_on_gpus_a_message_holds_the_own_half_too():
     """Gathering by a collective takes one half more than by messages between ranks."""
-    config = load_config(QUICK)
+    config = load_config(QUICK, ["memory.pool_places_only=false"])  # whose places differ, too
     half = traffic(config.model)[0].forward * config.train.batch
     on_cpu, on_gpu = (
         {moment.place: moment.bytes for moment in predict_step(config, 1, 2, on_gpu=on_gpu).moments}

@@ -66,17 +66,9 @@ def _squares(values):
 
 @triton.jit
 def _across(
-    x,
-    y,
-    count,
-    alpha,
-    beta,
-    k,
-    MAPS: tl.constexpr,
-    HALF: tl.constexpr,
-    THREE_QUARTERS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, y, count, alpha, beta, k, MAPS: tl.constexpr, HALF: tl.constexpr,
+    THREE_QUARTERS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     start, e, c, inside = _elements(count, MAPS, BLOCK)
     values = _beside(x + start + e, c, inside, MAPS, HALF)
     power, _ = _to_minus(k + alpha * _sum(_squares(values), 0, 2 * HALF + 1), beta, THREE_QUARTERS)
@@ -85,18 +77,9 @@ def _across(
 
 @triton.jit
 def _across_backward(
-    x,
-    of_y,
-    of_x,
-    count,
-    alpha,
-    beta,
-    k,
-    MAPS: tl.constexpr,
-    HALF: tl.constexpr,
-    THREE_QUARTERS: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    x, of_y, of_x, count, alpha, beta, k, MAPS: tl.constexpr, HALF: tl.constexpr,
+    THREE_QUARTERS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     start, e, c, inside = _elements(count, MAPS, BLOCK)
     values = _beside(x + start + e, c, inside, MAPS, 2 * HALF)
     gradients = _beside(of_y + start + e, c, inside, MAPS, HALF)
@@ -125,16 +108,9 @@ def _piece(HEIGHT: tl.constexpr, ROW: tl.constexpr, PIECE: tl.constexpr, ROWS: t
 
 @triton.jit
 def _window_sums(
-    p,
-    row,
-    e,
-    SQUARED: tl.constexpr,
-    HEIGHT: tl.constexpr,
-    ROW: tl.constexpr,
-    MAPS: tl.constexpr,
-    HALF: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    p, row, e, SQUARED: tl.constexpr, HEIGHT: tl.constexpr, ROW: tl.constexpr,
+    MAPS: tl.constexpr, HALF: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """For each of ROWS rows, the sums over the windows around its places, of values or of their squares."""
     along = ()
     for j in tl.static_range(-HALF, ROWS + HALF):
@@ -153,22 +129,10 @@ def _window_sums(
 
 @triton.jit
 def _within(
-    x,
-    of_y,
-    t,
-    result,
-    alpha,
-    beta,
-    k,
-    STEP: tl.constexpr,
-    HEIGHT: tl.constexpr,
-    ROW: tl.constexpr,
-    MAPS: tl.constexpr,
-    HALF: tl.constexpr,
-    THREE_QUARTERS: tl.constexpr,
-    PIECE: tl.constexpr,
-    ROWS: tl.constexpr,
-):
+    x, of_y, t, result, alpha, beta, k, STEP: tl.constexpr, HEIGHT: tl.constexpr,
+    ROW: tl.constexpr, MAPS: tl.constexpr, HALF: tl.constexpr, THREE_QUARTERS: tl.constexpr,
+    PIECE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
     """STEP 0: y; 1: t; 2: dx of t."""
     image, row, e = _piece(HEIGHT, ROW, PIECE, ROWS)
     sums = _window_sums(x + image, row, e, True, HEIGHT, ROW, MAPS, HALF, ROWS)
