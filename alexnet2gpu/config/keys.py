@@ -87,7 +87,8 @@ class Memory:
     key                   on, a rank keeps                             off
     norm_input_only       of a normalisation its input                 its input and three more
     pool_places_only      of a max-pooling where its maxima were,      its input, and the places
-                          2 bytes each (4 in maps over 32,768 pixels)  in 8 bytes each
+                          1 byte each on GPUs with Triton, else 2      in 8 bytes each
+                          (4 in maps over 32,768 pixels)
     image_unpadded        the images as they came, and pads again      a padded copy of them
                           (where conv windows overhang)
     relu_in_place         one tensor of a ReLU                         its input too, for a moment

@@ -1,8 +1,9 @@
 """The arithmetic of 2012 on one device; it knows nothing of ranks.
 
     model.py     Tower, AlexNet: stages of towers side by side. START HERE
-    layers.py    the convolution that overhangs, max-pooling, dropout
+    layers.py    the convolution that overhangs, dropout
     linear.py    fully connected layers
+    pool.py      max-pooling: torch's, or on GPUs Triton kernels
     norm/        response normalisation: torch's operations, a C kernel, Triton kernels
     plain.py     when torch's own operations are wanted instead
     optim.py     the update rule and its schedule

@@ -3,11 +3,10 @@ config.
 
     Conv2d           a convolution, channels last in memory
     OverhangConv2d   one whose last windows hang over the edge (`ceil: true`)
-    MaxPool2d        keeps only where its maxima were
     Dropout          with a generator of its own, scaled as in 2012 or as today
 
-Response normalisation is in norm/, the fully connected layer in linear.py. No layer looks beyond the channels
-that it is given, so in a tower none crosses into another tower.
+Response normalisation is in norm/, max-pooling in pool.py, the fully connected layer in linear.py. No layer
+looks beyond the channels that it is given, so in a tower none crosses into another tower.
 """
 
 import torch
@@ -22,6 +21,7 @@ from alexnet2gpu.config.network import Row
 from alexnet2gpu.model.linear import Linear
 from alexnet2gpu.model.norm.layer import ResponseNorm
 from alexnet2gpu.model.plain import plain
+from alexnet2gpu.model.pool import MaxPool2d
 
 
 def build_layer(row: Row, before: Layer | None, memory: Memory) -> nn.Module:
@@ -141,39 +141,6 @@ def convolution_backward(
     rest = (1, 1), False, (0, 0), 1  # dilation, transposed, output padding, groups
     biases = [len(weight)]
     return torch.ops.aten.convolution_backward(gradient, x, weight, biases, *window, *rest, wanted)
-
-
-class MaxPool2d(nn.MaxPool2d):
-    """(B, C, H, W) -> (B, C, H', W'), the largest value of each window. For backward nn.MaxPool2d keeps x, of
-    which only the shape is used, and the maxima's places in 8 bytes each; this keeps them in 2."""
-
-    def forward(self, x):
-        if plain():
-            return super().forward(x)
-        return _MaxPool.apply(x, self.kernel_size, self.stride, self.padding, self.ceil_mode)
-
-
-class _MaxPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, kernel, stride, pad, ceil):
-        y, maxima = F.max_pool2d(x, kernel, stride, pad, ceil_mode=ceil, return_indices=True)
-        if ctx.needs_input_grad[0]:
-            pixels = x.shape[2] * x.shape[3]
-            ctx.save_for_backward(maxima.to(torch.int16 if pixels <= 2**15 else torch.int32))
-            ctx.shape, ctx.window = x.shape, ([kernel] * 2, [stride] * 2, [pad] * 2, [1, 1], ceil)
-            last = x.is_contiguous(memory_format=torch.channels_last)
-            ctx.layout = torch.channels_last if last else torch.contiguous_format
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, gradient):
-        (maxima,) = ctx.saved_tensors
-        of_x = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
-        torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
-            gradient, of_x, *ctx.window, maxima.long(), grad_input=of_x
-        )  # of_x in the place of x too, of which only shape and layout are read
-        return of_x, None, None, None, None
 
 
 class Dropout(nn.Module):

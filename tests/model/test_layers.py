@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from alexnet2gpu.config import layers as kinds
-from alexnet2gpu.model.layers import Dropout, MaxPool2d, OverhangConv2d, draw_weights
+from alexnet2gpu.model.layers import Dropout, OverhangConv2d, draw_weights
+from alexnet2gpu.model.pool import MaxPool2d
 
 
 def random(*shape, scale=1.0):

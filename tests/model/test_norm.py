@@ -2,9 +2,6 @@
 a fast way to compute it not the plain one."""
 
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -151,34 +148,6 @@ def test_without_a_compiler_torch_does_it(compiler, monkeypatch, compile_again):
     with pytest.warns(UserWarning, match="normalisation without its C kernel, so slower: ."):
         assert torch.equal(ResponseNorm(LRN)(x), operations.normalise(x, LRN))
         assert not layer.has_kernels("cpu")
-
-
-IN_TRITONS_INTERPRETER = """
-import torch
-from alexnet2gpu.config.layers import NormRule
-from alexnet2gpu.model.norm import operations, triton_kernels
-rules = NormRule(True, 5, 0.3, 0.75, 2.0), NormRule(True, 3, 0.2, 0.6, 1), NormRule(True, 5, 1, 0.75, 0)
-# to bfloat16 the interpreter cuts off, where a GPU rounds
-for dtype, bound in (torch.float32, 5e-7), (torch.bfloat16, 8e-3):
-    for rule in rules:
-        x, of_y = (torch.randn(2, 7, 13, 9).to(dtype) for _ in range(2))
-        x = x.contiguous(memory_format=torch.channels_last)
-        wide = x.double(), of_y.double()
-        for name, given, exact in ("normalise", (x,), wide[:1]), ("gradient", (x, of_y), wide):
-            ours = getattr(triton_kernels, name)(*given, rule)
-            theirs = getattr(operations, name)(*exact, rule)
-            error = ((ours - theirs).abs().max() / theirs.abs().max()).item()
-            assert ours.dtype == dtype and error < bound, (name, dtype, rule, error)
-"""
-
-
-def test_the_kernels_for_gpus_are_the_formula():
-    """On the CPU, in Triton's interpreter, with more elements than one block has and a rest."""
-    pytest.importorskip("triton")
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-c", IN_TRITONS_INTERPRETER]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("rule", [LRN, MAP_NORM], ids=["lrn", "map_norm"])

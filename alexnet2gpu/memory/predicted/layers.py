@@ -5,6 +5,7 @@
     conv, overhanging    input                        padded + c + gives        padded + c + p
     lrn, map_norm        input                        gives + 2 s               gives + 3 s
     max_pool             places, 2 bytes each         gives + 10 bytes each     reads + 8 bytes each
+    - by a kernel        places, 1 byte each          gives + 1 byte each       reads
     avg_pool             input                        gives                     reads
     dropout              mask, 1 byte each            mask + gives              reads
     relu                 output, in place             0                         reads
@@ -17,8 +18,9 @@ Bytes, of all images that the rank computes on:
     padded         of the input with the zeros over which its last windows hang
     p              of its parameters, and of their gradients
     c              of its parameters' copies in bfloat16, which exist under autocast only
-    s              of the images that normalisation works on at once, in float32 or wider; 0 if a kernel does
-                   it; where these are all images, its result is one of the s
+    s              of the images that normalisation works on at once, in float32 or wider; where these are
+                   all images, its result is one of the s. 0 if a kernel does it, but for one s backward in
+                   map_norm on a GPU
 
 The figures follow from the operations in model/norm/ and model/layers.py and from the derivatives in
 torch's derivatives.yaml, one by one. Scratch memory inside an operation is not in them.
@@ -32,7 +34,9 @@ from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.layers import Layer
 from alexnet2gpu.config.network import Row
+from alexnet2gpu.model import pool
 from alexnet2gpu.model.norm import operations
+from alexnet2gpu.model.norm.layer import suits_triton
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Sizes:
 
     images: int  # on this rank
     on_gpu: bool
-    kernel: bool  # whether one normalises: C on the CPU, Triton on a GPU
+    kernel: bool  # whether there are kernels: C on the CPU, Triton on a GPU
     weight: int  # bytes of an element of weights, gradients, momentum and images
     compute: int  # bytes of an element that a convolution or a linear layer gives
 
@@ -78,6 +82,8 @@ def costs(row: Row, before: Layer | None, width: int, sizes: Sizes, levers: Memo
         case kinds.ResponseNorm():
             return [_normalisation(row, width, sizes, levers)]
         case kinds.MaxPool() if levers.pool_places_only:
+            if sizes.on_gpu and sizes.kernel and pool.suits_triton(layer.kernel, width):
+                return [node(gives=gives, keeps=outputs, forward=gives + outputs, backward=reads)]
             place = 2 if math.prod(row.reads[1:]) <= 2**15 else 4
             forward, backward = gives + (8 + place) * outputs, 8 * outputs + reads
             return [node(gives=gives, keeps=place * outputs, forward=forward, backward=backward)]
@@ -147,7 +153,9 @@ def _normalisation(row, width, sizes, levers):
         at_once = min(sizes.images, _images_at_once(row.layer.rule, each, width, sizes))
         some = max(width, 4) * each * at_once
         on_top = (some if width < 4 else 0) + (gives if at_once < sizes.images else 0)
-        return node(keeps_input=True, forward=on_top + 2 * some, backward=on_top + 3 * some)
+        of_kernel = 0 if at_once or not sizes.on_gpu or row.layer.rule.across_maps else wide
+        forward, backward = on_top + 2 * some, on_top + 3 * some + of_kernel
+        return node(keeps_input=True, forward=forward, backward=backward)
     cast = wide if width < 4 else 0
     maps = row.reads[0]
     beyond = row.layer.size - 1 if isinstance(row.layer, kinds.Lrn) else 0
@@ -160,6 +168,6 @@ def _normalisation(row, width, sizes, levers):
 
 def _images_at_once(rule, elements, width, sizes):
     """How many images, of `elements` of `width` bytes each, have temporaries at a time; 0 where a kernel
-    does it, which has none. Triton's is across maps, and not for what is wider than 4."""
-    kernel = sizes.kernel and (not sizes.on_gpu or rule.across_maps and width <= 4)
+    does it."""
+    kernel = sizes.kernel and (not sizes.on_gpu or suits_triton(rule, width))
     return 0 if kernel else operations.images_at_once(elements, sizes.on_gpu)

@@ -46,7 +46,7 @@ def predict_step(
 ) -> Prediction:
     """Play one step of a rank that holds `towers` of the network's towers, in one of `replicas` replicas,
     which is split over `span` ranks. `on_gpu` matters to how activations are exchanged; `kernel`, whether
-    one normalises (norm/layer.py), to what normalisation takes."""
+    there are any (norm/layer.py), to what normalisation takes, and max-pooling on a GPU."""
     return _Step(config, towers, span, replicas, on_gpu, kernel).play()
 
 

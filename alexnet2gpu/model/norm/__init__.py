@@ -6,5 +6,5 @@ function with its own backward, which keeps the input and computes the rest agai
     layer.py           the layer, which chooses one of the following
     operations.py      torch's operations: anywhere
     native.py          native.c, where the CPU has a C compiler
-    triton_kernels.py  across maps, on GPUs
+    triton_kernels.py  on GPUs that have Triton
 """

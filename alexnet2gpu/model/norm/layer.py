@@ -6,17 +6,17 @@ S is its own transpose, since the window is symmetric. Only x is kept; d is comp
 float32 or better, whoever computes it.
 """
 
-import functools
-import warnings
-
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from alexnet2gpu.config.layers import NormRule
+from alexnet2gpu.model.device import has_triton
 from alexnet2gpu.model.norm import native, operations
 from alexnet2gpu.model.plain import plain
+
+NARROWEST = NormRule(across_maps=True, size=1, alpha=0, beta=1, k=1)
 
 
 class ResponseNorm(nn.Module):
@@ -31,8 +31,7 @@ class ResponseNorm(nn.Module):
         if self.keep_all or plain():
             return written_out(x, self.rule)
         last = x.is_contiguous(memory_format=torch.channels_last)  # as everywhere in this network
-        suits = last and (self.rule.across_maps or not x.is_cuda)  # Triton's are across maps
-        if suits and has_kernels(x.device.type, x.dtype):
+        if last and has_kernels(x.device.type, x.dtype, self.rule):
             return by_kernel(x, *self.rule)
         return _ByOperations.apply(x, self.rule)
 
@@ -42,32 +41,24 @@ class ResponseNorm(nn.Module):
         return f"{window}, size={size}, alpha={alpha:.3g}, beta={beta}, k={k}"
 
 
-def has_kernels(device: str, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether there are kernels for tensors of a type on "cpu" or "cuda" here, built if need be."""
+# The widest windows for which Triton compiles a kernel within some 5 seconds (python -m bench.gpu.compiled)
+WIDEST = {"across maps": 15, "within a map": 7}
+
+
+def suits_triton(rule: NormRule, width: int) -> bool:
+    """Whether Triton's kernels are for a rule, and for elements of so many bytes: they compute in float32."""
+    return width <= 4 and rule.size <= WIDEST["across maps" if rule.across_maps else "within a map"]
+
+
+def has_kernels(device: str, dtype: torch.dtype = torch.float32, rule: NormRule = NARROWEST) -> bool:
+    """Whether a kernel does this rule for tensors of a type on "cpu" or "cuda" here, built if need be."""
     if device == "cpu":
         return dtype in native.TYPES and native.compiled(dtype) is not None
-    # Triton's compute in float32
-    return device == "cuda" and dtype.itemsize <= 4 and _triton_kernels() is not None
+    return device == "cuda" and suits_triton(rule, dtype.itemsize) and has_triton()
 
 
 # As torch.compiler.assume_constant_result does it, which imports the compiler: three seconds in every rank.
 has_kernels._dynamo_marked_constant = True
-
-
-@functools.cache
-def _triton_kernels():
-    """The module, if a kernel of Triton's can be built here, for which it needs a C compiler and Python's
-    headers, or if there is no GPU to try; else None."""
-    try:
-        from alexnet2gpu.model.norm import triton_kernels
-
-        if torch.cuda.is_available():
-            one = torch.ones(1, 1, 1, 1, device="cuda")
-            triton_kernels.normalise(one, NormRule(True, 1, 0, 1, 1))
-        return triton_kernels
-    except Exception as error:  # of many kinds, none of which should end a training
-        warnings.warn(f"normalisation without Triton, so slower: {error!r}", stacklevel=2)
-        return None
 
 
 def _channels_last(x):
@@ -75,7 +66,11 @@ def _channels_last(x):
 
 
 def _kernels(x):
-    return _triton_kernels() if x.is_cuda else native
+    if not x.is_cuda:
+        return native
+    from alexnet2gpu.model.norm import triton_kernels  # Triton is not on every machine
+
+    return triton_kernels
 
 
 @torch.library.custom_op("alexnet2gpu::response_norm", mutates_args=())
