@@ -3,8 +3,8 @@
 They are started when they are first asked for, and kept: importing torch is what takes time. Each call gives
 them a new rendezvous, in the environment as torchrun would, on a port that the system chooses. A rank that
 raises, dies or has not answered in time ends the call with Failed, and all processes, since others may be
-waiting for it; the next call starts new ones. Each has a process group of its own, so that what it has started
-ends with it.
+waiting for it; the next call starts new ones. Each has a process group of its own, so that what it has
+started ends with it.
 """
 
 import datetime
@@ -41,10 +41,16 @@ def serve(pipe):
         if "torch" in sys.modules:  # by way of the function
             _hurry(patience)
         try:
-            pipe.send((True, function(*args)))
+            answer = True, function(*args)
         except BaseException:
+            answer = False, traceback.format_exc()
+        try:
+            pipe.send(answer)
+        except OSError:
+            return
+        except Exception:  # what it returns cannot be sent
             pipe.send((False, traceback.format_exc()))
-        function = args = None
+        function = args = answer = None
         _tidy()
 
 

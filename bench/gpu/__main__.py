@@ -1,4 +1,4 @@
-"""The proof on a GPU, in three commands: one pool of processes, an item at a time, each with a deadline.
+"""The proof on a GPU, in three commands: processes that stay, items with deadlines.
 
     python -m bench.gpu check                [--out DIR] [--seconds 330] [--only ITEM ...]
     python -m bench.gpu measure              [--out DIR] [--seconds 500] [--only ITEM ...]
@@ -69,6 +69,8 @@ def carried_out(args, items, end):
     """Do the items; write, and print, what is found. Returns: the exit status."""
     args.out.mkdir(parents=True, exist_ok=True)
     count = gpus()
+    if not count:  # more threads are slower where others have the cores too
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     kind = f"{count}gpu" if count else "cpu"
     file, archive = (args.out / f"{args.command}-{kind}.{suffix}" for suffix in ("json", "zip"))
     archive.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
-"""What items work on: alexnet.yaml and random images where there is a GPU; without one, in a dry run, the small
-network of quick.yaml and a few images."""
+"""What items work on: alexnet.yaml and random images where there is a GPU; without one, in a dry run, the
+small network of quick.yaml and a few images."""
 
 from collections.abc import Callable
 
@@ -33,7 +33,7 @@ def config_of(*settings, batch=128, precision="float32"):
 
 def alone(config, device=DEVICE):
     """All towers on a device, and the optimizer, at the first epoch's rates."""
-    torch.set_num_threads(max(1, cores() - 1))
+    torch.set_num_threads(1 if DRY else cores())
     model = AlexNet(config.model, config.train.seed, memory=config.memory)
     model.to(device, weight_dtype(config.train.precision))
     optimizer = SGD2012(model.named_parameters(), config.optim.momentum, config.optim.weight_decay)

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from bench.processes import Failed, Pool, TooLate
 
 LEAST = 10  # seconds left, to begin an item
+PATIENCE_DRY = 3  # times as long an item may take on the CPU
 
 
 class Item(NamedTuple):
@@ -83,12 +84,13 @@ def carry_out(items: Iterable[Item], pool: Pool, gpus: int, end: float) -> Itera
 def _found_of(item, pool, gpus, left):
     if lack := item.needs(gpus):
         return {"error": lack}
-    if left < min(LEAST, item.seconds):
+    seconds = item.seconds * (1 if gpus else PATIENCE_DRY)
+    if left < min(LEAST, seconds):
         return {"error": "left out: no time"}
     try:
-        return pool(item.work, item.ranks, *item.args, patience=min(item.seconds, left))[0]
+        return pool(item.work, item.ranks, *item.args, patience=min(seconds, left))[0]
     except Failed as error:
-        short = isinstance(error, TooLate) and left < item.seconds
+        short = isinstance(error, TooLate) and left < seconds
         said = f"left out: no time, ended after {left:.0f} s" if short else one_line(error)
         return {"passed": None if short or item.may_fail else False, "error": said}
 

@@ -1,4 +1,4 @@
-"""Between ranks: what a link carries, modes side by side, the split's step as a graph with its collectives."""
+"""Between ranks: what a link carries, modes side by side, the split's step as a graph with collectives."""
 
 import time
 from functools import partial
@@ -34,10 +34,9 @@ def items():
 def exchange():
     """GB/s, each way, over the links of the split: halves of the exchanges of alexnet.yaml at batch 128, and a
     large one, from the bytes that a rank sends."""
-    sizes = {
-        f"exchange {n + 1}": (size_of(128), *shape) for n, shape in enumerate([(128, 13, 13), (128, 6, 6)])
-    }
-    sizes |= {"exchange 3": (size_of(128), 2048), "large": (size_of(1024), 1024, 16, 16)}
+    shapes = {"exchange 1": (128, 13, 13), "exchange 2": (128, 6, 6), "exchange 3": (2048,)}
+    sizes = {name: (size_of(128), *shape) for name, shape in shapes.items()}
+    sizes["large"] = size_of(1024), 1024, 16, 16
     found = {}
     with Ranks(grid_of(2, True, False)) as ranks:
         (link,) = ranks.connect(1)

@@ -1,4 +1,4 @@
-"""What `train` does: a whole training on one device, one that is split, stopped when time is up; evaluated."""
+"""What `train` does: a whole training on one device; one that is split, until time is up; their errors."""
 
 import json
 import time
