@@ -16,8 +16,8 @@ def gpus() -> int:
 
 @functools.cache
 def has_triton() -> bool:
-    """Whether a kernel of Triton's can be built here, for which it needs a C compiler and Python's headers; if
-    there is no GPU to try, whether Triton is installed. Says so where it cannot."""
+    """Whether a kernel of Triton's can be built here, for which it needs a C compiler and Python's headers;
+    if there is no GPU to try, whether Triton is installed. Says so where it cannot."""
     try:
         from alexnet2gpu.model import triton_probe
 

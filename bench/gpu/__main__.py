@@ -4,10 +4,10 @@
     python -m bench.gpu measure              [--out DIR] [--seconds 500] [--only ITEM ...]
     python -m bench.gpu train [PHOTOGRAPHS]  [--out DIR] [--seconds 520] [--only ITEM ...]
 
-check compares what a GPU computes with the CPU and float64, and the modes with one device; measure has memory,
-speed and their ceilings; train trains on photographs (train/CLASS/*, val/CLASS/*; without, on the bundled
-ones), on one device and split. On one GPU ranks share it through gloo; on several each has its own, through
-NCCL. Without any it is a dry run: small networks, a minute or so each.
+check compares what a GPU computes with the CPU and float64, and the modes with one device; measure has
+memory, speed and their ceilings; train trains on photographs (train/CLASS/*, val/CLASS/*; without, on the
+bundled ones), on one device and split. On one GPU ranks share it through gloo; on several each has its own,
+through NCCL. Without any it is a dry run: small networks, a minute or so each.
 
 Writes COMMAND-1gpu.json (-2gpu.json; -cpu.json) after each item, and COMMAND-1gpu.zip with what is no figure,
 into bench/results or --out; ends with a table. Exit status: 1 if an item has failed. --only takes the

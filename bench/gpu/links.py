@@ -32,8 +32,8 @@ def items():
 
 
 def exchange():
-    """GB/s, each way, over the links of the split: halves of the exchanges of alexnet.yaml at batch 128, and a
-    large one, from the bytes that a rank sends."""
+    """GB/s, each way, over the links of the split: halves of the exchanges of alexnet.yaml at batch 128, and
+    a large one, from the bytes that a rank sends."""
     shapes = {"exchange 1": (128, 13, 13), "exchange 2": (128, 6, 6), "exchange 3": (2048,)}
     sizes = {name: (size_of(128), *shape) for name, shape in shapes.items()}
     sizes["large"] = size_of(1024), 1024, 16, 16
