@@ -17,10 +17,6 @@ RESULTS = REPOSITORY / "bench" / "results"
 
 def origin():
     """Where results come from: device, versions, commit, command."""
-    git = ["git", "-C", str(REPOSITORY)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results", ":!docs"]
-    changed = subprocess.run(compare, capture_output=True)
     program = sys.modules["__main__"].__spec__.name  # of python -m
     words = sys.argv[1:]  # in which a directory of this machine is to be shown as DIR
     words = ["DIR" if Path(word).is_absolute() and Path(word).is_dir() else word for word in words]
@@ -28,9 +24,23 @@ def origin():
         "device": device_name(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": (commit.stdout.strip() or "unknown") + "-changed" * bool(changed.returncode),
+        "commit": commit(),
         "command": " ".join(["python", "-m", program.removesuffix(".__main__"), *words]),
     }
+
+
+def commit():
+    """Of the repository, and whether it has changed since; unknown where there is no git, or no history."""
+    git = ["git", "-C", str(REPOSITORY)]
+    try:
+        found = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+        compare = [*git, "diff", "--quiet", "HEAD", "--", ".", ":!bench/results", ":!docs"]
+        changed = subprocess.run(compare, capture_output=True)
+    except OSError:
+        return "unknown"
+    if found.returncode:
+        return "unknown"
+    return found.stdout.strip() + "-changed" * bool(changed.returncode)
 
 
 def device_name():

@@ -1,36 +1,28 @@
 """`on_ranks(function, n, *args)` runs a function on n gloo processes and returns their answers.
 
-The processes are started once and kept: importing torch is what takes time. Each call gives them a
-new rendezvous, in the environment as torchrun would, on a port that the system chooses. A rank
-that raises fails the test with that rank's traceback; ranks that have not answered within a minute
-are killed and fail it too.
+The processes are started once and kept (bench/processes.py). A rank that raises fails the test with that
+rank's traceback; ranks that have not answered within a minute are killed and fail it too.
 
 The fixtures of photographs and packs are made once for all files: no test may change them.
 """
 
 import contextlib
-import datetime
 import io
 import json
-import multiprocessing
 import os
 import signal
 import sys
-import time
-import traceback
 from pathlib import Path
 
 import pytest
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of gloo on the CPU, also where there are GPUs
 import scenes  # noqa: E402
-import torch.distributed as dist  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))  # as python -m has it
+from bench import processes  # noqa: E402
 from bench.results import program_of as program  # noqa: E402
-
-PATIENCE = 60  # seconds
 
 
 def pytest_addoption(parser):
@@ -41,81 +33,14 @@ def pytest_addoption(parser):
     )
 
 
-def serve(pipe):
-    """The life of a process: wait for a task, run it, answer."""
-    from alexnet2gpu.ranks import groups
-
-    groups.TIMEOUT = datetime.timedelta(seconds=PATIENCE / 2)
-    while True:
-        function, args, environment = pipe.recv()
-        os.environ.update(environment)
-        try:
-            pipe.send((True, function(*args)))
-        except BaseException:
-            pipe.send((False, traceback.format_exc()))
-
-
-class Pool:
-    """Processes, each with a pipe to it; as many as the largest test has asked for."""
-
-    def __init__(self):
-        self.members = []
+class Pool(processes.Pool):
+    """Its failures are the test's."""
 
     def __call__(self, function, ranks, *args):
-        context = multiprocessing.get_context("spawn")
-        while len(self.members) < ranks:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs,), daemon=True)
-            process.start()
-            theirs.close()
-            self.members.append((process, ours))
-        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        for rank in range(ranks):
-            self.members[rank][1].send(
-                (
-                    function,
-                    args,
-                    {
-                        "RANK": str(rank),
-                        "WORLD_SIZE": str(ranks),
-                        "LOCAL_RANK": str(rank),
-                        "LOCAL_WORLD_SIZE": str(ranks),
-                        "MASTER_ADDR": "127.0.0.1",
-                        "MASTER_PORT": str(store.port),
-                        "TORCHELASTIC_USE_AGENT_STORE": "True",
-                    },
-                )
-            )
-        return self.collect(ranks)
-
-    def collect(self, ranks):
-        """The answers in order of ranks. After a failure no process is reused: it may be waiting
-        for another."""
-        deadline, answers = time.monotonic() + PATIENCE, {}
-        while len(answers) < ranks:
-            for rank in range(ranks):
-                pipe = self.members[rank][1]
-                if rank in answers or not pipe.poll(0.01):
-                    continue
-                try:
-                    good, answers[rank] = pipe.recv()
-                except EOFError:
-                    good, answers[rank] = False, "the process died"
-                if not good:
-                    self.close()
-                    pytest.fail(f"rank {rank} of {ranks}:\n{answers[rank]}", pytrace=False)
-            if time.monotonic() > deadline:
-                self.close()
-                pytest.fail(
-                    f"after {PATIENCE} s only ranks {sorted(answers)} of {ranks} have answered: a deadlock?"
-                )
-        return [answers[rank] for rank in range(ranks)]
-
-    def close(self):
-        """Kill all."""
-        for process, _ in self.members:
-            process.kill()
-        self.members = []
+        try:
+            return super().__call__(function, ranks, *args)
+        except processes.Failed as error:
+            pytest.fail(str(error), pytrace=False)
 
 
 @pytest.fixture(scope="session")

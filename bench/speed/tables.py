@@ -27,7 +27,7 @@ def race(part):
     for name, f in found.items():
         speed, rounds = f["images_per_second"], f["rounds"]
         cells = [_of(speed), f"{_of(min(rounds))}-{_of(max(rounds))}", f"{speed / base:.2f}"]
-        cells += [f"{1000 * f[part]:.0f}" if f[part] else "-" for part in parts]
+        cells += [_ms(f[part]) if f[part] else "-" for part in parts]
         cells += [f"{f['sent'] / 1e6:.0f}" if f["sent"] else "-"] * several
         lines.append([name, *cells, f"{f['peak'] / 2**20:.0f}"])
         if "best_rate" in f:
@@ -45,10 +45,16 @@ def _of(speed):
     return f"{speed:.1f}" if speed < 1000 else f"{speed:,.0f}"
 
 
+def _ms(seconds):
+    """Milliseconds: whole ones, but below ten, as on a GPU, hundredths too."""
+    ms = 1000 * seconds
+    return f"{ms:.2f}" if round(ms, 2) < 10 else f"{ms:.0f}"
+
+
 def norms(part):
     totals = part["found"]["totals"]
     slowest = totals["F.local_response_norm"]
-    lines = [[name, f"{1000 * s:.0f}", f"{slowest / s:.1f}"] for name, s in totals.items()]
+    lines = [[name, _ms(s), f"{slowest / s:.1f}"] for name, s in totals.items()]
     layers = [layer for name, layer in part["found"].items() if name != "totals"]
     errors = [max(f[kind] for f in layers) for kind in ("error", "error, no compiler")]
     head = ["both across maps, of both towers, batch 128", "ms", "times as fast"]
@@ -78,6 +84,6 @@ def slow_links(exchange):
     lines = {}
     for name, seconds in exchange["seconds"].items():
         link, way = name.split(", ", 1)
-        lines.setdefault(link, {})[f"{way}, ms"] = f"{1000 * statistics.median(seconds):.0f}"
+        lines.setdefault(link, {})[f"{way}, ms"] = _ms(statistics.median(seconds))
     ways = next(iter(lines.values()))
     return table(["", *ways], [[link, *cells.values()] for link, cells in lines.items()])

@@ -1,0 +1,85 @@
+"""Modes against one device: the same losses and velocities in float64, over a few steps."""
+
+import torch
+
+from alexnet2gpu.memory.any_mode import REPLICATED, SPLIT
+from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.assemble import assemble
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import grid_of
+from bench.gpu.cases import NO_DROPOUT, alone, batch_of, config_of
+from bench.gpu.items import Item, at_most, largest, noted
+
+STEPS, BATCH, LIMIT = 3, 16, 1e-9
+CASES = {  # name: (mode, ranks, dropout, settings that change no result)
+    "split, dropout on": ("split", 2, True, []),
+    "split, dropout off": ("split", 2, False, []),
+    "DDP, dropout off": ("ddp", 2, False, []),
+    "grid, dropout off": ("grid", 4, False, []),
+    "split, overlap": ("split", 2, True, ["exchange.overlap=true"]),
+    "split, regather": ("split", 2, True, ["memory.regather=true"]),
+    "split, recompute": ("split", 2, True, ["memory.recompute=[1]"]),
+    "split, bfloat16 wire": ("split", 2, True, ["exchange.precision=bfloat16"]),
+}
+
+
+def items():
+    return [Item(f"equal: {name}", equal, (name,), CASES[name][1], 45) for name in CASES]
+
+
+def equal(name):
+    """On a rank: the largest differences of losses (relative) and of velocities (|a - b| / |b|) from one
+    device, over all ranks. What a bfloat16 wire rounds is not judged."""
+    mode, _, dropout, settings = CASES[name]
+    plain = config_of(*([] if dropout else NO_DROPOUT), batch=BATCH, precision="float64")
+    config = config_of(*([] if dropout else NO_DROPOUT), *settings, batch=BATCH, precision="float64")
+    grid = grid_of(config.model.towers, mode in SPLIT, mode in REPLICATED)
+    with Ranks(grid) as ranks:
+        figures = compared(plain, config, ranks)
+        said = {"backend": backend(ranks), "device": ranks.device_name()}
+    if config.exchange.precision:
+        return noted(figures | said)
+    return at_most(LIMIT, figures, **said)
+
+
+def compared(plain, config, ranks):
+    """A function of its own, since models must be gone when the ranks end."""
+    losses, velocities = trained(*alone(plain, ranks.device), plain, ranks, together=False)
+    theirs, others = trained(*assemble_at_rates(config, ranks), config, ranks)
+    loss = (theirs / losses - 1).abs().max().item()
+    velocity = [
+        ((v - velocities[name]).norm() / velocities[name].norm()).item() for name, v in others.items()
+    ]
+    found = ranks.gather((loss, largest(velocity)))
+    return dict(zip(("losses", "velocities"), map(largest, zip(*found))))
+
+
+def assemble_at_rates(config, ranks):
+    """The model, replicated where there are replicas, and the optimizer."""
+    from alexnet2gpu.model.optim import set_rates
+
+    parts = assemble(config, ranks)
+    set_rates(parts.optimizer, config.optim.schedule, 1)
+    return parts.replicated, parts.optimizer
+
+
+def trained(model, optimizer, config, ranks, together=True):
+    """Losses of some steps, means over all images, and velocities by parameters' names. `together`: with the
+    other ranks; else all images on this one."""
+    replica, replicas = (ranks.grid.replica, ranks.grid.replicas) if together else (0, 1)
+    images, labels = batch_of(config, ranks.device, replica, replicas)
+    own = getattr(model, "module", model)  # of DDP
+    losses = []
+    for step in range(STEPS):
+        own.seed_dropout(config.train.seed, replica, step)
+        losses.append(train_step(model, optimizer, images, labels, config.train.precision)[0])
+    losses = torch.stack(losses)
+    if together:
+        losses = ranks.sum_over_replicas(losses) / replicas
+    return losses, {name: optimizer.state[p]["velocity"] for name, p in own.named_parameters()}
+
+
+def backend(ranks):
+    """What activations or gradients travel by."""
+    groups = [ranks.split_group, ranks.replica_group]
+    return ", ".join(sorted({torch.distributed.get_backend(group) for group in groups if group is not None}))

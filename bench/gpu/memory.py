@@ -1,0 +1,97 @@
+"""Memory of a step in every mode beside its prediction; the allocator's own record of a step."""
+
+import pickle
+from functools import partial
+
+import torch
+
+from alexnet2gpu.memory.any_mode import (
+    MODES,
+    REPLICATED,
+    SPLIT,
+    parts_of,
+    random_batch,
+    second_step,
+    shape_of,
+)
+from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import grid_of
+from bench.gpu.cases import DRY, config_of
+from bench.gpu.items import Item, noted
+
+BATCHES = (4,) if DRY else (128, 1024, 16)
+PRECISIONS = ("float32",) if DRY else ("float32", "bfloat16")
+RECORDED = [  # mode, batch, precision: whose allocations are recorded one by one
+    ("single", 128, "float32"),
+    ("single", 128, "bfloat16"),
+    ("single", 1024, "bfloat16"),
+    ("split", 128, "float32"),
+    ("ddp", 128, "float32"),
+]
+EVENTS = 100_000
+
+
+def ranks_of(mode):
+    _, span, replicas = shape_of(mode, 2, 2)
+    return span * replicas
+
+
+def items():
+    cases = [
+        (mode, batch, precision)
+        for batch in BATCHES
+        for precision in PRECISIONS
+        for mode in MODES
+        if mode != "fsdp"
+    ]
+    return [Item("memory: {}, {}, {}".format(*case), figures, case, ranks_of(case[0]), 40) for case in cases]
+
+
+def recorded():
+    return [
+        Item("snapshot: {}, {}, {}".format(*case), snapshot, case, ranks_of(case[0]), 40, 1, dry=False)
+        for case in RECORDED
+    ]
+
+
+def grid(config, mode):
+    return grid_of(config.model.towers, mode in SPLIT, mode in REPLICATED)
+
+
+def figures(mode, batch, precision):
+    """What each rank held in its second step, and what was predicted; of rank 0 also where."""
+    config = config_of(batch=batch, precision=precision)
+    with Ranks(grid(config, mode)) as ranks:
+        entry = second_step(mode, config, ranks)
+        moments = entry.pop("moments")
+        entries = ranks.gather(entry)
+    errors = [each["predicted"]["peak"] / each["measured"]["peak"] - 1 for each in entries]
+    return noted({"errors": errors, "ranks": entries, "moments": moments})
+
+
+def snapshot(mode, batch, precision):
+    """Every allocation and release of a third step on rank 0, for https://docs.pytorch.org/memory_viz."""
+    config = config_of(batch=batch, precision=precision)
+    with Ranks(grid(config, mode)) as ranks:
+        found = record(mode, config, ranks)
+        ranks.wait()
+    name = f"{mode}-{batch}-{precision}.pickle"
+    return noted({"bytes": len(found)}) | {"files": {name: found}}
+
+
+def record(mode, config, ranks):
+    """A function of its own, since models must be gone when the ranks end."""
+    parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision)
+    for number in range(3):
+        parts.model.seed_dropout(0, ranks.grid.replica, number)
+        if number == 2 and ranks.grid.rank == 0:
+            torch.cuda.memory._record_memory_history(max_entries=EVENTS, stacks="python")
+        step()
+    torch.cuda.synchronize()
+    if ranks.grid.rank:
+        return b""
+    found = torch.cuda.memory._snapshot()
+    torch.cuda.memory._record_memory_history(enabled=None)
+    return pickle.dumps(found)
