@@ -7,11 +7,10 @@
     modes/      README.md           python -m bench.modes
     data/       README.md           python -m bench.data.loader DIR, python -m bench.data.pack DIR,
                                     python -m bench.data.same_images (needs a GPU)
-    data/       README.md           python -m bench.data.loader DIR, python -m bench.data.pack DIR
     gpu/        docs/gpu.md         python -m bench.gpu check | measure | train [PHOTOGRAPHS]
-    results.py  where results come from, and go to; tables in pages
-    turns.py    contenders that take turns
-    processes.py  processes that stay, for gpu/ and for tests
+    results.py      where results come from, and go to; tables in pages
+    turns.py        contenders that take turns
+    processes.py    processes that stay
 
 From the repository. `python -m bench` does all of it, after the tests.
 """

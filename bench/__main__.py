@@ -13,13 +13,12 @@ import subprocess
 import sys
 import time
 
-import torch
-
+from alexnet2gpu.model.device import gpus
 from bench.modes.__main__ import MODES, NO_DROPOUT, run
 from bench.results import REPOSITORY, sets, write
 
 FLOAT64 = ["train.precision=float64", "train.log_every=1", "train.max_steps=50"]
-GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000" * torch.cuda.is_available()
+GPU_RECIPE = " --config configs/caltech_full.yaml --steps 1000" * bool(gpus())
 ON_PHOTOGRAPHS = [
     "-m bench.data.loader {}",
     "-m bench.data.pack {}",

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 
+from alexnet2gpu.model.device import gpus
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "bench" / "results"
 
@@ -45,7 +47,7 @@ def commit():
 
 def device_name():
     """The GPU, or the processor."""
-    if torch.cuda.is_available():
+    if gpus():
         return torch.cuda.get_device_name()
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:(.*)", cpuinfo.read_text() if cpuinfo.exists() else "")
@@ -69,7 +71,7 @@ def write_json(file, found):
 
 def write(name, **results):
     """Write the file of results of this device, with where they come from."""
-    write_json(results_file(name, torch.cuda.is_available()), {**origin(), **results})
+    write_json(results_file(name, bool(gpus())), {**origin(), **results})
 
 
 def table(head, lines):

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-os.environ["CUDA_VISIBLE_DEVICES"] = ""  # tests are of gloo on the CPU, also where there are GPUs
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")  # for tests/gpu
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # other tests are of gloo on the CPU, also where there are GPUs
 import scenes  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from alexnet2gpu.model.device import out_of_memory
+from alexnet2gpu.ranks.machine import out_of_memory
 
 PACKAGE = Path(__file__).parents[1]
 

@@ -25,7 +25,7 @@ import traceback
 
 from alexnet2gpu.faults import processes
 from alexnet2gpu.faults.mistakes import LAUNCHER, VERDICT, one_line
-from alexnet2gpu.model.device import out_of_memory
+from alexnet2gpu.ranks.machine import out_of_memory
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
 

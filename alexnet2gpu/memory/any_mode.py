@@ -21,12 +21,13 @@ from torch import Tensor
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.predicted.step import Prediction, predict_step
-from alexnet2gpu.model.device import gpus, out_of_memory
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.norm.layer import has_kernels
 from alexnet2gpu.model.optim import set_rates
 from alexnet2gpu.model.step import train_step, weight_dtype
 from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.machine import out_of_memory
 from alexnet2gpu.ranks.modes import grid_of
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")

@@ -1,10 +1,8 @@
 """The GPU, if there is one: how many there are to compute on, whether Triton's kernels can be built for it,
-in which precision its float32 computes, and the names of the error that its memory does not suffice. Whatever
-asks one of these questions asks it here.
+and in which precision its float32 computes. Whatever asks one of these questions asks it here.
 """
 
 import functools
-import re
 import warnings
 
 import torch
@@ -40,11 +38,3 @@ def set_tf32(on: bool) -> None:
     mantissa instead of 23 (sums stay float32): both or neither. Torch alone would do it for convolutions."""
     torch.backends.cudnn.allow_tf32 = on
     torch.backends.cuda.matmul.allow_tf32 = on
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether memory, of a GPU or the machine, has not sufficed: what torch says of its allocators, and what
-    it passes on of CUDA, cuBLAS, cuDNN, NCCL and Triton, for which it has no class."""
-    names = "out of memory|can't allocate memory|ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation"
-    said = isinstance(error, RuntimeError) and re.search(names, str(error))
-    return bool(said) or isinstance(error, MemoryError)

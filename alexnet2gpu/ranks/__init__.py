@@ -5,10 +5,11 @@
     link.py       how halves travel
     overlap.py    an option: compute while they travel
     regather.py   an option: gather them again instead of keeping them
+    gpus.py       which GPU each rank has, and the backend that follows
     groups.py     a rank's device and process groups
     assemble.py   a rank's part of the network, and its optimizer
     store.py      the store by which ranks meet
-    machine.py    cores, and memory that stays with the process
+    machine.py    cores, and memory
 
 Imports config and model.
 """

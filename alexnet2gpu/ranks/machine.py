@@ -1,4 +1,5 @@
-"""The CPU: how many cores there are, and memory that stays with the process when it is freed.
+"""The machine: how many cores there are, memory that stays with the process when it is freed, and how it is
+said that memory did not suffice.
 
 glibc asks the system for every block of more than 32 MB anew and gives it back when it is freed; each of
 its pages then costs a fault when it is written for the first time. A batch of 128 images of 224x224 has
@@ -7,6 +8,7 @@ its pages then costs a fault when it is written for the first time. A batch of 1
 
 import ctypes
 import os
+import re
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # malloc.h
 
@@ -29,3 +31,11 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     options = (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)
     return mallopt is not None and all(mallopt(*option) for option in options)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether memory, of a GPU or the machine, has not sufficed: what torch says of its allocators, and what
+    it passes on of CUDA, cuBLAS, cuDNN, NCCL and Triton, for which it has no class."""
+    names = "out of memory|can't allocate memory|ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation"
+    said = isinstance(error, RuntimeError) and re.search(names, str(error))
+    return bool(said) or isinstance(error, MemoryError)

@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet2gpu.model.device import gpus, has_triton
+from alexnet2gpu.ranks.link import all_gather
 from alexnet2gpu.ranks.store import store
 from bench.gpu import arithmetic, equality, loader, programs
 from bench.gpu.cases import DRY
@@ -24,7 +25,7 @@ def versions():
         "driver": driver(),
         "devices": [torch.cuda.get_device_name(number) for number in range(gpus())],
         "memory": [torch.cuda.get_device_properties(n).total_memory for n in range(gpus())],
-        "counted by torch": torch.cuda.device_count(),
+        "usable": gpus(),
         "Triton builds": has_triton(),
     }
     return noted(found)
@@ -64,7 +65,7 @@ def nccl_alone():
     try:
         x = torch.arange(6.0, device="cuda")
         gathered = torch.empty_like(x)
-        dist.all_gather_into_tensor(gathered, x)
+        all_gather(gathered, x)
         dist.all_reduce(x)
         torch.cuda.synchronize()
         expected = list(range(6))

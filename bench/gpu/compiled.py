@@ -2,7 +2,7 @@
 
     python -m bench.gpu.compiled [SIZE ...]
 
-Prints a table: registers of a thread, bytes that spill from them to memory, instructions (SASS) an element
+Draws the table of docs/gpu.md anew, and prints it: registers of a thread, bytes that spill from them to memory, instructions (SASS) an element
 that the kernel writes, milliseconds of compiling. Loops that are not unrolled count once. With SIZEs, how
 long normalisation takes to compile with windows so wide: where model/norm/layer.py has its limit from.
 
@@ -25,12 +25,14 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from alexnet2gpu.config.layers import NormRule
+from alexnet2gpu.data import prepare_kernel
 from alexnet2gpu.model import pool_kernels
 from alexnet2gpu.model.norm import triton_kernels
-from bench.results import table
+from bench.gpu.page import PAGE
+from bench.results import redraw, table
 
 TARGET, WARPS, BATCH = GPUTarget("cuda", 90, 32), 4, 128
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.uint8: "*u8"}
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.uint8: "*u8", torch.int64: "*i64"}
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 LRN, MAP_NORM = NormRule(True, 5, 1e-4 / 5, 0.75, 2), NormRule(False, 5, 1e-3 / 25, 0.75, 1)
 HEAD = ["kernel", "type", "registers", "spilled bytes", "SASS an element", "compiling, ms"]
@@ -47,6 +49,16 @@ def launches(dtype):
     places = maps(pooled, torch.uint8)
     yield from recorded("pool1, forward", pool_kernels.largest, x, y, places, 3, 2, 0)
     yield from recorded("pool1, backward", pool_kernels.gradient, y, places, x, 3, 2, 0)
+    if dtype == torch.float32:  # the only one
+        images, mean = (
+            torch.empty(9, 256, 256, 3, dtype=torch.uint8, device="meta"),
+            maps((224, 672, 1), dtype),
+        )
+        where, moved = (
+            torch.empty(BATCH, n, dtype=t, device="meta") for n, t in ((2, torch.int64), (3, dtype))
+        )
+        out = maps((3, 224, 224), dtype)
+        yield from recorded("images", prepare_kernel.prepare, images, where, moved, mean[0], 1.1, out)
 
 
 def normalisation(name, rule, shape, dtype):
@@ -130,7 +142,9 @@ def main():
     for dtype in (torch.float32, torch.bfloat16):
         for launch in launches(dtype):
             lines.append(line(*launch, dtype))
-    print(f"Triton {triton.__version__}, sm_90\n\n{table(HEAD, lines)}")
+    drawn = f"Triton {triton.__version__}, sm_90\n\n{table(HEAD, lines)}"
+    print(drawn)
+    redraw(PAGE, {"kernels": drawn})
     for size in map(int, sys.argv[1:]):
         seconds = {}
         for across in (True, False):

@@ -16,8 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import torch
-
+from alexnet2gpu.model.device import gpus
 from bench.memory.cases import CASES, PAGE, tables
 from bench.results import REPOSITORY, origin, read_json, redraw, results_file, sets, write_json
 
@@ -46,7 +45,7 @@ def main():
     args = parser.parse_args()
     if unknown := set(args.cases) - set(CASES):
         parser.error(f"{', '.join(unknown)}: the cases are {'; '.join(CASES)}")
-    on_gpu = torch.cuda.is_available() and not args.redraw
+    on_gpu = bool(gpus()) and not args.redraw
     file = results_file("memory", on_gpu)
     cases = read_json(file)
     for name in [] if args.redraw else args.cases or CASES:

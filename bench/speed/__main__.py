@@ -33,9 +33,8 @@ shell. Ratios are of medians.
 import argparse
 import statistics
 
-import torch
-
 from alexnet2gpu.config.network import trace
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.ranks.machine import cores
 from bench.results import origin, read_json, redraw, results_file, write_json
 from bench.speed.curves import curves
@@ -43,7 +42,7 @@ from bench.speed.parts import images, norms
 from bench.speed.race import Spec, race
 from bench.speed.tables import PAGE, tables
 
-ON_GPU, ROUNDS = torch.cuda.is_available(), 5
+ON_GPU, ROUNDS = bool(gpus()), 5
 CAFFE = "configs/caffe.yaml"
 ONE = {
     "ours": Spec("single"),

@@ -17,6 +17,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, set_rates
 from alexnet2gpu.model.step import train_step, weight_dtype
@@ -27,7 +28,7 @@ from bench.speed.ports import Port, usual_sgd, usual_step
 STEPS = 200
 WAYS = ["ours", "ours, no compiler", "ours, all kept", "the port, weights a rounding off"]
 KEPT = Memory(norm_input_only=False, pool_places_only=False, relu_in_place=False)
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if gpus() else "cpu")
 
 
 def losses(precision, way, train, config):

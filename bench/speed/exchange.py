@@ -18,6 +18,7 @@ import torch
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory.any_mode import parts_of, random_batch
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import cores
@@ -39,7 +40,7 @@ LINKS = {"the link there is": None, "1 GB/s": 1e9, "125 MB/s": 1.25e8}
 class Slow:
     """Makes links take as long as `bandwidth`, in bytes a second, says; None: as they are."""
 
-    bandwidth, on_gpu = None, torch.cuda.is_available()
+    bandwidth, on_gpu = None, bool(gpus())
 
     def down(self, link):
         for name in ("start_gather", "start_scatter"):

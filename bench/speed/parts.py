@@ -18,12 +18,13 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.norm import layer
 from alexnet2gpu.model.norm.layer import ResponseNorm
 from alexnet2gpu.ranks.machine import keep_freed_memory
 from bench.turns import clocked, take_turns
 
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = torch.device("cuda" if gpus() else "cpu")
 LAYERS = {"norm1": (48, 55), "norm2": (128, 27)}  # maps and side, of one of two towers
 RULE = NormRule(True, 5, 1e-4 / 5, 0.75, 2.0)
 torchs = partial(F.local_response_norm, size=5, alpha=1e-4, beta=0.75, k=2.0)

@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.ranks.machine import cores
 from bench.results import REPOSITORY
 from bench.turns import clocked, take_turns
 
-ON_GPU = torch.cuda.is_available()
+ON_GPU = bool(gpus())
 
 
 class Spec(NamedTuple):

@@ -24,6 +24,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from alexnet2gpu.memory.any_mode import parts_of, random_batch
 from alexnet2gpu.model import linear
+from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.norm import layer
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
@@ -164,7 +165,7 @@ def serve(name, config, allocator):
         with Ranks(grid_of(config.model.towers, *OURS[mode]), threads, kept) as ranks:
             answer(*ours(name, config, ranks), config, ranks.device, name)
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if gpus() else "cpu")
     torch.set_num_threads(threads)
     if kept and device.type == "cpu":
         keep_freed_memory()

@@ -12,6 +12,7 @@ from alexnet2gpu.model import pool
 from alexnet2gpu.model.norm import operations, triton_kernels
 
 draw = torch.Generator().manual_seed(0)
+triton_kernels.images_at_once = lambda elements, on_gpu: 2
 
 
 def randn(*shape, dtype=torch.float32):

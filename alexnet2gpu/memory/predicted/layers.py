@@ -20,7 +20,7 @@ Bytes, of all images that the rank computes on:
     c              of its parameters' copies in bfloat16, which exist under autocast only
     s              of the images that normalisation works on at once, in float32 or wider; where these are
                    all images, its result is one of the s. 0 if a kernel does it, but for one s backward in
-                   map_norm on a GPU
+                   map_norm on a GPU, in float32
 
 The figures follow from the operations in model/norm/ and model/layers.py and from the derivatives in
 torch's derivatives.yaml, one by one. Scratch memory inside an operation is not in them.
@@ -153,8 +153,9 @@ def _normalisation(row, width, sizes, levers):
         at_once = min(sizes.images, _images_at_once(row.layer.rule, each, width, sizes))
         some = max(width, 4) * each * at_once
         on_top = (some if width < 4 else 0) + (gives if at_once < sizes.images else 0)
-        of_kernel = 0 if at_once or not sizes.on_gpu or row.layer.rule.across_maps else wide
-        forward, backward = on_top + 2 * some, on_top + 3 * some + of_kernel
+        forward, backward = on_top + 2 * some, on_top + 3 * some
+        if sizes.on_gpu and not at_once and not row.layer.rule.across_maps:
+            backward += 4 * each * min(sizes.images, operations.images_at_once(each, True))
         return node(keeps_input=True, forward=forward, backward=backward)
     cast = wide if width < 4 else 0
     maps = row.reads[0]

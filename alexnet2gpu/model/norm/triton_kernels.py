@@ -2,7 +2,8 @@
 
     across maps      one kernel each way: x is read and y written; backward, x and g read, dx written
     within a map     one kernel forward; backward one for t = g x d^(-beta-1), in float32, then one for
-                     dx = g d^-beta - 2 alpha beta x S(t): 9 passes over the tensor altogether
+                     dx = g d^-beta - 2 alpha beta x S(t): 9 passes over the tensor altogether. Backward
+                     takes some images at a time, so that t is small
 
 Across maps, an element's neighbours lie next to it. Backward needs a sum for each of the `size` neighbours:
 computing them anew costs less than passing over them. Within a map a program works on some rows of an image,
@@ -16,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from alexnet2gpu.config.layers import NormRule
+from alexnet2gpu.model.norm.operations import images_at_once
 
 BLOCK = 512  # elements of a program across maps
 PIECE, ROWS = 256, 4  # and within: so many of a row, in so many rows
@@ -166,9 +168,12 @@ def gradient(x: Tensor, of_y: Tensor, rule: NormRule) -> Tensor:
     of_y, of_x = of_y.to(x.dtype).contiguous(memory_format=torch.channels_last), torch.empty_like(x)
     if rule.across_maps:
         return _launch_across(_across_backward, rule, x, of_y, of_x)
-    t = torch.empty_like(x, dtype=torch.float32)
-    _launch_within(1, rule, x, of_y, x, t)
-    return _launch_within(2, rule, x, of_y, t, of_x)
+    some = images_at_once(x.shape[1:].numel(), on_gpu=True)
+    t = torch.empty_like(x[:some], dtype=torch.float32)
+    for part in zip(x.split(some), of_y.split(some), of_x.split(some)):
+        _launch_within(1, rule, *part[:2], part[0], t)
+        _launch_within(2, rule, *part[:2], t, part[2])
+    return of_x
 
 
 def _launch_across(kernel, rule, *tensors):
