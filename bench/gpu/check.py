@@ -87,6 +87,7 @@ def items():
         Item("fused update", arithmetic.update),
         Item("step, GPU against CPU", arithmetic.whole_step, seconds=90),
         Item("loader, GPU against CPU", loader.same),
+        Item("loader, images kept on the GPU", loader.same, (True,), gpus=1, dry=False),
         Item("step as a graph", arithmetic.graph, gpus=1, dry=False, seconds=90),
         Item("NCCL, one rank", nccl_alone, gpus=1, dry=False, seconds=45),
         *equality.items(),

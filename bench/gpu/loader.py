@@ -30,11 +30,21 @@ def batches_of(images, batch, device, threads=2):
     return TrainBatches(images, config, Preparation(images, config, device), 0, 1)
 
 
-def same():
+def keep(batches):
+    """Whether the images are on the GPU from now on, and not only their crops."""
+    prepare = batches.prepare
+    if hasattr(prepare, "keep"):
+        prepare.keep(batches.images)
+    return bool(getattr(prepare, "kept", None))
+
+
+def same(kept=False):
     """An epoch on both devices, bit for bit, while the GPU multiplies matrices between any two batches: what
-    does not wait for a copy, or is overwritten too early, is then seen."""
+    does not wait for a copy, or is overwritten too early, is then seen. `kept`: all images on the GPU."""
     images = images_of(16 if DRY else 512)
     ours, exact = (batches_of(images, 8 if DRY else 64, device) for device in (DEVICE, CPU))
+    if kept and not keep(ours):
+        return noted({}, "images are not kept on this GPU")
     a = torch.randn(PRODUCT, PRODUCT, device=DEVICE)
     found, unlike, furthest = [], 0, 0.0
     for x, labels in ours.epoch(1):
@@ -54,12 +64,17 @@ def speed():
     count, batch = (24, 8) if DRY else (4096, 128)
     images, found = images_of(count), {}
     images.mean_image()
-    for threads in THREADS:
-        batches = batches_of(images, batch, DEVICE, threads).epoch(1)
+    for threads in (*THREADS, None):
+        batches = batches_of(images, batch, DEVICE, threads or 1)
+        if threads is None and not keep(batches):
+            break
+        batches = batches.epoch(1)
         next(batches)  # threads have started, memory is pinned
         start = time.perf_counter()
         seen = sum(len(labels) for _, labels in batches)
         if not DRY:
             torch.cuda.synchronize()
-        found[f"{threads} threads"] = round(seen / (time.perf_counter() - start))
+        found[f"{threads} threads" if threads else "kept on the GPU"] = round(
+            seen / (time.perf_counter() - start)
+        )
     return noted({"images_per_second": found, "cores": cores()})
