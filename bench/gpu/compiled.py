@@ -2,9 +2,10 @@
 
     python -m bench.gpu.compiled [SIZE ...]
 
-Draws the table of docs/gpu.md anew, and prints it: registers of a thread, bytes that spill from them to memory, instructions (SASS) an element
-that the kernel writes, milliseconds of compiling. Loops that are not unrolled count once. With SIZEs, how
-long normalisation takes to compile with windows so wide: where model/norm/layer.py has its limit from.
+Draws the table of docs/gpu.md anew, and prints it: registers of a thread, bytes that spill from them to
+memory, instructions (SASS) an element that the kernel writes, milliseconds of compiling. Loops that are not
+unrolled count once. With SIZEs, how long normalisation takes to compile with windows so wide: where
+model/norm/layer.py has its limit from.
 
 The kernels are compiled as their launchers would have it: with tensors on the meta device, launches are
 recorded.
@@ -50,22 +51,18 @@ def launches(dtype):
     yield from recorded("pool1, forward", pool_kernels.largest, x, y, places, 3, 2, 0)
     yield from recorded("pool1, backward", pool_kernels.gradient, y, places, x, 3, 2, 0)
     if dtype == torch.float32:  # the only one
-        images, mean = (
-            torch.empty(9, 256, 256, 3, dtype=torch.uint8, device="meta"),
-            maps((224, 672, 1), dtype),
-        )
-        where, moved = (
-            torch.empty(BATCH, n, dtype=t, device="meta") for n, t in ((2, torch.int64), (3, dtype))
-        )
-        out = maps((3, 224, 224), dtype)
-        yield from recorded("images", prepare_kernel.prepare, images, where, moved, mean[0], 1.1, out)
+        images = torch.empty(9, 256, 256, 3, dtype=torch.uint8, device="meta")
+        where, moved = torch.empty(BATCH, 2, dtype=torch.int64, device="meta"), maps((3, 1, 1), dtype)
+        mean, out = maps((1, 224, 672), dtype)[0], maps((3, 224, 224), dtype)
+        yield from recorded("images", prepare_kernel.prepare, images, where, moved, mean, 1.1, out)
 
 
 def normalisation(name, rule, shape, dtype):
     """Forward and backward of a rule."""
     x = maps(shape, dtype)
     yield from recorded(f"{name}, forward", triton_kernels.normalise, x, rule)
-    yield from recorded(f"{name}, backward", triton_kernels.gradient, x, x, rule)
+    with patch.object(triton_kernels, "images_at_once", lambda elements, on_gpu: BATCH):
+        yield from recorded(f"{name}, backward", triton_kernels.gradient, x, x, rule)
 
 
 def maps(shape, dtype):

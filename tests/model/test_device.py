@@ -1,4 +1,4 @@
-"""If these fail, a GPU computes otherwise than the config says, or a machine without a compiler ends a run."""
+"""If these fail, a GPU computes otherwise than the config says, or one that lacks a compiler ends a run."""
 
 import pytest
 import torch
