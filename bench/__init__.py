@@ -5,8 +5,7 @@
     faults/     docs/faults.md      python -m bench.faults
     fidelity/   docs/fidelity.md    python -m bench.fidelity DIR
     modes/      README.md           python -m bench.modes
-    data/       README.md           python -m bench.data.loader DIR, python -m bench.data.pack DIR,
-                                    python -m bench.data.same_images (needs a GPU)
+    data/       README.md           python -m bench.data.loader DIR, python -m bench.data.pack DIR
     gpu/        docs/gpu.md         python -m bench.gpu check | measure | train [PHOTOGRAPHS]
     results.py      where results come from, and go to; tables in pages
     turns.py        contenders that take turns

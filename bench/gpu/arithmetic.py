@@ -7,6 +7,7 @@ from torch import nn
 
 from alexnet2gpu.config.layers import NormRule
 from alexnet2gpu.model.device import set_tf32
+from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.layers import MaxPool2d
 from alexnet2gpu.model.norm.layer import ResponseNorm
 from alexnet2gpu.model.optim import SGD2012, set_rates
@@ -124,10 +125,6 @@ def graph(steps=6):
     that change on the way."""
     if DRY:
         return noted({}, "needs a GPU")
-    try:
-        from alexnet2gpu.model.graph import GraphedStep
-    except ImportError as error:
-        return noted({}, f"there is no graph of a step yet: {error}")
     config = config_of(batch=16, precision="float64")
     images, labels = batch_of(config)
     losses, models = {}, {}

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from alexnet2gpu.model.device import gpus, has_triton
 from alexnet2gpu.ranks.link import all_gather
 from alexnet2gpu.ranks.store import store
-from bench.gpu import arithmetic, equality, loader, programs
+from bench.gpu import arithmetic, equality, programs, same_images
 from bench.gpu.cases import DRY
 from bench.gpu.items import Item, holds, noted
 
@@ -86,8 +86,7 @@ def items():
         *kernels,
         Item("fused update", arithmetic.update),
         Item("step, GPU against CPU", arithmetic.whole_step, seconds=90),
-        Item("loader, GPU against CPU", loader.same),
-        Item("loader, images kept on the GPU", loader.same, (True,), gpus=1, dry=False),
+        Item("images, GPU against CPU", same_images.same),
         Item("step as a graph", arithmetic.graph, gpus=1, dry=False, seconds=90),
         Item("NCCL, one rank", nccl_alone, gpus=1, dry=False, seconds=45),
         *equality.items(),

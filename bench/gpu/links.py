@@ -7,6 +7,7 @@ import torch
 
 from alexnet2gpu.memory.any_mode import parts_of, random_batch, second_step
 from alexnet2gpu.model.device import gpus, set_tf32
+from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of
@@ -14,7 +15,6 @@ from bench.gpu.cases import DRY, config_of, milliseconds, size_of
 from bench.gpu.equality import backend
 from bench.gpu.items import Item, noted
 from bench.gpu.memory import grid, ranks_of
-from bench.speed.rank import graphed
 
 BATCHES = (4,) if DRY else (32, 128, 512, 1024)
 TIMES = 2 if DRY else 20
@@ -109,12 +109,7 @@ def stepper(mode, config, ranks):
     seed = partial(parts.model.seed_dropout, 0, ranks.grid.replica)
     update = partial(train_step, parts.replicated, parts.optimizer, precision=config.train.precision)
     if mode == "single" and not DRY:
-        try:
-            from alexnet2gpu.model.graph import GraphedStep
-
-            update = GraphedStep(parts.model, parts.optimizer, config.train.precision)
-        except ImportError:
-            pass
+        update = GraphedStep(parts.model, parts.optimizer, config.train.precision)
     count = iter(range(10**9))
 
     def one_step():
@@ -151,12 +146,11 @@ def replayed(config, ranks):
     parts, batch = parts_of("split", config, ranks), random_batch(config, ranks)
     set_tf32(True)
     parts.model.seed_dropout(0, 0, 0)
-    generators = [tower.own_generator() for tower in parts.model.towers.values()]
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision)
-    found = {}
-    for name, work in {"eager": step, "graph": None}.items():
-        work = work or graphed(step, generators)
-        for _ in range(3):
+    precision, found = config.train.precision, {}
+    step = partial(train_step, parts.replicated, parts.optimizer, precision=precision)
+    for name, do in {"eager": step, "graph": GraphedStep(parts.model, parts.optimizer, precision)}.items():
+        work = partial(do, *batch)
+        for _ in range(4):
             work()
         settle(ranks)
         start = time.perf_counter()

@@ -16,6 +16,7 @@ import torch
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.device import set_tf32
+from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.step import train_step
 from bench.gpu.bars import judged
 from bench.gpu.cases import DEVICE, DRY, alone, batch_of, config_of, size_of, timer
@@ -47,11 +48,11 @@ def speed(batch, arithmetics):
             name = f"{who}, {arithmetic}"
             reset_peak()
             try:
-                step, generators = contender(who, size_of(batch), PRECISIONS[arithmetic])
+                step = contender(who, size_of(batch), PRECISIONS[arithmetic])
                 clocks[name] = timer(step)
                 peaks[name] = peak()
                 if not DRY:
-                    clocks[f"{name}, graph"] = timer(as_graph(who, step, generators))
+                    clocks[f"{name}, graph"] = timer(as_graph(step))
             except Exception as error:  # whatever one of them cannot do, the others are compared
                 why[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     found = take_turns(clocks, ROUNDS, warm_up=0 if DRY else 1)
@@ -68,13 +69,12 @@ def speed(batch, arithmetics):
 
 
 def contender(who, batch, precision):
-    """A function that does a step, and what it draws from besides torch's own generator."""
+    """A function that does a step."""
     if who == "ours":
         config = config_of(batch=batch, precision=precision)
         model, optimizer = alone(config)
         set_tf32(True)  # whatever the config has said
-        step = Ours(model, optimizer, batch_of(config), precision)
-        return step, [tower.generator for tower in model.towers.values()]
+        return Ours(model, optimizer, batch_of(config), precision)
     network = load_config(f"configs/{'quick' if DRY else 'caffe'}.yaml").model
     treated = who != "port"
     model = torchvisions(network) if who == "torchvision" else Port(network)
@@ -85,7 +85,7 @@ def contender(who, batch, precision):
     if treated:
         model, images = (t.to(memory_format=torch.channels_last) for t in (model, images))
     optimizer = usual_sgd(model, fused=treated or None)
-    return partial(usual_step, model.train(), optimizer, images, labels, precision), []
+    return partial(usual_step, model.train(), optimizer, images, labels, precision)
 
 
 class Ours:
@@ -94,7 +94,6 @@ class Ours:
     def __init__(self, model, optimizer, batch, precision):
         self.model, self.optimizer, self.batch, self.precision = model, optimizer, batch, precision
         self.update, self.done = partial(train_step, model, optimizer, precision=precision), 0
-        model.seed_dropout(0, 0, 0)  # from now on towers have generators
 
     def __call__(self):
         self.model.seed_dropout(0, 0, self.done)
@@ -102,18 +101,12 @@ class Ours:
         return self.update(*self.batch)
 
 
-def as_graph(who, step, generators):
-    """The step as a CUDA graph: ours as training has it, if it has."""
-    if who != "ours":
-        return graphed(step, generators)
+def as_graph(step):
+    """The step as a CUDA graph, ours as training has it."""
+    if not isinstance(step, Ours):
+        return graphed(step)
     ours = Ours(step.model, step.optimizer, step.batch, step.precision)
-    try:
-        from alexnet2gpu.model.graph import GraphedStep
-
-        ours.update = GraphedStep(ours.model, ours.optimizer, ours.precision)
-    except ImportError:
-        replay = graphed(partial(ours.update, *ours.batch), generators)
-        ours.update = lambda *batch: replay()
+    ours.update = GraphedStep(ours.model, ours.optimizer, ours.precision)
     for _ in range(4):  # it is recorded
         ours()
     return ours

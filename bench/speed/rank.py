@@ -25,6 +25,7 @@ from alexnet2gpu.config.network import totals
 from alexnet2gpu.memory.any_mode import parts_of, random_batch
 from alexnet2gpu.model import linear
 from alexnet2gpu.model.device import gpus
+from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.norm import layer
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
@@ -98,9 +99,8 @@ def ours(name, config, ranks):
     for link in ranks.links:
         watch.listen(link)
     update = partial(train_step, replicated, optimizer, *batch, config.train.precision)
-    model.seed_dropout(0, ranks.grid.replica, 0)
     if "graph" in changes:
-        update = graphed(update, [tower.generator for tower in model.towers.values()])
+        update = partial(GraphedStep(model, optimizer, config.train.precision), *batch)
 
     def step():
         model.seed_dropout(0, ranks.grid.replica, done[0])
@@ -131,8 +131,8 @@ def port(name, config, device):
     return graphed(step) if "graph" in changes else step, watch, lambda: None
 
 
-def graphed(step, generators=()):
-    """A function that replays `step`, all of it one CUDA graph, which draws from `generators`."""
+def graphed(step):
+    """A function that replays a port's `step`, all of it one CUDA graph."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # as torch's notes on graphs have it, before capture
@@ -140,8 +140,6 @@ def graphed(step, generators=()):
             step()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    for generator in generators:
-        graph.register_generator_state(generator)
     with torch.cuda.graph(graph):
         step()
 

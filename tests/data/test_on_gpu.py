@@ -22,7 +22,7 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack import layout
 from alexnet2gpu.data.prepare import Preparation
-from bench.data import same_images
+from bench.gpu import same_images
 
 CPU = torch.device("cpu")
 FLAT = same_images.FLAT
@@ -34,7 +34,7 @@ import numpy as np, torch
 from triton.runtime import interpreter
 from alexnet2gpu.data import prepare_kernel
 from alexnet2gpu.data.prepare import Preparation
-from bench.data.same_images import differences
+from bench.gpu.same_images import differences
 torch.cuda.mem_get_info = lambda device: (2**20, 2**20)
 
 def fma(self, x, y, z):

@@ -1,15 +1,11 @@
 """Whether a device prepares the images that the CPU does.
 
-    python -m bench.data.same_images [--device cuda] [--side 256] [--count 200]
-
-Compares all batches of an epoch, and all ten views of test images, case by case: with mean, mirror and colour
-or without, one channel or three, enlarged, in float32 and float64; on a GPU cut there and by threads, while
-it has other work to do. Prints the largest difference of each. It should be 0: the kernel
-(data/prepare_kernel.py) rounds where the CPU does. Where torch's operations compute, in float64 and in
-enlarging, or without Triton, it may be a rounding error.
+All batches of an epoch, and all ten views of test images, case by case: with mean, mirror and colour or
+without, one channel or three, enlarged, in float32 and float64; on a GPU cut there and by threads, while it
+has other work to do, so that what does not wait for a copy, or is overwritten too early, is seen. The kernel
+(data/prepare_kernel.py) rounds where the CPU does: there is no difference. Where torch's operations compute,
+in float64 and in enlarging, or without Triton, there may be a rounding error.
 """
-
-import argparse
 
 import numpy as np
 import torch
@@ -18,8 +14,9 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
+from bench.gpu.cases import CPU, DEVICE, DRY
+from bench.gpu.items import holds
 
-CPU = torch.device("cpu")
 CASES = (  # channels, overrides
     (3, ("data.flip=true", "data.colour=0.1")),  # as alexnet.yaml
     (3, ("data.flip=true", "data.colour=0.3", "data.colour_law=text", "data.divide=58")),
@@ -91,16 +88,8 @@ def _largest(seen, expected):
     return largest
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--device", type=torch.device, default="cuda")
-    parser.add_argument("--side", type=int, default=256)
-    parser.add_argument("--count", type=int, default=200)
-    args = parser.parse_args()
-    found = differences(args.device, side=args.side, count=args.count)
-    for case, (difference, allowed) in found.items():
-        print(f"{'differs' if difference > allowed else 'as it should be':16}{difference:<10.2g}{case}")
-
-
-if __name__ == "__main__":
-    main()
+def same():
+    """Of as large images as alexnet.yaml has, on this machine's device."""
+    found = differences(DEVICE, side=22 if DRY else 256, count=7 if DRY else 200)
+    statements = {f"{case}: at most {allowed:g}": off <= allowed for case, (off, allowed) in found.items()}
+    return holds(statements, {case: off for case, (off, _) in found.items()})
