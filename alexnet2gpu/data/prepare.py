@@ -53,8 +53,8 @@ class Preparation:
         if self.data.mean == "image":
             top, left = self.centre
             mean = images.mean_image()[top : top + self.crop, left : left + self.crop].reshape(self.crop, -1)
-            # (crop, crop * C)
-            self.mean = self._to_device(torch.from_numpy(mean)).to(self.dtype).contiguous()
+            mean = self._to_device(torch.from_numpy(mean)).to(self.dtype)
+            self.mean = mean.contiguous()  # (crop, crop * C), as the kernel reads it
         if self.data.colour:
             self.components = colour_components(images.colour_covariance(), self.data.colour_law)
 
@@ -116,7 +116,7 @@ class Preparation:
         if moved is not None:
             moved = self._to_device(torch.from_numpy(moved).to(self.dtype))
         where = self._to_device(torch.from_numpy(where))
-        self.kernel.prepare(source, where, moved, self.mean, divisor, out)
+        self.kernel.prepare(source, where, moved, self.mean, float(divisor), out)
         return out
 
     def _by_operations(self, pixels, flip, moved, divisor):
@@ -158,9 +158,9 @@ class Preparation:
     def _to_device(self, tensor, out=None):
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
-        return (
-            tensor.to(self.device, non_blocking=True) if out is None else out.copy_(tensor, non_blocking=True)
-        )
+        if out is not None:
+            return out.copy_(tensor, non_blocking=True)
+        return tensor.to(self.device, non_blocking=True)
 
 
 def _mirrored(pixels):

@@ -3,11 +3,13 @@
     model.py     Tower, AlexNet: stages of towers side by side. START HERE
     layers.py    the convolution that overhangs, dropout
     linear.py    fully connected layers
-    pool.py      max-pooling: torch's, or on GPUs Triton kernels
+    pool.py      max-pooling: torch's, or on GPUs pool_kernels.py
     norm/        response normalisation: torch's operations, a C kernel, Triton kernels
     plain.py     when torch's own operations are wanted instead
     optim.py     the update rule and its schedule
     step.py      a training step, and its precision
+    graph.py     the step as one CUDA graph
+    device.py    whether there is a GPU, Triton, TF32
 
 Imports config.
 """
