@@ -36,6 +36,6 @@ def keep_freed_memory() -> bool:
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory, of a GPU or the machine, has not sufficed: what torch says of its allocators, and what
     it passes on of CUDA, cuBLAS, cuDNN, NCCL and Triton, for which it has no class."""
-    names = "out of memory|can't allocate memory|ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation"
-    said = isinstance(error, RuntimeError) and re.search(names, str(error))
+    names = "OutOfMemory|out of memory|can't allocate memory|ALLOC(ATION)?_FAILED|cudaErrorMemoryAllocation"
+    said = isinstance(error, RuntimeError) and re.search(names, repr(error))
     return bool(said) or isinstance(error, MemoryError)

@@ -4,11 +4,13 @@ The clock and the store are played here, in one process; test_faults.py has real
 """
 
 import _thread
+import gc
 import json
 import os
 import re
 import socket
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -224,3 +226,21 @@ def test_a_batch_that_is_too_large_is_one_line_with_the_way_out(capsys):
     said = capsys.readouterr().err
     assert said.count("\n") == 2 and "Traceback" not in said
     assert said.endswith(": make train.batch smaller: launch/memory.py --budget finds how large it may be\n")
+
+
+def test_to_ask_where_a_process_is_keeps_nothing_alive():
+    """Frames refer to all that a step works on, model and process groups among it."""
+
+    class Model:
+        pass
+
+    def step():
+        model = Model()
+        processes.whereabouts()
+        return weakref.ref(model)
+
+    gc.disable()
+    try:
+        assert step()() is None
+    finally:
+        gc.enable()

@@ -10,6 +10,7 @@ from alexnet2gpu.ranks.machine import out_of_memory
     "error",
     [
         MemoryError(),
+        torch.OutOfMemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be ...", 2),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
