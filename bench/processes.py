@@ -18,7 +18,7 @@ import traceback
 from contextlib import suppress
 
 PATIENCE = 60  # seconds
-GRACE = 3  # seconds that a process has to end the programs that it has started
+GRACE = 6  # seconds that a process has to end the programs that it has started
 
 
 class Failed(RuntimeError):
@@ -62,11 +62,14 @@ def _hurry(patience):
 
 
 def _tidy():
-    """Give a GPU's memory back: other processes may need it now."""
+    """Give a GPU's memory back: other processes may need it now, and what is measured next is to be its own.
+    cuBLAS has a workspace for each stream that there has been."""
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_initialized():
         gc.collect()
-        with suppress(RuntimeError):
+        with suppress(RuntimeError, AttributeError):
+            torch.cuda.synchronize()
+            torch._C._cuda_clearCublasWorkspaces()
             torch.cuda.empty_cache()
 
 

@@ -91,6 +91,11 @@ def fullest(measured: Sequence[dict]) -> dict:
     return max(measured, key=lambda rank: rank["peak"])
 
 
+def error_of(predicted: dict, measured: dict) -> float:
+    """Of a peak, relative; a prediction knows nothing of what was there before the step."""
+    return predicted["peak"] / (measured["peak"] - measured.get("other", 0)) - 1
+
+
 def document(config: Config, ranks: Sequence[dict]) -> dict:
     """memory.json of these ranks."""
     train = config.train
@@ -125,7 +130,7 @@ def row(mode: str, config: Config, expected: Prediction | None, ranks: Sequence[
         entry["measured"] = [rank["measured"] for rank in ranks]
         entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
     if ranks and expected:
-        entry["errors"] = [expected.bytes["peak"] / rank["measured"]["peak"] - 1 for rank in ranks]
+        entry["errors"] = [error_of(expected.bytes, rank["measured"]) for rank in ranks]
     elif ranks:
         most = max(ranks, key=lambda rank: rank["measured"]["peak"])
         entry["worst"], _ = max(most["moments"], key=lambda moment: moment[1])

@@ -29,6 +29,7 @@ class GraphedStep:
 
     def __init__(self, model: AlexNet, optimizer: SGD2012, precision: str):
         self.model, self.optimizer, self.precision = model, optimizer, precision
+        self.stream, self.side_by_side = torch.cuda.Stream(), SideBySide(len(model.towers))
         self.calls, self.rates, self.graph = 0, None, None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -51,33 +52,37 @@ class GraphedStep:
         self.graph = self.figures = None
         self.optimizer.zero_grad(set_to_none=True)  # gradients lie in the old graph's pool
         self.graph, self.batch = torch.cuda.CUDAGraph(), (images, labels)
-        towers = self.model.towers.values()
-        for tower in towers:
+        for tower in self.model.towers.values():
             self.graph.register_generator_state(tower.own_generator())
-        self.model.run = SideBySide(len(towers))
+        self.model.run = self.side_by_side
+        # thread_local: meanwhile other threads wait for copies of the next batches
+        how = {"stream": self.stream, "capture_error_mode": "thread_local"}
         try:
-            # thread_local: meanwhile other threads wait for copies of the next batches
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self.graph, **how):
                 self.figures = train_step(self.model, self.optimizer, images, labels, self.precision)
+        except RuntimeError as error:  # of a recording that was broken off; what broke it counts
+            lacked = isinstance(error.__context__, torch.OutOfMemoryError)
+            raise (error.__context__ if lacked else error) from None
         finally:
             self.model.run = one_by_one
 
 
 class SideBySide:
     """Instead of model.one_by_one: all towers but the first on streams of their own. What they read and give
-    needs no `record_stream`: the streams part at a stage's start and meet at its end, and until then it is
-    held."""
+    is held until the streams meet again, at the stage's end. The first tower comes last: so autograd goes
+    back through it first, and the last that lets go of what all have read is not the stream that owns it."""
 
     def __init__(self, towers: int):
         self.streams = [torch.cuda.Stream() for _ in range(towers - 1)]
 
     def __call__(self, towers: Sequence[Tower], stage: int, x: Tensor) -> list[Tensor]:
         main, others = torch.cuda.current_stream(), []
-        for stream, tower in zip(self.streams, towers[1:]):
-            stream.wait_stream(main)
-            with torch.cuda.stream(stream):
-                others.append(tower(stage, x))
-        first = towers[0](stage, x)
-        for stream in self.streams:
-            main.wait_stream(stream)
-        return [first, *others]
+        try:
+            for stream, tower in zip(self.streams, towers[1:]):
+                stream.wait_stream(main)
+                with torch.cuda.stream(stream):
+                    others.append(tower(stage, x))
+            return [towers[0](stage, x), *others]
+        finally:  # also after an error: a recording ends where all streams have met
+            for stream in self.streams:
+                main.wait_stream(stream)

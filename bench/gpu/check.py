@@ -26,9 +26,8 @@ def versions():
         "devices": [torch.cuda.get_device_name(number) for number in range(gpus())],
         "memory": [torch.cuda.get_device_properties(n).total_memory for n in range(gpus())],
         "usable": gpus(),
-        "Triton builds": has_triton(),
     }
-    return noted(found)
+    return holds({"Triton's kernels can be built": DRY or has_triton()}, found)
 
 
 def nccl():
@@ -81,13 +80,17 @@ def items():
         for kind in arithmetic.CASES
         for dtype in arithmetic.LIMITS
     ]
+    graphs = [
+        Item(f"step as a graph, {precision}", arithmetic.graph, (precision,), 1, 60, 1, dry=False)
+        for precision in arithmetic.GRAPH_LIMITS
+    ]
     return [
         Item("versions", versions),
         *kernels,
         Item("fused update", arithmetic.update),
         Item("step, GPU against CPU", arithmetic.whole_step, seconds=90),
         Item("images, GPU against CPU", same_images.same),
-        Item("step as a graph", arithmetic.graph, gpus=1, dry=False, seconds=90),
+        *graphs,
         Item("NCCL, one rank", nccl_alone, gpus=1, dry=False, seconds=45),
         *equality.items(),
         Item("programs: stopped, resumed, evaluated", programs.stop_and_resume, seconds=120),

@@ -53,7 +53,11 @@ def profile(precision):
     with profiler(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
         train_step(model, optimizer, *batch, precision)
         torch.cuda.synchronize()
-    on_gpu = [event for event in seen.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+    on_gpu = [
+        event
+        for event in seen.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
+    ]
     kernels = {}
     for event in on_gpu:
         count, us = kernels.get(event.name, (0, 0.0))

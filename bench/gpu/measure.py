@@ -13,9 +13,9 @@ def items():
         *links.items(),
         Item("kernels of a step, float32", layers.profile, ("float32",), gpus=1, dry=False),
         Item("kernels of a step, bfloat16", layers.profile, ("bfloat16",), gpus=1, dry=False),
+        *memory.items(),
         Item("layers, float32", layers.layers, ("float32",)),
         Item("layers, bfloat16", layers.layers, ("bfloat16",)),
         Item("loader", loader.speed),
-        *memory.items(),
         *memory.recorded(),
     ]

@@ -14,6 +14,7 @@ from alexnet2gpu.memory.any_mode import (
     second_step,
     shape_of,
 )
+from alexnet2gpu.memory.report import error_of
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of
@@ -45,6 +46,8 @@ def items():
         for mode in MODES
         if mode != "fsdp"
     ]
+    # few ranks first: processes of the pool that are not of an item have a context on the GPU all the same
+    cases.sort(key=lambda case: ranks_of(case[0]))
     return [Item("memory: {}, {}, {}".format(*case), figures, case, ranks_of(case[0]), 40) for case in cases]
 
 
@@ -66,7 +69,7 @@ def figures(mode, batch, precision):
         entry = second_step(mode, config, ranks)
         moments = entry.pop("moments")
         entries = ranks.gather(entry)
-    errors = [each["predicted"]["peak"] / each["measured"]["peak"] - 1 for each in entries]
+    errors = [error_of(each["predicted"], each["measured"]) for each in entries]
     return noted({"errors": errors, "ranks": entries, "moments": moments})
 
 

@@ -52,9 +52,11 @@ def speed(batch, arithmetics):
                 clocks[name] = timer(step)
                 peaks[name] = peak()
                 if not DRY:
-                    clocks[f"{name}, graph"] = timer(as_graph(step))
+                    name += ", graph"
+                    clocks[name] = timer(as_graph(step))
+                    peaks[name] = peak()
             except Exception as error:  # whatever one of them cannot do, the others are compared
-                why[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                why[name] = f"{type(error).__name__}: {error}".splitlines()[0][:200]
     found = take_turns(clocks, ROUNDS, warm_up=0 if DRY else 1)
     ms = {name: statistics.median(rounds) for name, rounds in found.items()}
     device = "cpu" if DRY else torch.cuda.get_device_name()

@@ -140,7 +140,7 @@ def graphed(step):
             step()
     torch.cuda.current_stream().wait_stream(aside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
         step()
 
     def replay(step=step):  # which keeps alive what the graph reads and writes

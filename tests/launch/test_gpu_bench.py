@@ -136,6 +136,12 @@ def test_without_our_own_time_every_bar_is_missed():
     assert bars.judged({"ms": others}, 128, "cpu", BOTH)["passed"] is None
 
 
+def test_a_graph_that_cannot_be_recorded_is_a_failure_however_fast_steps_are():
+    lost = {"ours, TF32, graph": "RuntimeError: captured", "port, TF32, graph": "RuntimeError: other"}
+    found = bars.judged({"ms": FAST, "left out": lost}, 128, "NVIDIA H100", BOTH)
+    assert found["passed"] is False and found["error"] == "missed: ours, TF32, graph: RuntimeError: captured"
+
+
 @pytest.mark.parametrize(
     "seconds, shown", [(0.00241, "2.41"), (0.00004, "0.04"), (0.0126, "13"), (1.2, "1200")]
 )

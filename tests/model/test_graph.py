@@ -59,7 +59,7 @@ def parts(monkeypatch):
     optimizer = SGD2012(model.named_parameters(), 0.9, 0.0005)
 
     @contextlib.contextmanager
-    def record(played, capture_error_mode):
+    def record(played, stream, capture_error_mode):
         assert capture_error_mode == "thread_local"
         state = [*model.parameters(), *(s["velocity"] for s in optimizer.state.values()), optimizer.halted]
         before = [tensor.detach().clone() for tensor in state]
@@ -142,3 +142,26 @@ def test_a_graph_on_one_gpu_alone(parts, settings, device, world, expected):
     ranks = SimpleNamespace(device=torch.device(device), grid=Grid(world=world))
     model, optimizer = parts
     assert (graph_of(Parts(model, model, optimizer), config, ranks) is not None) is expected
+
+
+def test_memory_that_a_graph_lacks_is_said_as_that(parts, monkeypatch):
+    """To leave a recording that was broken off raises an error of its own."""
+
+    @contextlib.contextmanager
+    def broken(played, stream, capture_error_mode):
+        try:
+            yield
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+    def lacking(*step):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model, optimizer = parts
+    graphed = GraphedStep(model, optimizer, "float64")
+    graphed.calls = graph.FIRST
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    monkeypatch.setattr(graph, "train_step", lacking)
+    with pytest.raises(torch.OutOfMemoryError):
+        graphed(torch.zeros(1), torch.zeros(1))
+    assert model.run is graph.one_by_one

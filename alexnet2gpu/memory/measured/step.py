@@ -15,7 +15,8 @@ and on CUDA, where the figures are the caching allocator's, of what it was asked
     allocated           the peak as the allocator gives it out, in pieces of 512 bytes
     reserved            the most that the allocator has taken from the driver, by 2 and 20 MiB and more
 
-The step is measured as it runs without a graph (model/graph.py), in whose pool the same tensors lie.
+The step is measured as it runs without a graph (model/graph.py), in whose pool the same tensors lie, and what
+its two streams cannot share.
 
 With bfloat16, what autograd keeps includes autocast's copies of the weights. On the CPU the figures are
 counted from the tensors themselves (storages.py). Not counted there: what operations take outside torch's
