@@ -26,6 +26,7 @@ ON_PHOTOGRAPHS = [
     "-m bench.speed --data {}",
 ]
 COMMANDS = [
+    *["-m bench.gpu check", "-m bench.gpu measure"] * bool(gpus()),
     "-m torch.distributed.run --standalone --nproc_per_node=2 -m bench.speed.exchange",
     "-m bench.modes --steps 96",
     "-m bench.modes --steps 8 --config configs/alexnet.yaml",
