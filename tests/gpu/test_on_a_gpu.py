@@ -16,18 +16,20 @@ from bench.gpu import check
 COUNT = "from alexnet2gpu.model.device import gpus; print(gpus())"
 
 
+def seeing():
+    """This process's environment, with the GPUs that the shell shows."""
+    environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    shown = {} if conftest.VISIBLE is None else {"CUDA_VISIBLE_DEVICES": conftest.VISIBLE}
+    return environment | shown
+
+
 @pytest.fixture(scope="session")
 def python():
     """Runs python, with its arguments, where GPUs can be seen."""
-    environment = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
-    if conftest.VISIBLE is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = conftest.VISIBLE
 
     def run(*arguments):
         command = [sys.executable, *arguments]
-        return subprocess.run(
-            command, cwd=conftest.REPOSITORY, env=environment, capture_output=True, text=True
-        )
+        return subprocess.run(command, cwd=conftest.REPOSITORY, env=seeing(), capture_output=True, text=True)
 
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -42,3 +44,11 @@ def python():
 def test_check(item, python, tmp_path):
     done = python("-m", "bench.gpu", "check", "--only", item, "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("shown", [None, "1", ""])
+def test_the_gpus_of_the_shell_are_seen(shown, monkeypatch):
+    """Though they are hidden from this process."""
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+    monkeypatch.setattr(conftest, "VISIBLE", shown)
+    assert seeing().get("CUDA_VISIBLE_DEVICES") == shown
