@@ -25,9 +25,13 @@ PIECE, ROWS = 256, 4  # and within: so many of a row, in so many rows
 
 @triton.jit
 def _to_minus(d, beta, THREE_QUARTERS: tl.constexpr):
-    """d^-beta and d^-1. Roots are exact to the last bits, and several times faster than a division."""
+    """d^-beta and d^-1. Roots are exact to the last bits, and several times faster than a division; what beta
+    is more or less than 3/4 loses bits, so it is all that goes through a logarithm."""
     root = tl.rsqrt(d)
-    return root * tl.sqrt(root) if THREE_QUARTERS else tl.exp2(-beta * tl.log2(d)), root * root
+    power = root * tl.sqrt(root)
+    if not THREE_QUARTERS:
+        power *= tl.exp2((0.75 - beta) * tl.log2(tl.minimum(d, 3e38)))  # an infinite d gives 0
+    return power, root * root
 
 
 @triton.jit
