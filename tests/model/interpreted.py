@@ -75,7 +75,7 @@ def max_pooling_is_torchs():
         (2, 15, 5, 4),
         (1, 3, 19, 25),
     )
-    for number in range(14):
+    for number in range(7):
         (kernel, stride, pad, ceil), shape = window = windows[number % 7], shapes[number % 7]
         dtype = torch.bfloat16 if number % 3 == 1 else torch.float32
         x = randn(*shape, dtype=dtype).relu_()
