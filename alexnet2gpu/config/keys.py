@@ -26,7 +26,7 @@ class Data:
     colour_law: Literal["2012", "text"] = "2012"  # what that means: data/prepare.py
     divide: float = 1.0  # then divide by this; pixels are 0 to 255
     resize: int | None = bounded(None, least=1, most=2**16)  # then enlarge to this side, bilinearly
-    # of a rank, to cut crops or decode JPEG ahead of the steps; null: by cores beside a GPU, else 2
+    # of a rank, to cut crops or decode JPEG ahead of the steps; null: 2, beside a GPU its cores, 16 at most
     threads: int | None = bounded(None, least=1, most=1024)
     # on a GPU, keep all images there where they take at most a quarter of its free memory
     on_gpu: bool = True
@@ -41,8 +41,8 @@ class Train:
     epochs: int = bounded(least=1)
     max_steps: int | None = bounded(None, least=1)  # end earlier, counted from the start of the run
     precision: Literal["float32", "bfloat16", "float64"] = "float32"  # model/step.py
-    tf32: bool = True  # on GPUs, float32 products of factors with 10 bits; false: 23 bits, and slower
-    graph: bool = True  # on one GPU, a step is one CUDA graph: model/graph.py
+    tf32: bool = True  # on GPUs, round the factors of float32 products to TF32, 10 bits of 23: faster
+    graph: bool = True  # on one GPU, a step is one CUDA graph, unless memory.recompute: model/graph.py
     log_every: int = bounded(20, least=1)  # steps to a line of metrics.jsonl
     save_minutes: float | None = bounded(10.0, least=0)  # between checkpoints, at most; null: an epoch
     keep: int = bounded(2, least=1)  # how many checkpoints stay, the newest ones, besides the best

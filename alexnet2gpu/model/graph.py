@@ -49,7 +49,7 @@ class GraphedStep:
 
     def _record(self, images, labels):
         """Record the step, which is not carried out."""
-        self.graph = self.figures = None
+        self.graph = self.figures = self.rates = None
         self.optimizer.zero_grad(set_to_none=True)  # gradients lie in the old graph's pool
         self.graph, self.batch = torch.cuda.CUDAGraph(), (images, labels)
         for tower in self.model.towers.values():
@@ -69,8 +69,9 @@ class GraphedStep:
 
 class SideBySide:
     """Instead of model.one_by_one: all towers but the first on streams of their own. What they read and give
-    is held until the streams meet again, at the stage's end. The first tower comes last: so autograd goes
-    back through it first, and the last that lets go of what all have read is not the stream that owns it."""
+    is held until the streams meet again, at the stage's end. The first tower comes last, so autograd goes
+    back through it first: what all have read is let go of by another stream, and the main one waits for that
+    before it writes there."""
 
     def __init__(self, towers: int):
         self.streams = [torch.cuda.Stream() for _ in range(towers - 1)]

@@ -10,19 +10,22 @@ bundled ones), on one device and split. On one GPU ranks share it through gloo; 
 through NCCL. Without any it is a dry run: small networks, a minute or so each.
 
 Writes COMMAND-1gpu.json (-2gpu.json; -cpu.json) after each item, and COMMAND-1gpu.zip with what is no figure,
-into bench/results or --out; ends with a table. Exit status: 1 if an item has failed. --only takes the
-beginnings of items' names.
+into bench/results or --out; ends with a table. Exit status: 1 if an item has failed, 2 if the command is
+wrong. --only takes the beginnings of items' names.
 """
 
 import argparse
+import math
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
 import zipfile
 from pathlib import Path
 
+from alexnet2gpu.data.pack.layout import is_pack
 from alexnet2gpu.model.device import gpus
 from bench.gpu import check, measure, train
 from bench.gpu.items import carry_out
@@ -37,22 +40,39 @@ LARGEST = 16 * 10**6  # bytes of a file
 def parse(argv):
     parser = argparse.ArgumentParser(prog="bench.gpu", description=__doc__.split("\n")[0])
     parser.add_argument("command", choices=list(SECONDS))
-    parser.add_argument("photographs", nargs="?", type=Path, metavar="PHOTOGRAPHS", help="of train")
-    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--seconds", type=float, help=f"in all; default: {SECONDS}")
+    known = "with train/ and val/, or a pack of them: for train"
+    parser.add_argument("photographs", nargs="?", metavar="PHOTOGRAPHS", help=known)
+    parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="default: bench/results")
+    usual = ", ".join(f"{seconds} for {command}" for command, seconds in SECONDS.items())
+    parser.add_argument("--seconds", type=float, help=f"in all; default: {usual}")
     parser.add_argument("--only", nargs="+", metavar="ITEM", help="beginnings of names")
     args = parser.parse_args(argv)
-    if args.photographs and (args.command != "train" or not args.photographs.is_dir()):
-        parser.error(f"{args.photographs}: only train takes photographs, from a directory that is there")
-    args.seconds = args.seconds or SECONDS[args.command]
+    args.seconds = SECONDS[args.command] if args.seconds is None else args.seconds
+    if not (math.isfinite(args.seconds) and args.seconds > 0):
+        parser.error(f"--seconds {args.seconds}: should be more than 0")
+    if args.photographs is not None:
+        if args.command != "train":
+            parser.error(f"{args.photographs}: only train takes photographs")
+        args.photographs = Path(args.photographs)
+        if not (is_pack(args.photographs) or (args.photographs / "train").is_dir()):
+            parser.error(f"{args.photographs}: there is no train/ in it, and it is no pack")
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=args.out).close()
+    except OSError as error:
+        parser.error(f"--out {args.out}: {error.strerror}")
     return args
 
 
 def main(argv=None):
     args, start = parse(argv), time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP):  # then the pool is closed, too
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory() as work:
-        items = items_of(args, Path(work))
-        return carried_out(args, items, start + args.seconds)
+        try:
+            return carried_out(args, items_of(args, Path(work)), start + args.seconds)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
 
 
 def items_of(args, work):
@@ -62,13 +82,22 @@ def items_of(args, work):
         "measure": measure.items,
         "train": lambda: train.items(args.photographs, work, time.time() + args.seconds),
     }[args.command]()
+    for beginning in args.only or []:
+        if not any(item.name.startswith(beginning) for item in items):
+            names = ", ".join(item.name for item in items)
+            print(f"error: --only {beginning}: no item begins so, of: {names}", file=sys.stderr)
+            raise SystemExit(2)
     return [item for item in items if item.name.startswith(tuple(args.only or [""]))]
 
 
 def carried_out(args, items, end):
     """Do the items; write, and print, what is found. Returns: the exit status."""
-    args.out.mkdir(parents=True, exist_ok=True)
     count = gpus()
+    print(
+        f"{count} GPUs"
+        if count
+        else "no GPU that torch can compute on: a dry run on the CPU, with small networks"
+    )
     if not count:  # more threads are slower where others have the cores too
         os.environ.setdefault("OMP_NUM_THREADS", "1")
     kind = f"{count}gpu" if count else "cpu"

@@ -19,7 +19,7 @@ def versions():
     found = {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": str(torch.backends.cudnn.version()),
         "nccl": nccl(),
         "triton": triton(),
         "driver": driver(),
@@ -27,7 +27,12 @@ def versions():
         "memory": [torch.cuda.get_device_properties(n).total_memory for n in range(gpus())],
         "usable": gpus(),
     }
-    return holds({"Triton's kernels can be built": DRY or has_triton()}, found)
+    if not DRY:
+        return holds({"Triton's kernels can be built": has_triton()}, found)
+    if found["driver"]:
+        old = f"the driver, {found['driver']}, is new enough for torch's CUDA {torch.version.cuda}"
+        return holds({old: False}, found)
+    return noted(found, "no GPU: a dry run")
 
 
 def nccl():

@@ -20,7 +20,8 @@ def verdict(result: dict) -> str:
     status = {True: "passed", False: "FAILED", None: "-"}[result["passed"]]
     numbers = [f"{name} {value:.4g}" for name, value in flat(result["figures"])][:SHOWN]
     if result["error"]:
-        return f"{status}: {result['error']}"
+        said = result["figures"].get("said") if result["passed"] is False else None
+        return f"{status}: {result['error']}" + f": {said}" * bool(said)
     threshold = f" ({result['threshold']})" if result["passed"] and result["threshold"] else ""
     return f"{status}: {', '.join(numbers) or 'done'}{threshold}"
 
@@ -102,7 +103,11 @@ def predicted(found):
 
 def top1(views):
     def row(found):
-        error = of(found["train"], f"evaluate: {views} views").get("one-device", {}).get("top1_error")
+        error = (
+            of(found["train"], f"evaluate: {views} view{'s' * (views > 1)}")
+            .get("one-device", {})
+            .get("top1_error")
+        )
         return f"{error:.1%}" if error is not None else None
 
     return row

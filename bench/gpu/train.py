@@ -33,7 +33,7 @@ def items(photographs, work, end):
     if pack is not None and not is_pack(pack):
         made.append(Item("pack", make_pack, (photographs, pack), seconds=most / 2))
     made += [Item(f"train: {mode}", train, (mode, settings, work, end), seconds=most) for mode in MODES]
-    made += [Item(f"evaluate: {n} views", evaluate, (n, work), seconds=60) for n in (1, 10)]
+    made += [Item(f"evaluate: {n} view{'s' * (n > 1)}", evaluate, (n, work), seconds=60) for n in (1, 10)]
     return [*made, Item("figures", figures, (work,), seconds=60)]
 
 
@@ -52,6 +52,8 @@ def make_pack(photographs, pack):
 
 def train(mode, settings, work, end):
     """Until it has done all its epochs, or its time is up. The loss has to fall."""
+    if "--data" in settings and not is_pack(settings[settings.index("--data") + 1]):
+        return noted({}, "there is no pack")
     ranks, flags = MODES[mode]
     run, start = folder_of(work, mode), time.time()
     left = end - RESERVE - start

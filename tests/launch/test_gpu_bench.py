@@ -200,3 +200,23 @@ def test_a_dry_run_ends_well(command, tmp_path, capfd):
     assert all(item["error"] is None or item["error"].startswith("needs") for item in items)
     assert all(item["figures"] for item in items if item["error"] is None)
     assert len(list(tmp_path.iterdir())) <= 2
+
+
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["check", "--only", "verions"], "--only verions: no item begins so, of: versions, kernels"),
+        (["check", "--seconds", "nan"], "--seconds nan: should be more than 0"),
+        (["check", "--seconds", "0"], "--seconds 0.0: should be more than 0"),
+        (["check", "photographs"], "photographs: only train takes photographs"),
+        (["train", "no/such"], "no/such: there is no train/ in it, and it is no pack"),
+        (["check", "--out", __file__], "--out "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_is_one_line_and_nothing_is_written(arguments, said, capsys, tmp_path):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as exit_:
+        gpu.main([*arguments, *out])
+    assert exit_.value.code == 2 and said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
