@@ -32,7 +32,7 @@ def versions():
     if found["driver"]:
         old = f"the driver, {found['driver']}, is new enough for torch's CUDA {torch.version.cuda}"
         return holds({old: False}, found)
-    return noted(found, "no GPU: a dry run")
+    return noted(found, "needs a GPU: this is a dry run")
 
 
 def nccl():
