@@ -75,8 +75,8 @@ def _beyond_the_allocator(ranks):
         return {}
     ranks.wait()
     free, whole = torch.cuda.mem_get_info(ranks.device)
-    gpu = str(torch.cuda.get_device_properties(ranks.device).uuid)
-    reserved = ranks.gather((gpu, torch.cuda.memory_reserved(ranks.device)))
+    reserved = zip((seat.gpu for seat in ranks.seats), ranks.gather(torch.cuda.memory_reserved(ranks.device)))
+    gpu = ranks.seats[ranks.grid.rank].gpu
     return {"driver": whole - free, "residual": _residual(whole - free, gpu, reserved)}
 
 

@@ -54,9 +54,8 @@ def make_plan(
     check_images(test, grid.replicas)
     start = find_start(folder, config, images) if goes_on else Start()
     if start.checkpoint:
-        start.towers = load_towers(
-            start.checkpoint, config.model, grid.towers
-        )  # whole: find_start has looked
+        # whole: find_start has looked
+        start.towers = load_towers(start.checkpoint, config.model, grid.towers)
     find_statistics(images, config.data)
     name = f"{Path(file or 'quick').stem}-{mode}"
     return Plan(config, grid, images, test, start, folder, name)

@@ -9,7 +9,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, set_rates
-from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.model.step import ready, weight_dtype
 from alexnet2gpu.ranks.machine import cores
 from bench.turns import clocked
 
@@ -34,8 +34,7 @@ def config_of(*settings, batch=128, precision="float32"):
 def alone(config, device=DEVICE):
     """All towers on a device, and the optimizer, at the first epoch's rates."""
     torch.set_num_threads(1 if DRY else cores())
-    model = AlexNet(config.model, config.train.seed, memory=config.memory)
-    model.to(device, weight_dtype(config.train.precision))
+    model = ready(AlexNet(config.model, config.train.seed, memory=config.memory), config.train, device)
     optimizer = SGD2012(model.named_parameters(), config.optim.momentum, config.optim.weight_decay)
     set_rates(optimizer, config.optim.schedule, 1)
     return model, optimizer

@@ -2,9 +2,8 @@
 
 import torch
 
-from alexnet2gpu.memory.any_mode import REPLICATED, SPLIT
+from alexnet2gpu.memory.any_mode import REPLICATED, SPLIT, parts_of
 from alexnet2gpu.model.step import train_step
-from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of
 from bench.gpu.cases import NO_DROPOUT, alone, batch_of, config_of
@@ -35,32 +34,24 @@ def equal(name):
     config = config_of(*([] if dropout else NO_DROPOUT), *settings, batch=BATCH, precision="float64")
     grid = grid_of(config.model.towers, mode in SPLIT, mode in REPLICATED)
     with Ranks(grid) as ranks:
-        figures = compared(plain, config, ranks)
-        said = {"backend": backend(ranks), "device": ranks.device_name()}
+        figures = compared(mode, plain, config, ranks)
+        said = {"backend": ", ".join(ranks.backends), "device": ranks.device_name()}
     if config.exchange.precision:
         return noted(figures | said)
     return at_most(LIMIT, figures, **said)
 
 
-def compared(plain, config, ranks):
+def compared(mode, plain, config, ranks):
     """A function of its own, since models must be gone when the ranks end."""
     losses, velocities = trained(*alone(plain, ranks.device), plain, ranks, together=False)
-    theirs, others = trained(*assemble_at_rates(config, ranks), config, ranks)
+    _, *together = parts_of(mode, config, ranks)
+    theirs, others = trained(*together, config, ranks)
     loss = (theirs / losses - 1).abs().max().item()
     velocity = [
         ((v - velocities[name]).norm() / velocities[name].norm()).item() for name, v in others.items()
     ]
     found = ranks.gather((loss, largest(velocity)))
     return dict(zip(("losses", "velocities"), map(largest, zip(*found))))
-
-
-def assemble_at_rates(config, ranks):
-    """The model, replicated where there are replicas, and the optimizer."""
-    from alexnet2gpu.model.optim import set_rates
-
-    parts = assemble(config, ranks)
-    set_rates(parts.optimizer, config.optim.schedule, 1)
-    return parts.replicated, parts.optimizer
 
 
 def trained(model, optimizer, config, ranks, together=True):
@@ -77,9 +68,3 @@ def trained(model, optimizer, config, ranks, together=True):
     if together:
         losses = ranks.sum_over_replicas(losses) / replicas
     return losses, {name: optimizer.state[p]["velocity"] for name, p in own.named_parameters()}
-
-
-def backend(ranks):
-    """What activations or gradients travel by."""
-    groups = [ranks.split_group, ranks.replica_group]
-    return ", ".join(sorted({torch.distributed.get_backend(group) for group in groups if group is not None}))

@@ -12,7 +12,6 @@ from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of
 from bench.gpu.cases import DRY, config_of, milliseconds, size_of
-from bench.gpu.equality import backend
 from bench.gpu.items import Item, noted
 from bench.gpu.memory import grid, ranks_of
 
@@ -50,7 +49,7 @@ def exchange():
                 "backward": partial(link.reduce_scatter, whole),
             }.items():
                 found[f"{name}, {way}"] = rate(link, way, work, ranks)
-        said = backend(ranks)
+        said = ", ".join(ranks.backends)
         del link
     return noted({"GB/s": found, "backend": said})
 
@@ -80,7 +79,7 @@ def step(mode, batch):
     for precision in ("float32",) if DRY else ("float32", "bfloat16"):
         config = config_of(batch=batch, precision=precision)
         with Ranks(grid(config, mode)) as ranks:
-            ms = timed(mode, config, ranks)
+            ms = timed(mode, config, ranks, graph=mode == "single" and not DRY)  # as training has it
             entry = second_step(mode, config, ranks)["measured"]
             ms, entries = max(ranks.gather(ms)), ranks.gather(entry)
         names = [name for name in ("peak", "reserved", "residual", "driver") if name in entry]
@@ -89,10 +88,10 @@ def step(mode, batch):
     return noted(figures)
 
 
-def timed(mode, config, ranks):
-    """A function of its own, since models must be gone when the ranks end."""
-    one_step = stepper(mode, config, ranks)
-    for _ in range(3):
+def timed(mode, config, ranks, graph=False):
+    """Milliseconds of a step. A function of its own, since models must be gone when the ranks end."""
+    one_step = stepper(mode, config, ranks, graph)
+    for _ in range(4):  # a graph is recorded at the third
         one_step()
     settle(ranks)
     start = time.perf_counter()
@@ -102,13 +101,13 @@ def timed(mode, config, ranks):
     return 1000 * (time.perf_counter() - start) / TIMES
 
 
-def stepper(mode, config, ranks):
-    """A function that does a step; on one GPU as a graph, if training has it."""
+def stepper(mode, config, ranks, graph):
+    """A function that does a step, as a graph or without."""
     parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
     set_tf32(True)
     seed = partial(parts.model.seed_dropout, 0, ranks.grid.replica)
     update = partial(train_step, parts.replicated, parts.optimizer, precision=config.train.precision)
-    if mode == "single" and not DRY:
+    if graph:
         update = GraphedStep(parts.model, parts.optimizer, config.train.precision)
     count = iter(range(10**9))
 
@@ -136,26 +135,6 @@ def caught():
     """The split's whole step, NCCL's collectives in it, as a CUDA graph: it works, or why not."""
     config = config_of(precision="bfloat16")
     with Ranks(grid(config, "split")) as ranks:
-        ms = replayed(config, ranks)
+        ms = {name: timed("split", config, ranks, name == "graph") for name in ("eager", "graph")}
         ms = {name: max(ranks.gather(each)) for name, each in ms.items()}
     return noted({"ms": ms})
-
-
-def replayed(config, ranks):
-    """Milliseconds of a step, not recorded and recorded."""
-    parts, batch = parts_of("split", config, ranks), random_batch(config, ranks)
-    set_tf32(True)
-    parts.model.seed_dropout(0, 0, 0)
-    precision, found = config.train.precision, {}
-    step = partial(train_step, parts.replicated, parts.optimizer, precision=precision)
-    for name, do in {"eager": step, "graph": GraphedStep(parts.model, parts.optimizer, precision)}.items():
-        work = partial(do, *batch)
-        for _ in range(4):
-            work()
-        settle(ranks)
-        start = time.perf_counter()
-        for _ in range(TIMES):
-            work()
-        settle(ranks)
-        found[name] = 1000 * (time.perf_counter() - start) / TIMES
-    return found
