@@ -3,11 +3,16 @@
 A file is written beside its place, flushed to the disk and then renamed. Its checksum is the CRC-32 of its
 bytes, as "crc32 0123abcd": it tells any change by accident, not one on purpose. A *sealed* file is JSON whose
 first line has the checksum of all that follows.
+
+Whatever the package opens, it opens with `opener=regular`: a pipe would be waited for, /dev/zero has no end,
+and a link may lead to what belongs to somebody else.
 """
 
+import contextlib
 import errno
 import json
 import os
+import stat
 import zlib
 from pathlib import Path
 from typing import IO, Any
@@ -16,17 +21,35 @@ LARGEST_SEALED = 2**28  # bytes of a sealed file
 BLOCK = 2**24  # bytes in memory at a time
 
 
+def regular(path: str, flags: int) -> int:
+    """An `opener` for `open`: of regular files only, and no link is followed to write. Raises: OSError."""
+    if flags & (os.O_WRONLY | os.O_RDWR):
+        flags |= os.O_NOFOLLOW
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK, 0o666)  # or a pipe would be waited for
+    except OSError as error:
+        if error.errno == errno.ELOOP and os.path.islink(path):
+            error.strerror = "is a link, and none is followed to write"
+        raise
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return handle
+
+
 def write_whole(file: Path, content: bytes, flush_name: bool = True) -> None:
     """Write a file, or replace it; with `flush_name` the disk knows its name too when it returns. Raises:
     OSError; then what was there is there still."""
     beside = file.with_name(f".{file.name}.new")
     try:
-        with open(beside, "wb") as opened:
+        beside.unlink(missing_ok=True)  # what is left of a kill, or a link
+        with open(beside, "xb") as opened:
             opened.write(content)
             flush(opened)
         os.replace(beside, file)
     except OSError as error:
-        beside.unlink(missing_ok=True)  # on a full disk its place is wanted
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)  # on a full disk its place is wanted
         raise OSError(error.errno, error.strerror, str(file)) from None
     if flush_name:
         flush_folder(file.parent)
@@ -50,6 +73,15 @@ def flush_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def read_file(file: Path, most: int) -> bytes:
+    """Its content. Raises: OSError; ValueError if it has more than so many bytes."""
+    with open(file, "rb", opener=regular) as opened:
+        content = opened.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"larger than {most:,} bytes")
+    return content
+
+
 def checksum(content: bytes) -> str:
     return f"crc32 {zlib.crc32(content):08x}"
 
@@ -57,7 +89,7 @@ def checksum(content: bytes) -> str:
 def checksum_of(file: Path) -> str:
     """`checksum` of what a file has in it. Raises: OSError."""
     crc = 0
-    with open(file, "rb") as opened:
+    with open(file, "rb", opener=regular) as opened:
         while block := opened.read(BLOCK):
             crc = zlib.crc32(block, crc)
     return f"crc32 {crc:08x}"
@@ -82,9 +114,8 @@ def seal(document: dict[str, Any]) -> bytes:
 def read_sealed(file: Path) -> dict[str, Any]:
     """What `seal` was given. Raises: ValueError if the file is unreadable or was changed."""
     try:
-        if file.stat().st_size > LARGEST_SEALED:
-            raise ValueError(f"larger than {LARGEST_SEALED:,} bytes")
-        head, newline, body = file.read_bytes().partition(b"\n")
+        content = read_file(file, LARGEST_SEALED)
+        head, newline, body = content.partition(b"\n")
         if head + newline != _head(body):
             raise ValueError("not as it was written")
         return json.loads(b"{" + body)
