@@ -31,7 +31,8 @@ def load(config, checkpoint=None, overrides=()):
     Raises: ValueError naming the file, if one is missing, unreadable or of another network.
     """
     from alexnet2gpu.config.load import load_config  # here, so that importing this is instant
-    from alexnet2gpu.runs.checkpoints import format
+    from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
+    from alexnet2gpu.runs.checkpoints.towers import load_network
 
     settings = load_config(config, overrides)
-    return format.load_network(settings, checkpoint and format.newest_checkpoint(checkpoint))
+    return load_network(settings, checkpoint and newest_checkpoint(checkpoint))

@@ -40,7 +40,9 @@ def main(argv=None):
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
         from alexnet2gpu.ranks.modes import grid_of
-        from alexnet2gpu.runs.checkpoints.format import config_of, newest_checkpoint, read_towers
+        from alexnet2gpu.runs import agreement
+        from alexnet2gpu.runs.checkpoints.format import config_of, newest_checkpoint, read_state
+        from alexnet2gpu.runs.checkpoints.towers import read_towers
         from alexnet2gpu.runs.evaluate import average, check_alike, check_images
 
         args = parse(argv)
@@ -53,12 +55,16 @@ def main(argv=None):
         for path, config in zip(found, configs):
             read_towers(path, config.model, range(config.model.towers))  # those of other ranks
             # too: all ranks come to the same conclusion, and rank 0 prints it
-        for config in configs:
+        told = {"--views": args.views}
+        for number, (path, config) in enumerate(zip(found, configs), 1):
             find_statistics(images, config.data)
+            about = agreement.told(config, images, test) | read_state(path).towers
+            told |= {f"network {number}: {key}": value for key, value in about.items()}
 
     figures = []
     train = configs[0].train
     with Watch(grid) as watch, Ranks(grid, train.threads, train.keep_memory) as ranks:
+        agreement.check_agreement(told, ranks)
         networks = list(zip(configs, found))
         for alone, averaged in average(networks, images, test, ranks, args.views, watch.tick):
             path = found[len(figures)]

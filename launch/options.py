@@ -6,6 +6,7 @@ the path, and this puts the repository there.
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         quotes since those values are YAML."""
         parsed = super().parse_args(args, namespace)
         if getattr(parsed, "data", None) is not None and hasattr(parsed, "set"):
-            parsed.set = [*parsed.set, f"data.dir={json.dumps(str(Path(parsed.data).resolve()))}"]
+            parsed.set = [*parsed.set, f"data.dir={json.dumps(os.path.realpath(parsed.data))}"]
         return parsed
 
 

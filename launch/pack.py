@@ -58,7 +58,7 @@ def main(argv=None):
 
 def report(file, sidecar):
     """What a part of a pack has, and what was left out."""
-    images, classes, skipped = sidecar["shape"][0], sidecar["classes"], sidecar["skipped"]
+    images, classes, skipped = sidecar.shape[0], sidecar.classes, sidecar.skipped
     left_out = f", {len(skipped):,} left out:" if skipped else ""
     print(f"{file.stem}: {images:,} images of {len(classes):,} classes{left_out}")
     for name, reason in skipped[:10]:

@@ -6,8 +6,9 @@
     torchrun --standalone --nproc_per_node=4 launch/train.py --split-model --ddp
 
 Without --config it trains configs/quick.yaml on the bundled images. `--set key.path=value` changes
-any key of the config, `--out DIR --resume` goes on with a run, in this mode or another. SIGTERM
-and Ctrl-C save and stop at the next step; after them the exit status is 143 or 130.
+any key of the config, `--out DIR --resume` goes on with a run, in this mode or another. Ctrl-C,
+SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save and stop at the next step, and after them the exit status
+is 128 and their number. (nohup does not keep SIGHUP from torchrun; `setsid torchrun ...` does.)
 """
 
 from options import Parser
@@ -30,7 +31,9 @@ def main(argv=None):
     with one_line_mistakes():
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
-        from alexnet2gpu.runs.folder import Run, default_folder
+        from alexnet2gpu.runs.agreement import check_agreement
+        from alexnet2gpu.runs.folder import Run
+        from alexnet2gpu.runs.out import take_folder
         from alexnet2gpu.runs.plan import make_plan
         from alexnet2gpu.runs.train import train
 
@@ -42,8 +45,10 @@ def main(argv=None):
     how = settings.threads, settings.keep_memory
     with Stop() as stop, Watch(plan.grid) as watch, Ranks(plan.grid, *how) as ranks:
         stop.begin()  # until now there was nothing to save
-        folder = ranks.gather(plan.folder or default_folder(plan.name))[0]
-        with Run(folder, plan.grid.rank == 0) as run:
+        check_agreement(plan.told, ranks)
+        first = plan.grid.rank == 0
+        folder = ranks.gather(plan.folder or (take_folder(plan.name) if first else None))[0]
+        with Run(folder, first, watch.tick) as run:
             stopped = train(plan, ranks, run, stop, watch)
     if stopped:
         raise SystemExit(128 + stopped)

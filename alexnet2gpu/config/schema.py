@@ -1,10 +1,12 @@
 """YAML -> dataclasses, strictly: whatever does not fit is a Problem that names its key.
 
-A field's type may be int, float, bool, str, None, Literal, a union of these, tuple, dict[str, T] or a
-dataclass. A dataclass with a table `kinds` stands for its subclasses: the key `type` says which one.
+A field's type may be int, float, bool, str, None, Literal, a union of these, tuple, list[T],
+dict[str, T], Any or a dataclass. A dataclass with a table `kinds` stands for its subclasses: the key
+`type` says which one.
 """
 
 import difflib
+import functools
 import json
 import math
 import re
@@ -17,6 +19,9 @@ from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any, Literal
 
 import yaml
+
+MOST_VALUES = 2**17  # of a parsed tree, those that aliases repeat counted each time
+LARGEST_INT = 2**63 - 1
 
 
 class Problem(ValueError):
@@ -45,16 +50,31 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # with an exponent
+_NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")  # with an exponent
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
 
 
 def parse_yaml(source: str) -> Any:
     """Raises: Problem in one line."""
     try:
-        return yaml.load(source, _Loader)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise Problem("", f"not readable as YAML: {error}") from None
+        tree = yaml.load(source, _Loader)
+    except Exception as error:  # constructors raise whatever they like: `!!bool 3` a KeyError
+        raise Problem("", f"not readable as YAML: {str(error)[:500]}") from None
+    _check_size(tree)
+    return tree
+
+
+def _check_size(tree):
+    """Raises: Problem, if aliases make more of a tree than any file could hold."""
+    unseen, count = [tree], 0
+    while unseen:
+        value = unseen.pop()
+        if isinstance(value, dict | list | tuple):
+            entries = value.values() if isinstance(value, dict) else value
+            count += len(entries)
+            if count > MOST_VALUES:
+                raise Problem("", f"aliases make more than {MOST_VALUES:,} values of it")
+            unseen += entries
 
 
 def put_override(tree: dict, override: str) -> str:
@@ -84,6 +104,8 @@ def put_value(tree: dict, key: str, value: Any) -> None:
 
 def build_section(kind: Any, value: Any, key: str = "", bounds=None) -> Any:
     """Turn a parsed section, or a single value, into an instance of the type `kind`. Raises: Problem."""
+    if kind is Any:
+        return value
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         wanted = []
@@ -97,8 +119,10 @@ def build_section(kind: Any, value: Any, key: str = "", bounds=None) -> Any:
         name = str(value) if type(value) is int else value  # 2012 is a name here, YAML's number
         _expect(isinstance(name, str) and name in parts, value, f"one of {', '.join(parts)}", key)
         return name
-    if origin is tuple:
+    if origin in (tuple, list):
         _expect(isinstance(value, list | tuple), value, "a list", key)
+        if origin is list:
+            return [build_section(parts[0], v, f"{key}.{i}", bounds) for i, v in enumerate(value)]
         inner = [parts[0]] * len(value) if parts[-1] is ... else parts
         _expect(len(value) == len(inner), value, f"a list of {len(inner)}", key)
         return tuple(build_section(t, v, f"{key}.{i}", bounds) for i, (t, v) in enumerate(zip(inner, value)))
@@ -122,6 +146,16 @@ def plain_tree(value: Any) -> Any:
     return [plain_tree(entry) for entry in value] if isinstance(value, tuple) else value
 
 
+def flat(tree: Any, path: str = "") -> dict[str, Any]:
+    """Parsed YAML -> {key path: value}."""
+    if not isinstance(tree, list | dict) or not tree:
+        return {path: tree}
+    found = {}
+    for key, value in enumerate(tree) if isinstance(tree, list) else tree.items():
+        found |= flat(value, f"{path}.{key}" if path else str(key))
+    return found
+
+
 def _build_dataclass(kind, value, key):
     kinds = getattr(kind, "kinds", None)
     if kinds and isinstance(value, str):
@@ -133,7 +167,7 @@ def _build_dataclass(kind, value, key):
         _expect(isinstance(name, str) and name in kinds, name, f"one of {', '.join(kinds)}", f"{key}.type")
         kind = kinds[name]
 
-    known, hints = {f.name: f for f in fields(kind)}, typing.get_type_hints(kind)
+    known, hints = {f.name: f for f in fields(kind)}, _hints(kind)
     path = f"{key}." if key else ""
     for name in value:
         if name not in known:
@@ -146,11 +180,15 @@ def _build_dataclass(kind, value, key):
     return kind(**{n: build_section(hints[n], v, f"{path}{n}", known[n].metadata) for n, v in value.items()})
 
 
+_hints = functools.cache(typing.get_type_hints)
+
+
 def _build_plain(kind, value, key, bounds):
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    finite = number and abs(value) <= sys.float_info.max  # nor is a whole number too large for a float
-    _expect(finite if kind is float else type(value) is kind, value, names[kind], key)
+    largest = sys.float_info.max if kind is float else LARGEST_INT
+    right = number if kind is float else type(value) is kind
+    _expect(right and (not number or abs(value) <= largest), value, names[kind], key)
     if number:
         least, most = bounds.get("least", -math.inf), bounds.get("most", math.inf)
         limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
@@ -161,6 +199,9 @@ def _build_plain(kind, value, key, bounds):
 def _expect(fits, value, wanted, key):
     if not fits:
         nested = isinstance(value, list | dict)  # by aliases, many times over: do not print it all
-        shown = reprlib.repr(value) if nested else json.dumps(value, default=str)
+        try:
+            shown = reprlib.repr(value) if nested else json.dumps(value, default=str)
+        except ValueError:  # Python prints no more than 4,300 digits
+            shown = "that many digits"
         shown = shown if len(shown) < 60 else shown[:60] + "..."
         raise Problem(key, f"should be {wanted}, not {shown}", wanted)

@@ -14,7 +14,7 @@ class Images:
     Args:
         pixels: (N, H, W, C) uint8, RGB if C is 3: an array, or a pack's pixels (pack/stores.py), which have
             its shape and dtype and give an image's `[i, rows]`, all columns of them.
-        labels: (N,) whole numbers, each in 0 .. classes - 1.
+        labels: (N,) whole numbers, each in 0 .. classes - 1; they become int64.
         classes: how many there are; `names` of them, if they have names.
         mean: (H, W, C), the mean over all images; None for an array: it is found when it is wanted.
         covariance: (C, C) of the channels over all pixels, likewise.
@@ -40,11 +40,15 @@ class Images:
             raise ValueError(f"{wanted}, not {labels.dtype} {labels.shape}")
         if labels.min() < 0 or labels.max() >= self.classes:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}, with {self.classes} classes")
+        # not before they are counted: a small file may say that it has any number of them
+        object.__setattr__(self, "labels", np.array(labels, np.int64))
         shapes = {"mean": pixels.shape[1:], "covariance": pixels.shape[3:] * 2}
         for name, shape in shapes.items():
             known = getattr(self, name)
-            if known is not None and known.shape != shape:
-                raise ValueError(f"the {name} should be {shape}, not {known.shape}")
+            if known is None:
+                continue
+            if known.shape != shape or known.dtype.kind != "f" or not np.isfinite(known).all():
+                raise ValueError(f"the {name} should be finite, {shape}, not {known.dtype} {known.shape}")
 
     def __len__(self):
         return self.pixels.shape[0]
@@ -61,7 +65,8 @@ class Images:
     def _moments(self):
         moments = Moments(self.pixels.shape[1:])
         for first in range(0, len(self), 64):
-            moments.add(np.asarray(self.pixels[first : first + 64]))
+            some = range(first, min(first + 64, len(self)))
+            moments.add(np.stack([self.pixels[i, :] for i in some]))
         return moments
 
 

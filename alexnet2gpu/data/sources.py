@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import io
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +30,11 @@ from alexnet2gpu.data.pack.growth import Form
 from alexnet2gpu.data.pack.layout import is_pack, pack_of, read_pack
 from alexnet2gpu.data.pack.packing import make_pack
 from alexnet2gpu.data.pack.photographs import classes_of
+from alexnet2gpu.faults import files
 
 SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
 DOWNLOADS = Path("~/.cache/alexnet2gpu")
+MOST_CLASSES = 2**31  # a layer has no more outputs
 FASHION_FILES = f"{', '.join(IDX_FILES)} (compressed or not)"
 WITHOUT_DIR = {
     "folder": "say where the photographs are with --data DIR, or try random pixels with "
@@ -73,7 +76,7 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
     return train, test
 
 
-def _published(folder, read, title, files):
+def _published(folder, read, title, wanted):
     """What `read` finds in the folder, or in DOWNLOADS: of several processes on a machine the first to come
     downloads, and the others wait until the files are there."""
     if folder is not None:
@@ -82,7 +85,8 @@ def _published(folder, read, title, files):
     try:
         folder = DOWNLOADS.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / ".lock", "w") as lock, contextlib.redirect_stdout(io.StringIO()):
+        lock = open(folder / ".lock", "w", opener=files.regular)
+        with lock, contextlib.redirect_stdout(io.StringIO()):
             first = True
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -94,7 +98,7 @@ def _published(folder, read, title, files):
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(
-            f"{title} is not there and could not be downloaded: put {files} into a folder and pass "
+            f"{title} is not there and could not be downloaded: put {wanted} into a folder and pass "
             f"--data FOLDER, or --set data.name=fashion-mnist-sample, which is bundled ({reason})"
         ) from None
     finally:
@@ -130,24 +134,24 @@ def _read_photographs(data, network):
 
 
 def _read_arrays(folder):
-    arrays = []
-    for name in ("train_images", "train_labels", "test_images", "test_labels"):
-        file = folder / f"{name}.npy"
+    parts = []
+    for name in ("train", "test"):
+        pair = [folder / f"{name}_{kind}.npy" for kind in ("images", "labels")]
+        arrays = [_map_array(file) for file in pair]
         try:
-            array = np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{file}: unreadable: {error}") from None
-        if name.endswith("labels"):
-            if array.dtype.kind not in "iu":
-                raise ValueError(f"{file}: labels should be whole numbers: {array.dtype}")
-            array = array.astype(np.int64)
-        arrays.append(array)
-    pairs = arrays[:2], arrays[2:]
-    classes = 1 + max(int(labels.max(initial=0)) for _, labels in pairs)
+            parts.append(Images(*arrays, MOST_CLASSES))
+        except ValueError as error:
+            raise ValueError(f"{pair[0]}, {pair[1].name}: {error}") from None
+    classes = 1 + max(int(part.labels.max()) for part in parts)
+    return tuple(replace(part, classes=classes) for part in parts)
+
+
+def _map_array(file):
     try:
-        return tuple(Images(pixels, labels, classes) for pixels, labels in pairs)
-    except ValueError as error:
-        raise ValueError(f"--data {folder}: {error}") from None
+        open(file, "rb", opener=files.regular).close()
+        return np.lib.format.open_memmap(file, mode="r")  # np.load would take what is no array, too
+    except Exception as error:  # numpy raises whatever it likes
+        raise ValueError(f"{file}: unreadable: {str(error)[:300]}") from None
 
 
 def _draw_noise(data, network):

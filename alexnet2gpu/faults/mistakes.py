@@ -15,22 +15,28 @@ import os
 import signal
 import sys
 
+from alexnet2gpu.faults.screen import note_error, protect
+from alexnet2gpu.ranks.machine import out_of_memory, out_of_threads
+
 LAUNCHER = os.getppid()  # torchrun, if a rank is not an orphan from the first
 VERDICT = "verdict"  # key of the ranks' store: the first that knows says there who has failed, and the status
 
 
 @contextlib.contextmanager
 def one_line_mistakes():
-    """While the body runs, ValueError or OSError becomes one line and exit status 2, and Ctrl-C status 130.
+    """While the body runs, a mistake becomes one line and exit status 2, and Ctrl-C status 130.
 
     A SIGTERM that arrives meanwhile takes effect only after the body has ended well (status 143); after a
     mistake it is ignored, so that it cannot change the status of a rank on its way out.
     """
+    protect()
     arrived = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
         yield
-    except (ValueError, OSError, MemoryError) as error:
+    except Exception as error:
+        if not is_mistake(error):
+            raise
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _report(one_line(error))
         raise SystemExit(2) from None
@@ -39,6 +45,11 @@ def one_line_mistakes():
     signal.signal(signal.SIGTERM, previous)
     if arrived:
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def is_mistake(error: BaseException) -> bool:
+    """Whether it is a user's, or the machine's that was too small; whatever else is raised is a bug."""
+    return isinstance(error, ValueError | OSError) or out_of_memory(error) or out_of_threads(error)
 
 
 def one_line(error: BaseException) -> str:
@@ -54,8 +65,9 @@ def _report(text):
     if rank == "0" or os.environ.get("LOCAL_RANK") == "0":
         who = "" if rank == "0" else f" (rank {rank})"
         print(f"error{who}: {text}", file=sys.stderr, flush=True)
+    note_error(text)
     if os.environ.get("LOCAL_WORLD_SIZE") not in (None, os.environ.get("WORLD_SIZE")):
         from alexnet2gpu.ranks.store import store
 
         with contextlib.suppress(RuntimeError, ValueError):
-            store().compare_set(VERDICT, "", json.dumps({"rank": int(rank), "status": 2}))
+            store().compare_set(VERDICT, "", json.dumps({"rank": int(rank), "status": 2, "text": text}))

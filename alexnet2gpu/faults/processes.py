@@ -1,5 +1,6 @@
 """Is another process alive, what has failed, and where in the package is this one."""
 
+import functools
 import os
 import socket
 import sys
@@ -20,9 +21,19 @@ def communication_failed(error: BaseException) -> bool:
     return (named or isinstance(error, dist.DistError)) and not out_of_memory(error)
 
 
+@functools.cache
+def kernel() -> str:
+    """What numbers of processes count in: this boot of a system, and its namespace of them, since containers
+    may share all but that. Where the system does not tell, the host's name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return socket.gethostname()
+
+
 def gone(word: dict) -> bool:
     """Whether a process of this machine has ended without saying so; `word` is its last."""
-    return not word["done"] and word["host"] == socket.gethostname() and not alive(word["pid"])
+    return not word["done"] and word["kernel"] == kernel() and not alive(word["pid"])
 
 
 def alive(pid: int) -> bool:

@@ -9,14 +9,16 @@ met (torchrun's own, which outlives them). A rank is given up if
     all are there, none gets on         after STUCK seconds, or five times the longest step; before the third
                                         step after START seconds
 
-The first to give up a rank says why, for all; everybody else ends without a word. A rank whose launcher was
-killed ends too. Waiting ranks may sit inside a call that never returns, so it is a thread that ends the
-process; and since the store may not answer, a second one looks at the clock.
+The first to give up a rank says why, for all; everybody else ends without a word. If the store is silent too,
+it is its machine that is given up, by each of the others. A rank whose launcher was killed is sent SIGTERM,
+and ended LEAVE seconds later. Waiting ranks may sit inside a call that never returns, so it is a thread that
+ends the process; and since the store may not answer, a second one looks at the clock.
 """
 
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -24,7 +26,8 @@ import time
 import traceback
 
 from alexnet2gpu.faults import processes
-from alexnet2gpu.faults.mistakes import LAUNCHER, VERDICT, one_line
+from alexnet2gpu.faults.mistakes import LAUNCHER, VERDICT, is_mistake, one_line
+from alexnet2gpu.faults.screen import note_error, show_error
 from alexnet2gpu.ranks.machine import out_of_memory
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
@@ -32,13 +35,15 @@ from alexnet2gpu.ranks.store import store
 EVERY = 1.0  # seconds between two words
 SILENT = 15.0  # seconds
 STUCK = 50.0
+LEAVE = 30.0  # as torchrun itself gives ranks
 START = 300.0  # for ranks to arrive, and for the first steps, which may have to compile
 
 
 class Watch:
     """A context manager, around all that a rank does with others. An error in it ends this rank and the
-    others with exit status 2 after ValueError or OSError, as of any mistake, 130 after Ctrl-C, else 1. Alone,
-    a rank has nobody to watch, and errors end it in one line too."""
+    others with exit status 2 after ValueError or OSError, as of any mistake, or where memory or threads have
+    not sufficed; 130 after Ctrl-C, else 1. Alone, a rank has nobody to watch, and errors end it in one line
+    too."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -47,6 +52,8 @@ class Watch:
         self.over = threading.Event()
         self.ending = threading.RLock()  # held by the thread that ends the process
         self.heard = {}  # rank -> its last word, and when it came
+        self.orphaned = None  # when its launcher was found to be gone
+        self.threads = []
 
     def tick(self) -> None:
         """The rank gets on: called after each step."""
@@ -64,9 +71,13 @@ class Watch:
         if self.grid.world > 1:
             self.store = self._arrive()
             works.append(self._talk)
-        self.threads = [threading.Thread(target=work, name="watch", daemon=True) for work in works]
-        for thread in self.threads:
-            thread.start()
+        try:
+            for work in works:
+                thread = threading.Thread(target=work, name="watch", daemon=True)
+                thread.start()
+                self.threads.append(thread)
+        except RuntimeError as error:
+            self.__exit__(RuntimeError, error, None)
         return self
 
     def _arrive(self):
@@ -86,35 +97,38 @@ class Watch:
                 thread.join(timeout=SILENT)
         if error is None or isinstance(error, SystemExit):
             return
-        mistake = isinstance(error, ValueError | OSError)
-        expected = mistake or isinstance(error, FloatingPointError | KeyboardInterrupt)
-        status = 2 if mistake else 130 if kind is KeyboardInterrupt else 1
-        said = one_line(error)
+        status = 2 if is_mistake(error) else 130 if kind is KeyboardInterrupt else 1
+        said, report = one_line(error), ""
         if out_of_memory(error):
-            expected = True
             said += ": make train.batch smaller: launch/memory.py --budget finds how large it may be"
-        report = "" if expected else "".join(traceback.format_exception(error))
+        if status == 1 and kind is not FloatingPointError:
+            report = "".join(traceback.format_exception(error))
         if self.grid.world == 1:
-            _say(said, report)
+            show_error(said, report)
             raise SystemExit(status) from None
+        said = f"rank {self.grid.rank}: {said}"
         if processes.communication_failed(error):
             self._let_others_say()
-        self._give_up(f"rank {self.grid.rank}: {said}", status, report)
+            said = self._said_of_the_store() or said
+        self._give_up(said, status, report)
 
     def _let_others_say(self):
         """Communication has failed: end with the verdict of another rank, or with one on it if it is gone."""
         until = time.monotonic() + SILENT + 2 * EVERY
         while time.monotonic() < until:
-            for rank, (word, _) in list(self.heard.items()):
-                if processes.gone(word):
-                    time.sleep(EVERY)  # had it raised, it would have said so by now
-                    self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
             with contextlib.suppress(RuntimeError):
                 self._obey()
-            time.sleep(0.1)  # meanwhile the threads see who is silent
+            self._judge(EVERY)
+            time.sleep(0.1)
+
+    def _said_of_the_store(self):
+        """That its machine is gone, if it has been silent for so long; else nothing."""
+        silent, machine = time.monotonic() - self.answered, os.environ.get("MASTER_ADDR")
+        said = f"machine {machine}, which has the store, has not answered for {silent:.0f} s"
+        return f"rank {self.grid.rank}: {said}" if silent > SILENT else ""
 
     def _talk(self):
-        word = {"host": socket.gethostname(), "pid": os.getpid(), "count": 0}
+        word = {"host": socket.gethostname(), "kernel": processes.kernel(), "pid": os.getpid(), "count": 0}
         last = time.monotonic()
         while True:
             ended = self.over.wait(EVERY if word["count"] else 0)
@@ -128,7 +142,7 @@ class Watch:
                 late = time.monotonic() - last > EVERY + SILENT / 3  # this rank stood still
                 self._listen(late)
                 self.answered = time.monotonic()
-                self._judge()
+                self._judge(SILENT / 3)
             except RuntimeError:  # the store does not answer: torchrun may be stopped for a while
                 if ended:
                     return
@@ -148,14 +162,15 @@ class Watch:
             if word["ticks"] != before.get("ticks") or late:
                 self.moved = now
 
-    def _judge(self):
-        for rank, (word, since) in self.heard.items():
+    def _judge(self, patience):
+        for rank, (word, since) in list(self.heard.items()):
             silent = 0 if word["done"] else time.monotonic() - since
-            if silent > SILENT / 3 and processes.gone(word):  # had it raised, it would have said so
-                self._give_up(f"{_name(rank, word)} was killed or has crashed", 1)
+            who = f"rank {rank} (pid {word['pid']} on {word['host']})"
+            if silent > patience and processes.gone(word):  # had it raised, it would have said so
+                self._give_up(f"{who} was killed or has crashed", 1)
             if silent > SILENT:
-                what = f"has not answered for {SILENT:.0f} s: stopped, or its machine is gone"
-                self._give_up(f"{_name(rank, word)} {what}", 1)
+                gone = "stopped, or its machine is gone"
+                self._give_up(f"{who} has not answered for {SILENT:.0f} s: {gone}", 1)
 
     def _look_at_the_clock(self):
         """What is seen without the store. Alone, a rank is never stuck, only slow."""
@@ -163,49 +178,54 @@ class Watch:
         while not self.over.wait(EVERY):
             self._check_launcher()
             now = time.monotonic()
-            if now - last > EVERY + SILENT / 3:
-                self.moved = now
+            if now - last > EVERY + SILENT / 3:  # this rank stood still
+                self.moved = self.answered = now
             last = now
             limit = self._limit()
+            if self._said_of_the_store():  # which would have told why nobody gets on
+                limit = min(limit, max(2 * SILENT, 2 * self.longest))
             if self.grid.world > 1 and now - self.moved > limit:
                 at = {rank: word["at"] for rank, (word, _) in self.heard.items()}
-                at[self.grid.rank] = processes.whereabouts()
+                at |= {self.grid.rank: processes.whereabouts()}
                 where = ", ".join(f"rank {rank} is at {at[rank]}" for rank in sorted(at))
-                self._give_up(f"no step was done in {limit:.0f} s: {where}", 1)
+                stuck = f"no step was done in {limit:.0f} s: {where}"
+                self._give_up(self._said_of_the_store() or stuck, 1)
 
     def _check_launcher(self):
-        if "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != LAUNCHER:
-            said = f"rank {self.grid.rank}: torchrun is gone, so this rank ends too"
-            self._end(said if self.grid.local_rank == 0 else "", 1)
+        if "TORCHELASTIC_RUN_ID" not in os.environ or os.getppid() == LAUNCHER:
+            return
+        if self.orphaned is None:
+            self.orphaned = time.monotonic()
+            if self.grid.local_rank == 0:
+                show_error(f"rank {self.grid.rank}: torchrun is gone, so this rank ends too")
+            os.kill(os.getpid(), signal.SIGTERM)  # which signals.py may note: then the run is saved
+        elif time.monotonic() - self.orphaned > LEAVE:
+            self._end("", 1)
 
     def _obey(self):
         """End, if another rank has said why."""
         if self.store.check([VERDICT]):
-            self._end("", json.loads(self.store.get(VERDICT))["status"])
+            verdict = json.loads(self.store.get(VERDICT))
+            note_error(verdict["text"])
+            self._end("", verdict["status"])
 
     def _give_up(self, text, status, report=""):
         """End, for this reason if no other rank was first with another."""
-        mine, first = json.dumps({"rank": self.grid.rank, "status": status}), True
+        mine = {"rank": self.grid.rank, "status": status, "text": text}
+        first = mine if self.grid.local_rank == 0 else {"text": text}  # where the store is silent
         self.ending.acquire(timeout=SILENT)  # or another thread would obey this one's verdict,
         if time.monotonic() - self.answered < SILENT:  # and end the process before it is told
             with contextlib.suppress(RuntimeError):
-                first = self.store.compare_set(VERDICT, "", mine).decode() == mine
-        self._end(text if first else "", status, report if first else "")
+                first = json.loads(self.store.compare_set(VERDICT, "", json.dumps(mine)))
+        note_error(first["text"])
+        self._end(text if first == mine else "", status, report)
 
     def _end(self, text, status, report=""):
         """End the process, whatever its threads are doing."""
         self.ending.acquire(timeout=SILENT)
         try:
             if text:
-                _say(text, report)
+                show_error(text, report)
             sys.stdout.flush()
         finally:
             os._exit(status)
-
-
-def _name(rank, word):
-    return f"rank {rank} (pid {word['pid']} on {word['host']})"
-
-
-def _say(text, report=""):
-    print(f"\n{report}error: {text}", file=sys.stderr, flush=True)  # below a progress bar

@@ -1,5 +1,6 @@
 """Curves of runs: their loss and their errors, step by step, all runs in one picture."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ TOP1, TOP5 = {"marker": "o", "markersize": 3}, {"linestyle": "--", "marker": "."
 
 def read_histories(runs: Sequence[Path]) -> dict[str, History]:
     """`read_history` of each run, by the name of its folder, or where two have the same by their paths."""
-    names = [run.resolve().name for run in runs]
+    names = [Path(os.path.realpath(run)).name for run in runs]
     unique = [str(run) if names.count(name) > 1 else name for run, name in zip(runs, names)]
     return {name: read_history(run) for name, run in zip(unique, runs)}
 

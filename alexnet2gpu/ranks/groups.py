@@ -8,6 +8,7 @@ replica_group    that hold the same towers             gradients                
 
 import contextlib
 import gc
+import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
@@ -133,13 +134,20 @@ class Ranks:
 
     def _leave_together(self):
         """Return when all ranks have received what they were sent: whoever closes a connection earlier may
-        destroy what another has not read yet."""
-        until = time.monotonic() + LEAVE_PATIENCE
-        with contextlib.suppress(RuntimeError):  # rank 0 may have the store, and be gone
-            left = self.store.add("left", 1)
-            while left < self.grid.world and time.monotonic() < until:
-                time.sleep(0.002)
-                left = self.store.add("left", 0)
+        destroy what another has not read yet. It is not waited for long, nor at all for a store that is gone,
+        or that has stopped to answer, as torchrun may be stopped."""
+
+        def leave():
+            with contextlib.suppress(RuntimeError):
+                left = self.store.add("left", 1)
+                while left < self.grid.world:
+                    time.sleep(0.002)
+                    left = self.store.add("left", 0)
+
+        thread = threading.Thread(target=leave, name="leave", daemon=True)
+        with contextlib.suppress(RuntimeError):
+            thread.start()
+            thread.join(LEAVE_PATIENCE)
 
     def __enter__(self):
         return self

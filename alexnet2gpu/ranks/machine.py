@@ -33,6 +33,11 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and all(mallopt(*option) for option in options)
 
 
+def out_of_threads(error: BaseException) -> bool:
+    """Whether the system has refused to start a thread, as after `ulimit -u`."""
+    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether memory, of a GPU or the machine, has not sufficed: what torch says of its allocators, and what
     it passes on of CUDA, cuBLAS, cuDNN, NCCL and Triton, for which it has no class."""

@@ -1,11 +1,12 @@
 """A training run, from before its first step to what others read of it.
 
     diagnose.py    before: will it learn?
-    plan.py        what each rank finds out alone, then train.py: from start to end
+    plan.py        what each rank finds out alone; agreement.py: that all have found the same
+    train.py       from start to end
     loop.py        epochs, evaluations, checkpoints
     evaluate.py    errors, of one view or ten, of one network or several
     nonfinite.py   where numbers stop being finite
-    folder.py      what a run leaves
+    out.py         which directory; folder.py: what a run leaves there; writer.py: in the background
     checkpoints/   its state, for any mode from any mode
 
 Imports config, model, ranks, memory, faults and data.

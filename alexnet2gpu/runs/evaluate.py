@@ -22,7 +22,7 @@ from alexnet2gpu.model.step import computing_in, ready
 from alexnet2gpu.ranks.assemble import build_model
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.runs.checkpoints.format import load_network, read_towers, restore
+from alexnet2gpu.runs.checkpoints.towers import load_network, read_towers, restore
 
 
 def check_images(images: Images, replicas: int) -> None:

@@ -7,9 +7,10 @@ metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, image
 memory.json     bytes per rank, by category: memory/report.py
 checkpoints/    the newest of them, and the best: checkpoints/format.py
 run.json        is there once there has been a checkpoint
-lock            held by the process that writes the run
+lock            held by the process that writes the run; a word of the start that it belongs to
 
-Under torchrun its store has the directory of the run that was begun, for the ranks to go on there if they are
+What is deleted of these while the run goes on, or moved away, is put back before the next checkpoint. Under
+torchrun, its store has the directory of the run that was begun, for the ranks to go on there if they are
 started anew.
 """
 
@@ -17,114 +18,90 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import config_text
 from alexnet2gpu.faults import files
-from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.ranks.store import store_of_all_starts
-from alexnet2gpu.runs.checkpoints.format import Progress
+from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of, name_of
+from alexnet2gpu.runs.writer import Writer
 
-RUNS = Path("runs")  # in the current directory, where --out says nothing else
 RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
 BEGUN = "run"  # its key in the store
 
 
-def default_folder(name: str) -> Path:
-    """runs/NAME, or runs/NAME-2, NAME-3, ... : the first that is not there."""
-    number = 1
-    while (folder := RUNS / (name if number == 1 else f"{name}-{number}")).exists():
-        number += 1
-    return folder
-
-
-def check_folder(out: str | None, resume: bool) -> Path | None:
-    """The directory that --out names, None if it names none. Raises: ValueError if it holds another run,
-    holds none to resume, or cannot be written."""
-    if resume and out is None:
-        raise ValueError("--resume: say which run to go on with: --out DIR --resume")
-    folder = Path(out or RUNS)
-    holds_run = (folder / "config.yaml").exists() or any(folder.glob("checkpoints/step-*"))
-    if resume and not holds_run:
-        way_out = "leave --resume out to start one"
-        raise ValueError(f"--out {out} --resume: there is no run to go on with: {way_out}")
-    if out and holds_run and not resume:
-        way_out = "give another directory, or add --resume to go on with it"
-        raise ValueError(f"--out {out} holds another run: {way_out}")
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise ValueError(f"--out {folder}: {there} is not a directory that can be written to: give another")
-    return folder if out else None
-
-
-def begun_before() -> Path | None:
-    """The run that was begun before torchrun started the ranks anew (--max-restarts), else None. Raises:
-    ValueError if torchrun's store, which knows it, does not answer, or has not outlived the ranks."""
-    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
-        return None
-    try:
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            raise RuntimeError("rank 0 had it, and is gone")
-        store = store_of_all_starts()
-        begun = Path(store.get(BEGUN).decode()) if store.check([BEGUN]) else None
-    except RuntimeError as error:
-        silent = f"torchrun's store does not say which run was begun ({one_line(error)})"
-        raise ValueError(f"{silent}: go on with --out DIR --resume") from None
-    return begun if begun and (begun / "config.yaml").is_file() else None
-
-
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
     """The lines of a metrics.jsonl, but for those that are not whole, such as the last one of a run that is
-    going on; none if there is no file. Raises: OSError."""
-    text = file.read_text(errors="replace") if file.exists() else ""
-    for line in text.splitlines():
-        try:
-            parsed = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(parsed, dict) and isinstance(parsed.get("step"), int):
-            yield parsed
+    going on, and others than of numbers; none if there is no file. Raises: OSError."""
+    with contextlib.suppress(FileNotFoundError), open(file, errors="replace", opener=files.regular) as opened:
+        for line in opened:
+            try:
+                parsed = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            numbers = isinstance(parsed, dict) and all(
+                type(value) in (int, float) for value in parsed.values()
+            )
+            if numbers and isinstance(parsed.get("step"), int) and 0 <= parsed["step"] < 2**63:
+                yield parsed
 
 
 class Run(contextlib.AbstractContextManager):
-    """The files of a run. Only the rank with `writes` changes any. Raises: OSError if that fails."""
+    """The files of a run. Only the rank with `writes` changes any, but all may write by its `writer`, which
+    calls `tick` while it is waited for. Raises: OSError if that fails."""
 
-    lock = None
+    lock = log_file = None
 
-    def __init__(self, folder: Path, writes: bool):
-        self.folder, self.writes = folder, writes
+    def __init__(self, folder: Path, writes: bool, tick: Callable[[], None] = lambda: None):
+        self.folder, self.writes, self.writer = folder, writes, Writer(folder, tick)
         self.checkpoints, self.metrics = folder / "checkpoints", folder / "metrics.jsonl"
+        self.written = {}  # name -> content, of what is written once
+        self.newest = folder  # checkpoint
 
     def __exit__(self, *error):
-        if self.lock is not None:
-            self.lock.close()
+        self.writer.__exit__(*error)
+        for opened in filter(None, (self.lock, self.log_file)):
+            with contextlib.suppress(OSError):
+                opened.close()
 
-    def start(self, config: Config, progress: Progress, damaged: list[Path]) -> None:
-        """Make the directory; set `damaged` checkpoints aside; forget what earlier starts have done beyond
-        `progress`: it will be done again. Raises: ValueError if another process writes this run, or has gone
-        on with it meanwhile."""
+    def start(self, config: Config, progress: Progress, damaged: list[Path], word: str = "") -> None:
+        """Make the directory, with the `word` of this start in its lock; set `damaged` checkpoints aside;
+        forget what earlier starts have done beyond `progress`: it will be done again. Raises: ValueError if
+        another process writes this run, or has gone on with it meanwhile."""
         if not self.writes:
             return
+        self.word = word
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.lock = open(self.folder / "lock", "a+")
-        other = f"--out {self.folder}: another process is training there"
-        _wait_until(self._is_locked, f"{other}: wait for its end, or give another")
-        newer = set(self.checkpoints.glob("step-*")) - set(damaged)
-        if newer and max(newer).name > f"step-{progress.step:08d}":
-            raise ValueError(f"{max(newer)}: another process wrote it meanwhile: resume again")
+        self._take_lock(RUN_PATIENCE)
+        newer = [place for place in checkpoints_of(self.checkpoints) if place not in damaged]
+        if newer and newer[-1] > self.checkpoints / name_of(progress.step):
+            raise ValueError(f"{newer[-1]}: another process wrote it meanwhile: resume again")
         for old in damaged:
             old.rename(old.with_name(f"damaged-{old.name}-{time.time_ns():x}"))
-        for partial in self.checkpoints.glob(".step-*.partial"):  # of an earlier start
-            shutil.rmtree(partial, ignore_errors=True)
+        for partial in self.checkpoints.iterdir():  # of an earlier start
+            if re.fullmatch(r"\.step-\d+\.[0-9a-f-]+\.partial", partial.name):
+                shutil.rmtree(partial, ignore_errors=True)
         self._forget_beyond(progress)
+        self.log_file = open(self.metrics, "a+b", opener=files.regular)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store_of_all_starts().set(BEGUN, str(self.folder))
-        files.write_whole(self.folder / "config.yaml", config_text(config).encode())
+        self._write("config.yaml", config_text(config))
+
+    def _take_lock(self, patience):
+        """Raises: ValueError if another process has it."""
+        self.lock = open(self.folder / "lock", "a+", opener=files.regular)
+        other = f"--out {self.folder}: another process is training there"
+        _wait_until(self._is_locked, f"{other}: wait for its end, or give another", patience)
+        self.lock.truncate(0)
+        self.lock.write(self.word)
+        self.lock.flush()
 
     def _is_locked(self):
         """Whether this process holds the lock now."""
@@ -136,24 +113,55 @@ class Run(contextlib.AbstractContextManager):
             pass
         return True
 
+    def _write(self, name, text):
+        self.written[name] = text.encode()
+        files.write_whole(self.folder / name, self.written[name])
+
+    def put_back(self) -> None:
+        """What somebody has deleted or moved away meanwhile. Raises: ValueError if another process has begun
+        to write there."""
+        if not self.writes or not self.is_missing():
+            return
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        if not _is_at(self.lock, self.folder / "lock"):
+            self.lock.close()
+            self._take_lock(patience=0)
+        for name, content in self.written.items():
+            files.write_whole(self.folder / name, content)
+        if not _is_at(self.log_file, self.metrics):
+            self.log_file.seek(0)
+            files.write_whole(self.metrics, self.log_file.read())
+            self.log_file = open(self.metrics, "a+b", opener=files.regular)
+        self.say(f"--out {self.folder}: what was deleted there, or moved away, is put back")
+
+    def is_missing(self) -> bool:
+        """Whether anything that this process has written is not there any more."""
+        if not self.writes:
+            return False
+        here = _is_at(self.lock, self.folder / "lock") and _is_at(self.log_file, self.metrics)
+        return not here or not all(map(Path.exists, [self.newest, *map(self.folder.joinpath, self.written)]))
+
     def _forget_beyond(self, progress):
         """Keep the lines of the metrics up to a checkpoint. The last may be of an evaluation that is still to
         do, though it was logged once, or be missing though it was done."""
         done = progress.step, progress.evaluation is not None
+        evaluation = progress.evaluation and asdict(progress.evaluation)
         kept = [line for line in read_metrics(self.metrics) if (line["step"], "top1_error" in line) <= done]
-        if progress.evaluation and not any((line["step"], "top1_error" in line) == done for line in kept):
-            kept.append({"step": progress.step, **progress.evaluation})
+        if evaluation and not any((line["step"], "top1_error" in line) == done for line in kept):
+            kept.append({"step": progress.step, **evaluation})
         lines = "".join(json.dumps(line) + "\n" for line in kept)
         files.write_whole(self.metrics, lines.encode())
 
-    def check_seen(self) -> None:
-        """Called by all ranks once it has started. Raises: ValueError if this one does not see its files."""
-        elsewhere = f"--out {self.folder.absolute()}: is not the directory that rank 0 sees"
-        _wait_until(self._is_seen, f"{elsewhere}: give one on a disk that all share")
+    def check_seen(self, word: str) -> None:
+        """Called by all ranks once it has started. Raises: ValueError if this one does not see the word of
+        this start: a copy of the run has that of another."""
 
-    def _is_seen(self):
-        with contextlib.suppress(FileNotFoundError):
-            return "config.yaml" in os.listdir(self.folder)  # `exists` may be of a cache
+        def is_seen():
+            with contextlib.suppress(OSError, ValueError):
+                return files.read_file(self.folder / "lock", 1000).decode() == word
+
+        elsewhere = f"--out {self.folder.absolute()}: is not the directory that rank 0 sees"
+        _wait_until(is_seen, f"{elsewhere}: give one on a disk that all share", RUN_PATIENCE)
 
     def say(self, *lines: str) -> None:
         """Print lines, on one rank."""
@@ -163,25 +171,38 @@ class Run(contextlib.AbstractContextManager):
     def log(self, **figures: float) -> None:
         """Add a line to metrics.jsonl."""
         if self.writes:
-            with open(self.metrics, "a") as file:
-                file.write(json.dumps(figures) + "\n")
+            self.writer.do(self._append, (json.dumps(figures) + "\n").encode())
+
+    def _append(self, line):
+        self.log_file.write(line)
+        self.log_file.flush()
 
     def flush(self) -> None:
         """Return when the disk has the metrics."""
         if self.writes:
-            with open(self.metrics, "a") as file:
-                files.flush(file)
+            files.flush(self.log_file)
 
     def write_memory(self, report: dict) -> None:
         """Write memory.json."""
+
+        def job():
+            with contextlib.suppress(FileNotFoundError):  # the directory is to be put back
+                self._write("memory.json", json.dumps(report, indent=1) + "\n")
+
         if self.writes:
-            content = json.dumps(report, indent=1) + "\n"
-            files.write_whole(self.folder / "memory.json", content.encode())
+            self.writer.do(job)
 
 
-def _wait_until(true, complaint):
-    """Raises: ValueError, if it is not true in RUN_PATIENCE."""
-    until = time.monotonic() + RUN_PATIENCE
+def _is_at(opened, file):
+    """Whether an open file is the one that lies there."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(os.fstat(opened.fileno()), os.stat(file))
+    return False
+
+
+def _wait_until(true, complaint, patience):
+    """Raises: ValueError, if it is not true in so many seconds."""
+    until = time.monotonic() + patience
     while not true():
         if time.monotonic() > until:
             raise ValueError(complaint)

@@ -9,7 +9,7 @@ import itertools
 import math
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -26,8 +26,9 @@ from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.assemble import assemble, graph_of
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.runs import nonfinite
-from alexnet2gpu.runs.checkpoints.format import restore
+from alexnet2gpu.runs.checkpoints.format import Best, Evaluation
 from alexnet2gpu.runs.checkpoints.saver import Saver
+from alexnet2gpu.runs.checkpoints.towers import restore
 from alexnet2gpu.runs.evaluate import evaluate
 from alexnet2gpu.runs.folder import Run
 from alexnet2gpu.runs.plan import Plan
@@ -36,10 +37,8 @@ from alexnet2gpu.runs.plan import Plan
 class Loop:
     """A run on one rank: its parts, wired, and how far it has come."""
 
-    saver: Saver  # given by runs/train.py, since it is a context
-
-    def __init__(self, plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch):
-        self.config, grid = plan.config, plan.grid
+    def __init__(self, plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch, saver: Saver):
+        self.saver, self.config, grid = saver, plan.config, plan.grid
         self.ranks, self.run, self.stop, self.watch = ranks, run, stop, watch
         self.parts = assemble(plan.config, ranks)
         self.graphed = graph_of(self.parts, plan.config, ranks)
@@ -78,9 +77,15 @@ class Loop:
                     self.evaluate_epoch()
                 else:
                     self.train_epoch()
-            self.save()
-            self.saver.wait()
-            self.ranks.wait()  # torchrun ends all ranks when one has ended after a signal
+            for _ in range(2):  # once more, if somebody has deleted it
+                self.save()
+                self.run.writer.wait()
+                # which also waits for all: torchrun ends all ranks when one has ended after a signal
+                if not any(self.ranks.gather(self.run.is_missing())):
+                    break
+                self.saved = None
+            else:
+                raise ValueError(f"{self.run.folder}: what is written there is deleted at once")
         except (OSError, ValueError) as error:
             way_out = f"mend it, and go on from the newest checkpoint with --out {self.run.folder} --resume"
             raise ValueError(f"after step {p.step}: {one_line(error)}: {way_out}") from error
@@ -95,11 +100,11 @@ class Loop:
         if not math.isfinite(loss):
             self._fail(f"after step {p.step}: the test loss is {loss}")
         epoch = -(-p.step // self.batches.steps)
-        p.evaluation = {"epoch": epoch, **figures}
-        if p.best is None or top1 < p.best["top1_error"]:
-            p.best = {"step": p.step, "top1_error": top1}
+        p.evaluation = Evaluation(epoch, **figures)
+        if p.best is None or top1 < p.best.top1_error:
+            p.best = Best(p.step, top1)
         self.save()
-        self.run.log(step=p.step, **p.evaluation)
+        self.run.log(step=p.step, **asdict(p.evaluation))
         if self.run.writes:
             said = f"test loss {loss:.4f}, top-1 error {top1:.2%}, top-5 error {top5:.2%}"
             tqdm.write(f"epoch {epoch}/{train.epochs}: {said}")
@@ -156,7 +161,7 @@ class Loop:
         """Of all ranks, after each step: the signal to stop at, if one has come, and whether it is time for a
         checkpoint."""
         self.watch.tick()
-        self.saver.raise_if_failed()
+        self.run.writer.check()
         minutes, now = self.config.train.save_minutes, time.monotonic()
         due = self.run.writes and minutes is not None and now - self.saved_at > 60 * minutes
         if due:
@@ -199,7 +204,7 @@ class Loop:
 
     def _fail(self, said):
         """Raises: FloatingPointError, with the checkpoint to go on from, once it is whole."""
-        self.saver.wait()
+        self.run.writer.wait()
         self.ranks.wait()  # whoever reports ends all
         saved = self.saved.step
         last = f"step {saved}, in {self.run.checkpoints}" if saved else "none yet"

@@ -7,6 +7,7 @@ takes minutes is done here too.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import load_config
@@ -16,10 +17,11 @@ from alexnet2gpu.data.prepare import find_statistics
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.memory.plan import check_memory
 from alexnet2gpu.ranks.modes import Grid, grid_of
-from alexnet2gpu.runs.checkpoints.format import load_towers
+from alexnet2gpu.runs import agreement
 from alexnet2gpu.runs.checkpoints.resume import Start, find_start
+from alexnet2gpu.runs.checkpoints.towers import load_towers
 from alexnet2gpu.runs.evaluate import check_images
-from alexnet2gpu.runs.folder import begun_before, check_folder
+from alexnet2gpu.runs.out import begun_before, check_folder
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Plan:
     start: Start
     folder: Path | None  # None: rank 0 takes a new one, called `name`
     name: str  # of the config and the mode
+    told: dict[str, Any]  # what all ranks should have been told: agreement.py
 
 
 def make_plan(
@@ -58,4 +61,6 @@ def make_plan(
         start.towers = load_towers(start.checkpoint, config.model, grid.towers)
     find_statistics(images, config.data)
     name = f"{Path(file or 'quick').stem}-{mode}"
-    return Plan(config, grid, images, test, start, folder, name)
+    here = {"--out": str(folder), "mode": mode, "the step to go on from": start.progress.step}
+    told = {**agreement.told(config, images, test), **here}
+    return Plan(config, grid, images, test, start, folder, name, told)

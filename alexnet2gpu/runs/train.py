@@ -7,6 +7,7 @@ from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.memory import report
 from alexnet2gpu.model.step import arithmetic
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.runs import agreement
 from alexnet2gpu.runs.checkpoints import resume
 from alexnet2gpu.runs.checkpoints.saver import Saver
 from alexnet2gpu.runs.folder import Run
@@ -24,22 +25,22 @@ def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
     """Do what is planned, on every rank; raises as Loop.fit does. A function of its own: model and DDP must
     be gone when the ranks end (ranks/groups.py). Returns: the signal that ended the run, or 0."""
     run.say(first_line(plan, ranks))
-    resume.check_agreement(ranks.gather(plan.start.progress.step))
-    loop = Loop(plan, ranks, run, stop, watch)
-    run.start(plan.config, plan.start.progress, plan.start.damaged)
-    attempt = ranks.gather(f"{time.time_ns():x}")[0]  # now all ranks find the run, or say so
-    run.check_seen()
-    run.say(*plan.start.remarks)
-    about = resume.about(plan.config, plan.images)
-    with Saver(run, plan.grid, plan.config, about, attempt, watch.tick) as loop.saver:
-        loop.fit()
+    made = agreement.versions() | {"kernels": agreement.kernels(plan.config, ranks.device)}
+    about = {**resume.about(plan.config, plan.images), "versions": made}
+    word = ranks.gather(f"{time.time_ns():x}")[0]  # of this start
+    loop = Loop(plan, ranks, run, stop, watch, Saver(run, plan.grid, plan.config, about, word))
+    run.start(plan.config, plan.start.progress, plan.start.damaged, word)
+    ranks.wait()  # now all find the run, or say so
+    run.check_seen(word)
+    run.say(*plan.start.remarks, *resume.changed_versions(plan.start.versions, made))
+    loop.fit()
     if loop.memory:
         run.say(report.table(loop.memory))
     step, evaluation = loop.progress.step, loop.progress.evaluation
     if not loop.done:
         run.say(f"stopped after step {step}, which is saved: go on with --out {run.folder} --resume")
         return loop.stopped
-    top1, top5 = 1 - evaluation["top1_error"], 1 - evaluation["top5_error"]
+    top1, top5 = 1 - evaluation.top1_error, 1 - evaluation.top5_error
     run.say(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {step} steps")
     run.say(f"config, metrics, memory and checkpoints: {run.folder}")
     return 0

@@ -29,6 +29,7 @@ import subprocess
 import tempfile
 import time
 import zlib
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -118,7 +119,7 @@ def memory(folder):
     with tempfile.TemporaryDirectory(dir=folder) as sparse:
         sparse = Path(sparse)
         for part in layout.PARTS:
-            sidecar = layout.Part(source, part).read_sidecar()
+            sidecar = asdict(layout.Part(source, part).read_sidecar())
             (sparse / f"{part}.u8").touch()
             os.truncate(sparse / f"{part}.u8", SPARSE * 196_608)
             sums = np.full(SPARSE, zlib.crc32(bytes(196_608)), np.uint32)

@@ -68,6 +68,11 @@ def test_set_reaches_every_depth():
         ("optim.schedule.0.epoch=2", "optim.schedule: starts with epoch 1"),
         ("optim.schedule.0.layers={conv9: {weights: 0}}", "no layer with weights is called conv9"),
         ("train.batch={a: [", "not readable as YAML"),
+        ("train.seed=1" + 30 * "0", "train.seed: should be a whole number, not 1000"),
+        ("train.seed=0x" + 5000 * "f", "train.seed: should be a whole number, not that many digits"),
+        ("model.stages.3.forward={type: relu}", "model.stages.3.forward: torch's modules have something"),
+        ("model.stages.3.training=tanh", "model.stages.3.training: torch's modules have something"),
+        ("model.stages.3._modules=tanh", "model.stages.3._modules: torch's modules have something"),
     ],
 )
 def test_a_slip_after_set_is_named(override, complaint):
@@ -84,8 +89,15 @@ def test_a_slip_after_set_is_named(override, complaint):
         ("- 1", "should be a section with keys"),
         ("", "should be a section with keys"),
         ("model: !!python/object/apply:os.system ['true']", "not readable as YAML"),
-        ("a: &a [*a]", "unknown key"),
+        ("a: &a [*a]", "aliases make more than 131,072 values of it"),
         ("? [1, 2]\n: 3", "not readable as YAML"),
+        ("a: !!timestamp 3", "not readable as YAML"),
+        ("a: !!bool 3", "not readable as YAML"),
+        ("a: 1" + 400 * ":1" + ".5", "not readable as YAML: int too large"),
+        ("base: 0x" + 5000 * "f", "limit (4300 digits)"),
+        ("a: &a [1, 2]\nb: &b [" + 400 * "*a," + "]\nc: [" + 400 * "*b," + "]", "aliases make more than"),
+        ("base: bad.yaml", "base: no file bad.yaml lies beside this one, or it is based on this"),
+        ("#" * 2**16 + "\n", "longer than 65,536 characters: not a config"),
     ],
 )
 def test_a_bad_file_is_named(content, complaint, tmp_path):
@@ -94,6 +106,13 @@ def test_a_bad_file_is_named(content, complaint, tmp_path):
     with pytest.raises(ValueError) as error:
         load_config(file)
     assert str(error.value).startswith(f"{file}: ") and complaint in str(error.value)
+
+
+def test_a_loop_of_links_is_no_base(tmp_path):
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "x.yaml").write_text("base: loop.yaml")
+    with pytest.raises(ValueError, match="x.yaml: base: no file loop.yaml lies beside this one"):
+        load_config(tmp_path / "x.yaml")
 
 
 def test_a_missing_file_is_named():

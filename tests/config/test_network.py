@@ -5,9 +5,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import alexnet2gpu
+from alexnet2gpu.config.checks import TAKEN
 from alexnet2gpu.config.layers import windows
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals, trace, traffic
+from alexnet2gpu.model.model import AlexNet
+
+
+def test_no_layer_takes_a_name_that_a_tower_has():
+    """add_module refuses them, with a traceback."""
+    tower = AlexNet(network("quick")).towers["0"]
+    own = {name for name in dir(tower) if name[0] != "_"} - {name for name, _ in tower.named_children()}
+    assert own <= set(TAKEN.split()), own - set(TAKEN.split())
 
 
 def network(name, *overrides):

@@ -257,8 +257,8 @@ def test_images_check_their_form(pixels, labels, complaint):
 @pytest.mark.parametrize(
     "labels, complaint",
     [
-        (np.array([0.5, 1.5]), "train_labels.npy: labels should be whole numbers: float64"),
-        (np.array(["cat", "dog"]), "train_labels.npy: labels should be whole numbers: <U3"),
+        (np.array([0.5, 1.5]), "train_labels.npy: 2 images should have as many whole-number labels"),
+        (np.array(["cat", "dog"]), "as many whole-number labels, not <U3 (2,)"),
         (np.array([0, 1, 2]), "2 images should have as many whole-number labels"),
     ],
 )

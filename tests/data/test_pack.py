@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import zlib
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_a_raw_pack_is_what_a_plain_loop_makes_of_the_folder(photographs_folder,
         assert (packs["raw"] / f"{part}.u8").read_bytes() == pixels.tobytes()
         stored = np.fromfile(packs["raw"] / f"{part}.labels.i64", "<i8")
         assert stored.tolist() == numbers
-        assert layout.Part(packs["raw"], part).read_sidecar()["skipped"] == []
+        assert layout.Part(packs["raw"], part).read_sidecar().skipped == ()
 
 
 def test_mean_and_covariance_are_of_the_training_pixels_in_plain_numpy(photographs_folder, packs):
@@ -138,7 +139,7 @@ def test_memory_does_not_grow_while_a_pack_larger_than_memory_is_read(packs, tmp
     sum_of_one = zlib.crc32(bytes(256 * 256 * 3))
     (folder / "train.sums.u32").write_bytes(np.full(count, sum_of_one, np.uint32).tobytes())
     (folder / "train.labels.i64").write_bytes(bytes(8 * count))
-    sidecar = layout.Part(folder, "train").read_sidecar()
+    sidecar = asdict(layout.Part(folder, "train").read_sidecar())
     sidecar |= {"shape": [count, 256, 256, 3], "mean": None, "covariance": None}
     for name in ("train.sums.u32", "train.labels.i64"):
         sidecar["checksums"][name] = files.checksum_of(folder / name)

@@ -100,7 +100,7 @@ def test_a_disk_that_cannot_be_written_is_told_with_the_way_out(no_processes, mo
 
     monkeypatch.setattr(os, "replace", full)
     status, printed = pack_py("--data", tmp_path, "--size", 8)
-    check(status, printed, "pack-raw-8.partial: No space left on device: launch/pack.py --out ")
+    check(status, printed, "partial/train.journal.npz: No space left on device: launch/pack.py --out ")
 
 
 def test_a_begun_pack_that_has_lost_bytes_is_not_gone_on_with(no_processes, monkeypatch, tmp_path):
@@ -198,7 +198,7 @@ def test_an_image_that_has_changed_is_named_when_it_is_read(store, ending, packs
     [
         (b'{"shape": [1', "val.json: not as it was written"),
         (b"[1]", "val.json: not as it was written"),
-        (files.seal({"shape": [1, 24, 24, 3]}), "unreadable: 'store': pack the folder again"),
+        (files.seal({"shape": [1, 24, 24, 3]}), "val.json.store: is missing: pack the folder again"),
     ],
 )
 def test_a_pack_with_another_sidecar_is_named(content, complaint, packs, tmp_path):

@@ -168,7 +168,7 @@ def test_odd_files_become_what_a_person_sees(odd):
 
 def test_files_that_cannot_be_read_are_left_out_named_with_the_reason(odd):
     target, seen = odd
-    skipped = layout.Part(target, "train").read_sidecar()["skipped"]
+    skipped = layout.Part(target, "train").read_sidecar().skipped
     assert [name for name, _ in skipped] == [f"odd/{name}" for name in BROKEN]
     assert all(reason and "\n" not in reason for _, reason in skipped)
     assert "truncated" in dict(skipped)["odd/cut.jpg"].lower()
@@ -178,8 +178,8 @@ def test_files_that_cannot_be_read_are_left_out_named_with_the_reason(odd):
     images, test_images = layout.read_pack(target)
     assert images.labels.tolist() == [0] * len(seen) + [1]  # those after them keep theirs
     assert (images.pixels[len(seen), :, :] == [1, 2, 3]).all()
-    assert len(test_images) == 1 and layout.Part(target, "val").read_sidecar()["skipped"] == []
-    source = layout.Part(target, "train").read_sidecar()["source"]
+    assert len(test_images) == 1 and layout.Part(target, "val").read_sidecar().skipped == ()
+    source = layout.Part(target, "train").read_sidecar().source
     assert source["photographs"] == len(seen) + 1 + len(BROKEN)
 
 

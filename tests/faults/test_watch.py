@@ -8,6 +8,7 @@ import gc
 import json
 import os
 import re
+import signal
 import socket
 import threading
 import weakref
@@ -70,7 +71,7 @@ def w(clock, monkeypatch):
 
     monkeypatch.setattr(watch.Watch, "_end", end)
     w = watch.Watch(Grid(world=2))
-    w.store, w.over = Store(), clock
+    w.store, w.over, w.answered = Store(), clock, float("inf")
     hear(w)
     for _ in range(10):
         w.tick()
@@ -79,23 +80,23 @@ def w(clock, monkeypatch):
 
 
 def hear(w, late=False, **word):
-    own = {"host": "elsewhere", "pid": 1, "done": False, "ticks": 1, "at": "link.py:7"}
+    own = {"host": "elsewhere", "kernel": "another", "pid": 1, "done": False, "ticks": 1, "at": "link.py:7"}
     w.store["1"] = json.dumps(own | word)
     w._listen(late)
 
 
 def test_a_silent_rank_is_given_up(w, clock):
     clock.now += watch.SILENT - 11
-    w._judge()
+    w._judge(watch.SILENT / 3)
     clock.now += 12
     with pytest.raises(End, match=r"rank 1 \(pid 1 on elsewhere\) has not answered for 15 s"):
-        w._judge()
+        w._judge(watch.SILENT / 3)
 
 
 def test_a_rank_that_is_done_may_be_silent(w, clock):
     hear(w, done=True)
     clock.now += 1000
-    w._judge()
+    w._judge(watch.SILENT / 3)
 
 
 def test_a_killed_rank_of_this_machine_is_named_before_its_silence_is_up(w, clock):
@@ -104,18 +105,25 @@ def test_a_killed_rank_of_this_machine_is_named_before_its_silence_is_up(w, cloc
     if child == 0:
         os._exit(0)
     os.waitpid(child, 0)
-    hear(w, host=socket.gethostname(), pid=child)
-    w._judge()
+    hear(w, kernel=processes.kernel(), pid=child)
+    w._judge(watch.SILENT / 3)
     clock.now += 6
     with pytest.raises(End, match=rf"rank 1 \(pid {child} on .*\) was killed or has crashed"):
-        w._judge()
+        w._judge(watch.SILENT / 3)
+
+
+def test_numbers_of_processes_count_only_where_they_were_given(w, clock):
+    """Containers of one machine may have its name, and their own numbers."""
+    hear(w, host=socket.gethostname(), kernel="another container's", pid=2**22 + 1)
+    clock.now += 6
+    w._judge(watch.SILENT / 3)
 
 
 def test_a_rank_that_was_stopped_itself_accuses_nobody(w, clock):
     """After SIGCONT, others have to be heard again first."""
     clock.now += 100
     hear(w, late=True)
-    w._judge()
+    w._judge(watch.SILENT / 3)
     assert w.moved == clock.now
 
 
@@ -137,6 +145,19 @@ def test_all_are_stuck_if_nobody_gets_on(w, clock):
     assert "rank 0 is at " in said and "rank 1 is at link.py:7" in said
 
 
+def test_the_machine_with_the_store_is_named_if_it_is_silent(w, clock, monkeypatch):
+    """By the first rank of each other machine: nobody can say who was first."""
+    monkeypatch.setenv("MASTER_ADDR", "10.0.0.7")
+    w.answered = clock.now
+    clock.waits = [1] * 31
+    silent = "rank 0: machine 10.0.0.7, which has the store, has not answered for 30 s"
+    with pytest.raises(End, match=silent):
+        w._look_at_the_clock()
+    w.grid, clock.waits = Grid(world=2, local_rank=1), [1]
+    with pytest.raises(End, match="^$"):
+        w._look_at_the_clock()
+
+
 def test_long_steps_are_waited_for(w, clock):
     clock.now += 29  # with the fixture's second: a step of 30 s
     w.tick()
@@ -148,6 +169,7 @@ def test_a_pause_of_the_whole_job_is_no_step(w, clock):
     clock.waits = [1, 3600, 1]
     w._look_at_the_clock()
     w.tick()
+    w.answered = float("inf")
     stuck_after(50, w, clock)
 
 
@@ -157,14 +179,30 @@ def test_alone_a_rank_is_never_stuck(w, clock):
     w._look_at_the_clock()
 
 
-def test_alone_under_torchrun_a_rank_ends_with_it(monkeypatch):
-    ended = threading.Event()
+def test_a_rank_whose_launcher_is_gone_is_told_to_stop_and_ended_if_it_does_not(monkeypatch, capsys):
+    ended, told = threading.Event(), []
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one rank")
     monkeypatch.setattr(watch, "LAUNCHER", 0)  # not this process's parent: it is gone
     monkeypatch.setattr(watch, "EVERY", 0.01)
+    monkeypatch.setattr(watch, "LEAVE", 0.1)
+    monkeypatch.setattr(watch.os, "kill", lambda pid, number: told.append((pid, number)))
     monkeypatch.setattr(watch.Watch, "_end", lambda w, text, status: ended.set())
     with watch.Watch(Grid()):
         assert ended.wait(60)
+    assert told == [(os.getpid(), signal.SIGTERM)]
+    assert capsys.readouterr().err.count("torchrun is gone, so this rank ends too") == 1
+
+
+def test_no_thread_to_watch_with_is_one_line(monkeypatch, capsys):
+    def start(thread):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(SystemExit) as exit_, watch.Watch(Grid()):
+        pass
+    assert (
+        exit_.value.code == 2 and capsys.readouterr().err == "\nerror: RuntimeError: can't start new thread\n"
+    )
 
 
 def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
@@ -189,7 +227,7 @@ def test_a_verdict_is_obeyed_by_others_only(monkeypatch):
     w.store.compare_set, w.store.get = compare_set, lambda key: dict.get(w.store, key)
     monkeypatch.setattr(watch, "SILENT", threading.TIMEOUT_MAX)  # or it would end pytest, 15 s later
     monkeypatch.setattr(watch.os, "_exit", exit_)
-    monkeypatch.setattr(watch, "_say", lambda text, report: said.append(text))
+    monkeypatch.setattr(watch, "show_error", lambda text, report: said.append(text))
     threading.Thread(target=w._give_up, args=("rank 0: a bug", 1), daemon=True).start()
     assert ended.wait(60)
     assert said == ["rank 0: a bug", 1]

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import zipfile
 from dataclasses import replace
 from datetime import timedelta
 
@@ -19,8 +20,9 @@ from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.runs.checkpoints import resume
-from alexnet2gpu.runs.checkpoints.format import Progress
-from alexnet2gpu.runs.folder import RUNS, Run, begun_before, read_metrics
+from alexnet2gpu.runs.checkpoints.format import Evaluation, Progress
+from alexnet2gpu.runs.folder import Run, read_metrics
+from alexnet2gpu.runs.out import RUNS, begun_before
 
 SETTINGS = [
     "data.name=synthetic",
@@ -227,13 +229,19 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
     content = torch.load(newest / "tower-1.pt")
     for name, other in {
         "cut code": {},
+        "bomb": content,
         "code": {"weights": print, "velocity": {}},
         "whole numbers": {**content, "velocity": {n: t.int() for n, t in content["velocity"].items()}},
+        "no numbers": {**content, "weights": {n: t * torch.nan for n, t in content["weights"].items()}},
+        "no data": {**content, "weights": {n: t.to("meta") for n, t in content["weights"].items()}},
         "another shape": {**content, "weights": {n: t[:1] for n, t in content["weights"].items()}},
     }.items():
         torch.save(other, newest / "tower-1.pt")
         if name == "cut code":  # which ends in the middle of a number
             (newest / "tower-1.pt").write_bytes(b"\x80\x02J\x01")
+        if name == "bomb":
+            with zipfile.ZipFile(newest / "tower-1.pt", "a", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("archive/data/more", bytes(2**24))
         sums = {**state["towers"], "tower-1.pt": files.checksum_of(newest / "tower-1.pt")}
         (newest / "state.json").write_bytes(files.seal({**state, "towers": sums}))
         with pytest.raises(ValueError, match="tower-1.pt: unreadable checkpoint"):
@@ -268,6 +276,32 @@ def test_what_may_be_changed_is_said(unbroken):
     assert start.progress.step == 9
     assert "optim.weight_decay is 0.1, was 0.0005" in start.remarks
     assert "train.epochs is 16, was 15" in start.remarks
+
+
+def test_other_versions_and_lost_metrics_are_said(unbroken, tmp_path):
+    """Another kernel gives other bits; a log that is gone is no more than that."""
+    folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
+    (folder / "metrics.jsonl").unlink()
+    start = find(folder)
+    assert f"{folder / 'metrics.jsonl'} is gone, and with it what was logged before" in start.remarks
+    now = {**start.versions, "kernels": "cpu, operations of torch", "new": "of no older checkpoint"}
+    assert start.versions["kernels"].startswith("cpu, ")
+    before = {**start.versions, "kernels": "cpu, own kernels"}
+    assert resume.changed_versions(before, before) == []
+    said = "kernels: cpu, operations of torch, was cpu, own kernels: bits will differ"
+    assert resume.changed_versions(before, now) == [said]
+
+
+def test_a_state_of_other_types_is_passed_over(longer, tmp_path):
+    """Though it is sealed: whoever has sealed it."""
+    folder = shutil.copytree(longer, tmp_path / "run", symlinks=True)
+    file = folder / "checkpoints" / "step-00000010" / "state.json"
+    state = files.read_sealed(file)
+    wrong = [("progress", {**state["progress"], "best": {"top1_error": 1}}), ("towers", [1]), ("config", 7)]
+    for key, value in wrong:
+        file.write_bytes(files.seal({**state, key: value}))
+        start = find(folder)
+        assert start.progress.step == 9 and f": state.json.{key}" in start.remarks[0]
 
 
 def test_a_run_goes_on_only_with_its_labels(unbroken):
@@ -312,7 +346,7 @@ def test_an_evaluation_has_one_line(unbroken, tmp_path, evaluation, lines):
     logged = json.dumps({"step": 9, **EVALUATED}) + "\n"
     (tmp_path / "metrics.jsonl").write_text('{"step": 9, "loss": 1.0}\n' + logged * lines)
     with Run(tmp_path, True) as own:
-        own.start(config, Progress(9, evaluation=evaluation), [])
+        own.start(config, Progress(9, evaluation=evaluation and Evaluation(**evaluation)), [])
     found = metrics(tmp_path, "top1_error")
     assert found == ({9: 0.5} if evaluation else {}) and metrics(tmp_path, "loss") == {9: 1.0}
     assert (tmp_path / "metrics.jsonl").read_text().count("top1") == len(found)
@@ -360,15 +394,13 @@ def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
 def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
     monkeypatch.setattr("alexnet2gpu.runs.folder.RUN_PATIENCE", 0)
     own = Run(tmp_path / "not here", False)
-    for _ in range(2):
+    for word in ("", "of an earlier start"):  # a copy of the run has that
         with pytest.raises(ValueError, match="not here: is not the directory that rank 0 sees"):
-            own.check_seen()
+            own.check_seen("of this start")
         own.folder.mkdir(exist_ok=True)
-    (own.folder / "config.yaml").touch()
-    own.check_seen()
-    resume.check_agreement([9, 9])
-    with pytest.raises(ValueError, match=r"found checkpoints of steps \[9, 0\]: --out should be"):
-        resume.check_agreement([9, 0])
+        (own.folder / "lock").write_text(word)
+    (own.folder / "lock").write_text("of this start")
+    own.check_seen("of this start")
 
 
 def test_a_run_without_its_config_is_a_run(unbroken, tmp_path, capsys):

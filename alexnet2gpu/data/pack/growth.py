@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet2gpu.config.schema import bounded, build_section
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack.layout import Part
+from alexnet2gpu.data.pack.layout import Part, Sidecar
 from alexnet2gpu.data.pack.stores import STORES, blocks_of
 from alexnet2gpu.faults import files
 
@@ -34,11 +35,11 @@ class Form:
 class Progress:
     """What the journal says, besides the sums of `Moments`."""
 
-    begun: dict  # which photographs, in which form
-    taken: int = 0  # photographs dealt with
-    sizes: list[int] = field(default_factory=list)  # of the files, in bytes
-    checksums: list[int] = field(default_factory=list)  # CRC-32 of each
-    skipped: list = field(default_factory=list)  # of each: name, reason
+    begun: dict[str, str | int]  # which photographs, in which form
+    taken: int = bounded(0, least=0)  # photographs dealt with
+    sizes: tuple[int, ...] = bounded((), least=0)  # of the files, in bytes
+    checksums: tuple[int, ...] = bounded((), least=0, most=2**32 - 1)  # CRC-32 of each
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # of each: name, reason
 
 
 class GrowingFile:
@@ -49,7 +50,8 @@ class GrowingFile:
 
     def open(self, stack: contextlib.ExitStack) -> None:
         """Until the end of the stack; what comes after `size` bytes is cut off."""
-        self.opened = stack.enter_context(open(self.path, "r+b" if self.size else "wb"))
+        mode = "r+b" if self.size else "wb"
+        self.opened = stack.enter_context(open(self.path, mode, opener=files.regular))
         self.opened.truncate(self.size)
         self.opened.seek(self.size)
         if not self.size:
@@ -75,21 +77,26 @@ class Growth:
         self.anew = f"delete {part.folder} to start anew"
         self.finished = part.sidecar.exists()
         if self.finished:
-            self._expect(begun, part.read_sidecar()["source"])
+            self._expect(begun, part.read_sidecar().source)
             self.journal.unlink(missing_ok=True)  # left by a kill just before the end of `finish`
         elif self.journal.exists():
             self._go_on(begun)
 
     def _go_on(self, begun):
+        moments = self.moments
         try:
-            with np.load(self.journal) as saved:
-                self.progress = Progress(**json.loads(str(saved["progress"])))
-                self.moments.images = int(saved["images"])
-                self.moments.total, self.moments.products = saved["total"], saved["products"]
+            content = io.BytesIO(files.read_file(self.journal, files.LARGEST_SEALED + moments.total.nbytes))
+            if any(inside.compress_type for inside in zipfile.ZipFile(content).infolist()):
+                raise ValueError("compressed, so of any size")
+            with np.load(content) as saved:
+                self.progress = build_section(Progress, json.loads(str(saved["progress"])))
+                moments.images = int(saved["images"])
+                for before, now in ((moments.total, "total"), (moments.products, "products")):
+                    before[:] = saved[now].astype(np.int64, casting="no").reshape(before.shape)
             noted = self.progress.sizes, self.progress.checksums
             for file, size, crc in zip(self.files.values(), *noted, strict=True):
                 file.size, file.crc = size, crc
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        except Exception:  # numpy and zipfile raise whatever they like
             raise ValueError(f"{self.journal}: unreadable: {self.anew}") from None
         self._expect(begun, self.progress.begun)
         for path, file in self.files.items():
@@ -146,15 +153,15 @@ class Growth:
             np.save(content, self.moments.mean)
             files.write_whole(part.mean, content.getvalue())
             checksums[part.mean.name] = files.checksum(content.getvalue())
-        sidecar = {
-            "shape": [images, size, size, 3],
-            "store": self.form.store,
-            "source": progress.begun,
-            "checksums": checksums,
-            "mean": part.mean.name if with_mean else None,
-            "covariance": self.moments.covariance.tolist() if with_mean else None,
-            "skipped": progress.skipped,
-            "classes": list(classes),
-        }
-        files.write_whole(part.sidecar, files.seal(sidecar))
+        sidecar = Sidecar(
+            shape=(images, size, size, 3),
+            store=self.form.store,
+            source=progress.begun,
+            checksums=checksums,
+            mean=part.mean.name if with_mean else None,
+            covariance=self.moments.covariance.tolist() if with_mean else None,
+            skipped=progress.skipped,
+            classes=classes,
+        )
+        files.write_whole(part.sidecar, files.seal(asdict(sidecar)))
         self.journal.unlink()

@@ -12,16 +12,34 @@ Images are in the order of torchvision's ImageFolder: by class, then by name. Wh
 the pixels are compared with their checksums; an image is when it is first read.
 """
 
+import io
+import math
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
+from alexnet2gpu.config.schema import bounded, build_section
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack.stores import STORES, StoredPixels
 from alexnet2gpu.faults import files
 
 PARTS = ("train", "val")
-SIDECAR_KEYS = ("shape", "store", "classes", "source", "skipped", "checksums", "mean", "covariance")
+
+
+@dataclass(kw_only=True)
+class Sidecar:
+    """What a part's sidecar says."""
+
+    shape: tuple[int, int, int, int] = bounded(least=1)  # (N, H, W, C)
+    store: Literal["raw", "jpeg"]
+    source: dict[str, str | int]  # which photographs, in which form
+    checksums: dict[str, str]  # of each file, by its name
+    mean: str | None  # its file
+    covariance: tuple[tuple[float, ...], ...] | None
+    skipped: tuple[tuple[str, str], ...]  # of each photograph left out: name, reason
+    classes: tuple[str, ...]
 
 
 class Part:
@@ -36,36 +54,41 @@ class Part:
         """The one of that ending."""
         return self.folder / f"{self.name}{ending}"
 
-    def read_sidecar(self) -> dict:
-        """What it says: all SIDECAR_KEYS. Raises: ValueError if it is unreadable or was changed."""
+    def read_sidecar(self) -> Sidecar:
+        """What the sidecar says. Raises: ValueError if it is unreadable or was changed."""
         try:
-            found = files.read_sealed(self.sidecar)
-            return {key: found[key] for key in SIDECAR_KEYS}
-        except (ValueError, LookupError) as error:
+            return build_section(Sidecar, files.read_sealed(self.sidecar), self.sidecar.name)
+        except ValueError as error:
             raise ValueError(f"{self.folder}: unreadable: {error}: pack the folder again") from None
 
     def read_images(self) -> Images:
         """Its images, whose pixels are read from the disk as they are needed. Raises: ValueError naming the
         file, if one is missing, of another size or was changed; of an image, when it is read."""
         about = self.read_sidecar()
-        shape, store, classes = about["shape"], about["store"], about["classes"]
+        shape, store, classes = about.shape, about.store, about.classes
         try:
             self.compare_checksums(about, with_pixels=False)
-            labels, sums = np.fromfile(self.labels, np.int64), np.fromfile(self.sums, np.uint32)
-            mean = np.load(self.mean, allow_pickle=False) if about["mean"] else None
-            covariance = np.array(about["covariance"]) if about["covariance"] else None
+            labels = np.frombuffer(files.read_file(self.labels, 8 * shape[0]), np.int64)
+            sums = np.frombuffer(files.read_file(self.sums, 4 * shape[0]), np.uint32)
+            mean = self._read_mean(4 * math.prod(shape[1:])) if about.mean else None
+            covariance = np.array(about.covariance) if about.covariance else None
             pixels = StoredPixels(store, [self.file(ending) for ending in STORES[store]], shape, sums)
-            return Images(pixels, labels, len(classes), tuple(classes), mean, covariance)
-        except (OSError, EOFError, LookupError, TypeError, ValueError) as error:
-            raise ValueError(f"{self.folder}: not a whole pack: {error}: pack the folder again") from None
+            return Images(pixels, labels, len(classes), classes, mean, covariance)
+        except Exception as error:  # numpy raises whatever it likes
+            said = str(error)[:500]
+            raise ValueError(f"{self.folder}: not a whole pack: {said}: pack the folder again") from None
 
-    def compare_checksums(self, about: dict, with_pixels: bool = True) -> None:
+    def _read_mean(self, size):
+        content = files.read_file(self.mean, size + 2**16)  # numpy's header
+        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
+
+    def compare_checksums(self, about: Sidecar, with_pixels: bool = True) -> None:
         """Raises: ValueError or LookupError, if a file has another checksum than its sidecar says, or is
         missing."""
-        pixels, *others = [self.file(ending) for ending in STORES[about["store"]]]
-        others += [self.sums, self.labels] + [self.mean] * bool(about["mean"])
+        pixels, *others = [self.file(ending) for ending in STORES[about.store]]
+        others += [self.sums, self.labels] + [self.mean] * bool(about.mean)
         for file in [pixels] * with_pixels + others:
-            files.compare_checksum(file, about["checksums"][file.name])
+            files.compare_checksum(file, about.checksums[file.name])
 
 
 def parts_of(folder: Path) -> list[Part]:

@@ -26,6 +26,7 @@ from alexnet2gpu.data.pack.growth import Form, Growth
 from alexnet2gpu.data.pack.layout import PARTS, Part, is_pack
 from alexnet2gpu.data.pack.photographs import Photographs, classes_of
 from alexnet2gpu.data.pack.workers import Workers
+from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.machine import cores
 
 ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
@@ -60,12 +61,13 @@ def make_pack(source: Path, target: Path, form: Form, workers: int | None = None
                     os.rename(begun, target)
                     (target / "lock").unlink()
         except OSError as error:
-            raise ValueError(f"{begun}: {error.strerror or error}: {ELSEWHERE}") from None
+            place = error.filename or begun
+            raise ValueError(f"{place}: {error.strerror or error}: {ELSEWHERE}") from None
     shutil.rmtree(begun, ignore_errors=True)  # of a process that came after
-    made = Part(target, PARTS[0]).read_sidecar()["source"]
+    made = Part(target, PARTS[0]).read_sidecar().source
     for key, value in asdict(form).items():
-        if made[key] != value:
-            other = f"{target}: is a pack with {key} {made[key]}, not {value}"
+        if made.get(key) != value:
+            other = f"{target}: is a pack with {key} {made.get(key)}, not {value}"
             raise ValueError(f"{other}: delete it or choose another place")
 
 
@@ -74,7 +76,7 @@ def _locked(file):
     """Whether the lock file is there still, and held by this process: its folder is renamed when it is a
     whole pack."""
     try:
-        lock = open(file, "w")
+        lock = open(file, "w", opener=files.regular)
     except FileNotFoundError:
         yield False
         return
@@ -104,7 +106,7 @@ def _check_room(begun, form, count):
 
 def _pack_part(part, photographs, form, pool, every):
     origin = {
-        "folder": photographs.folder.parent.resolve().name,
+        "folder": os.path.basename(os.path.realpath(photographs.folder.parent)),
         "photographs": photographs.count,
         "listing": f"sha256 {photographs.listing}",
         **asdict(form),

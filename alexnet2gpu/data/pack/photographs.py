@@ -14,6 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet2gpu.faults import files
+
+# What Pillow reads itself: for PostScript it runs Ghostscript. TGA comes last, having no mark of its own.
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000", "MPO", "PPM", "ICO", "DDS", "PCX")
+KINDS += ("QOI", "SGI", "TGA")
+MOST_PIXELS = 2.5e7  # of a file of 10 MB or less, and so on: JPEG 2000 takes 18 bytes each, meanwhile
+
 
 def classes_of(source: Path) -> list[str]:
     """The names of the class folders of train/, sorted.
@@ -55,24 +62,24 @@ class Photographs:
     def __iter__(self) -> Iterator[tuple[str, int]]:
         for label, name in enumerate(self.classes):
             top = self.folder / name
-            files = sorted(_files_of(top)) if top.is_dir() else []  # val/ need not have all classes
-            if not files and self.folder.name == "train":
+            found = sorted(_files_of(top)) if top.is_dir() else []  # val/ need not have all classes
+            if not found and self.folder.name == "train":
                 raise ValueError(f"{top}: has no photographs")
-            for folder, file in files:
+            for folder, file in found:
                 yield os.path.relpath(os.path.join(folder, file), self.folder), label
 
 
 def _files_of(top):
     """(folder, name) of each file at any depth, links followed, but no folder entered twice."""
     entered = set()
-    for folder, folders, files in os.walk(top, onerror=_raise_unreadable, followlinks=True):
+    for folder, folders, names in os.walk(top, onerror=_raise_unreadable, followlinks=True):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue
         entered.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if name[0] != ".")
-        yield from ((folder, file) for file in files if file[0] != ".")
+        yield from ((folder, name) for name in names if name[0] != ".")
 
 
 def _raise_unreadable(error):
@@ -91,9 +98,14 @@ def read_square(file: Path, size: int) -> np.ndarray:
     file."""
     from PIL import Image, ImageOps
 
-    with Image.open(file) as image:
+    Image.init()
+    known = [kind for kind in KINDS if kind in Image.OPEN]
+    with open(file, "rb", opener=files.regular) as opened, Image.open(opened, formats=known) as image:
         image.draft("RGB", (2 * size, 2 * size))  # a JPEG may be decoded at half its size or less
-        image = _to_rgb(ImageOps.exif_transpose(image))
+        if image.width * image.height > max(MOST_PIXELS, 2.5 * os.fstat(opened.fileno()).st_size):
+            raise ValueError(f"{image.width}x{image.height} pixels, more than a file of its size should have")
+        ImageOps.exif_transpose(image, in_place=True)
+        image = _to_rgb(image)
         width, height = image.size
         side = min(width, height)  # of the square that stays
         left, top = (width - side) / 2, (height - side) / 2
@@ -112,6 +124,6 @@ def _to_rgb(image):
     if image.mode == "F":
         raise ValueError("grey values that are not whole numbers")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -17,15 +17,22 @@ from pathlib import Path
 
 import numpy as np
 
+from alexnet2gpu.config.text import shape_text
+from alexnet2gpu.faults import files
+
 # Store -> ending of each of its files -> what the file starts with; the first has the pixels.
 STORES = {"raw": {".u8": b""}, "jpeg": {".jpegs": b"", ".offsets.i64": bytes(8)}}
 
 
-def decode_jpeg(string: bytes) -> np.ndarray:
-    """A JPEG string -> (H, W, 3) uint8."""
+def decode_jpeg(string: bytes, shape: Sequence[int]) -> np.ndarray:
+    """A JPEG string -> (H, W, 3) uint8, of that shape. Raises: an exception of many possible kinds, if it is
+    anything else."""
     from PIL import Image  # here, since most data sets do without
 
-    return np.asarray(Image.open(io.BytesIO(string)).convert("RGB"))
+    with Image.open(io.BytesIO(string), formats=["JPEG"]) as image:
+        if (image.height, image.width, 3) != tuple(shape):  # before it is unpacked
+            raise ValueError(f"it has {image.height}x{image.width} pixels")
+        return np.asarray(image.convert("RGB"))
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
@@ -51,7 +58,7 @@ class StoredPixels:
     columns]`, for several threads at once. The first time, an image is compared with its CRC-32 in `sums`
     (N,) uint32.
 
-    `files` are in the order of STORES. They are not mapped into memory: reading what is lost is an error
+    `paths` are in the order of STORES. They are not mapped into memory: reading what is lost is an error
     then, not the end of the process, and 250 GB may pass through it without counting as its memory.
 
     Raises: ValueError if a file is of another size or there are not so many checksums; of an image, when it
@@ -59,20 +66,21 @@ class StoredPixels:
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, store: str, files: Sequence[Path], shape: Sequence[int], sums: np.ndarray):
-        self.file, self.store, self.shape, self.sums = files[0], store, tuple(shape), sums
+    def __init__(self, store: str, paths: Sequence[Path], shape: Sequence[int], sums: np.ndarray):
+        self.file, self.store, self.shape, self.sums = paths[0], store, tuple(shape), sums
         count, image_bytes = self.shape[0], math.prod(self.shape[1:])
         if len(sums) != count:
             raise ValueError(f"{self.file.name}: {count} images, but {len(sums)} checksums")
         if store == "raw":
             self.offsets = range(0, (count + 1) * image_bytes, image_bytes)
         else:
-            _check_size(files[1], 8 * (count + 1))
-            self.offsets = np.fromfile(files[1], np.int64)  # 10 MB for ImageNet
-            if self.offsets[0] != 0 or (np.diff(self.offsets) <= 0).any():
-                raise ValueError(f"{files[1]}: strings should follow each other")
+            size = 8 * (count + 1)  # 10 MB for ImageNet
+            _check_size(paths[1], size)
+            self.offsets = np.frombuffer(files.read_file(paths[1], size), np.int64)
+            if self.offsets[0] != 0 or (self.offsets[1:] <= self.offsets[:-1]).any():
+                raise ValueError(f"{paths[1]}: strings should follow each other")
         _check_size(self.file, int(self.offsets[-1]))
-        self.opened = open(self.file, "rb", buffering=0)
+        self.opened = open(self.file, "rb", buffering=0, opener=files.regular)
         self.seen = np.zeros(count, bool)
         if hasattr(os, "posix_fadvise"):  # else the disk reads much of what lies around an image
             os.posix_fadvise(self.opened.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
@@ -83,11 +91,10 @@ class StoredPixels:
         if self.store == "raw":
             return np.frombuffer(content, np.uint8).reshape(self.shape[1:])[tuple(inside)]
         try:
-            image = decode_jpeg(content)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.file}: image {i} is no JPEG: pack the folder again ({error})") from None
-        if image.shape != self.shape[1:]:
-            raise ValueError(f"{self.file}: image {i} is {image.shape}: pack the folder again")
+            image = decode_jpeg(content, self.shape[1:])
+        except Exception as error:  # Pillow raises whatever it likes
+            wanted = f"no JPEG of {shape_text(self.shape[1:3])} pixels"
+            raise ValueError(f"{self.file}: image {i} is {wanted}: pack the folder again ({error})") from None
         return image[tuple(inside)]
 
     def _read_image(self, i):

@@ -70,15 +70,17 @@ def _work(folder, some, form):
     images, labels, skipped, moments = [], [], [], Moments((form.size, form.size, 3))
     for name, label in some:
         try:
-            pixels = read_square(folder / name, form.size)
+            pixels = read_square(path := folder / name, form.size)
         except Exception as error:  # Pillow's plugins raise whatever they like
-            reason = f"{type(error).__name__}: {error}".replace(str(folder / name), name)
+            reason = f"{type(error).__name__}: {error}"
+            reason = reason.replace(f"<_io.BufferedReader name={str(path)!r}>", repr(name))
+            reason = reason.replace(str(path), name)
             skipped.append([name, " ".join(reason.split())])
             continue
         content = pixels.tobytes()
         if form.store == "jpeg":
             content = encode_jpeg(pixels, form.quality)
-            pixels = decode_jpeg(content)  # what counts is what will be read
+            pixels = decode_jpeg(content, pixels.shape)  # what counts is what will be read
         moments.add(pixels[None])
         images.append(content)
         labels.append(label)

@@ -20,7 +20,7 @@ import yaml
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.faults import files
-from alexnet2gpu.runs.checkpoints.format import load_network
+from alexnet2gpu.runs.checkpoints.towers import load_network
 
 ENDINGS = ".pt", ".safetensors", ".onnx"
 

@@ -1,0 +1,61 @@
+"""What is shown, in one place: output that nobody can take any more ends no run.
+
+The pipe to `tee` may be closed, the terminal gone, the disk behind a log full. After `protect`, stdout and
+stderr lose what they cannot show and never raise, whoever writes to them: print, tqdm, warnings, tracebacks.
+
+What ends a rank is noted for torchrun as well, which shows it once more below its own traceback.
+"""
+
+import contextlib
+import json
+import os
+import sys
+import time
+
+
+class Screen:
+    """A text stream that never raises, around one that does."""
+
+    def __init__(self, stream):
+        self.stream = stream
+
+    def write(self, text):
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it has been closed
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self):
+        with contextlib.suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name):
+        return getattr(self.stream, name)
+
+
+def protect() -> None:
+    """Make stdout and stderr such streams. Where one is closed from the start (2>&-), no file that is opened
+    later takes its number, and what others write to it."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(handle, True)
+    os.close(handle)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")
+        if isinstance(stream, Screen):
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a path that the terminal has no letters for
+        setattr(sys, name, Screen(stream))
+
+
+def show_error(text: str, report: str = "") -> None:
+    """Print what ends this rank, below a progress bar, and below the traceback in `report`; and note it."""
+    print(f"\n{report}error: {text}", file=sys.stderr, flush=True)
+    note_error(text)
+
+
+def note_error(text: str) -> None:
+    """Leave for torchrun what ends this rank; it tells what it finds of the rank that ended first."""
+    about = {"py_callstack": text, "timestamp": str(int(time.time()))}
+    if file := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        with contextlib.suppress(OSError), open(file, "w") as opened:
+            json.dump({"message": {"message": text, "extraInfo": about}}, opened)

@@ -1,0 +1,92 @@
+"""Ranks agree on what they do, before the first step: told different things, they would train nonsense.
+
+Each rank tells the others its config, where it starts, what its images and its programs are, by keys; what
+differs is named, with the machines. A machine may have its images elsewhere, and its own number of threads.
+"""
+
+import platform
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import alexnet2gpu
+from alexnet2gpu.config import layers as kinds
+from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.network import trace
+from alexnet2gpu.config.schema import flat, plain_tree
+from alexnet2gpu.data.images import Images
+from alexnet2gpu.faults import files
+from alexnet2gpu.model.norm.layer import has_kernels
+from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.ranks.groups import Ranks
+
+OF_A_MACHINE = ("data.dir", "data.threads", "data.on_gpu", "train.threads", "train.keep_memory")
+SHOWN = 5  # differences, of however many
+SAMPLE = 64  # images of a set that has no checksums
+
+
+def versions() -> dict[str, str]:
+    """Of what has a part in the numbers; `code` is a checksum of the package's own."""
+    package = Path(alexnet2gpu.__file__).parent
+    sources = sorted(file for ending in ("py", "c") for file in package.rglob(f"*.{ending}"))
+    return {
+        "alexnet2gpu": alexnet2gpu.__version__,
+        "code": files.checksum(b"".join(file.read_bytes() for file in sources)),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def kernels(config: Config, device: torch.device) -> str:
+    """What computes the normalisations: where it is something else, bits are others."""
+    norms = any(isinstance(row.layer, kinds.ResponseNorm) for row in trace(config.model))
+    narrow = config.train.precision == "bfloat16"
+    dtype = torch.bfloat16 if narrow else weight_dtype(config.train.precision)
+    own = norms and has_kernels(device.type, dtype)
+    return f"{device.type}, {'own kernels' if own else 'operations of torch'}"
+
+
+def content_of(images: Images) -> dict[str, Any]:
+    """Checksums: of labels and pixels, a pack's as they were written, of other images those of a sample."""
+    sums = getattr(images.pixels, "sums", None)
+    if sums is None:
+        chosen = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
+        sums = np.stack([images.pixels[i] for i in chosen])
+    labels = np.ascontiguousarray(images.labels, np.int64)
+    return {
+        "number": len(images),
+        "labels": files.checksum(labels),
+        "classes": files.checksum("\n".join(images.names or ()).encode()),
+        "pixels": files.checksum(np.ascontiguousarray(sums)),
+    }
+
+
+def told(config: Config, images: Images, test: Images) -> dict[str, Any]:
+    """What a rank was told, and has found, by keys."""
+    keys = {key: value for key, value in flat(plain_tree(config)).items() if key not in OF_A_MACHINE}
+    data = {"training images": content_of(images), "test images": content_of(test)}
+    if config.data.mean == "image" or config.data.colour:  # it is known then; the sample may miss an image
+        data["mean image"] = files.checksum(np.ascontiguousarray(images.mean_image()))
+    return {**keys, **flat(data), **flat({"version": versions()})}
+
+
+def check_agreement(told: Mapping[str, Any], ranks: Ranks) -> None:
+    """Raises: ValueError, on every rank, if one was told something else than rank 0."""
+    everyone = ranks.gather((socket.gethostname(), dict(told)))
+    differences = {}  # key -> where, in words
+    (host, first), *others = everyone
+    for rank, (other, theirs) in enumerate(others, 1):
+        for key in first | theirs:
+            if theirs.get(key) != first.get(key):
+                where = f"{first.get(key)} on {host} (rank 0), {theirs.get(key)} on {other} (rank {rank})"
+                differences.setdefault(key, f"{key} is {where}")
+    if differences:
+        said = list(differences.values())
+        more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
+        said = "; ".join(said[:SHOWN]) + more
+        raise ValueError(f"ranks were told different things: {said}: start all with the same command")

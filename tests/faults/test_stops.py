@@ -1,0 +1,53 @@
+"""If these fail, a run loses what it has done at a stop, or is ended by something that should not end it.
+
+Real commands, started and stopped as people do it; the rows are bench/faults/stops.py's.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bench.faults import live, stops
+
+QUICK = ["SIGINT, one device, tee", "terminal gone", "rm -rf OUT/*"]
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
+
+
+@pytest.fixture(scope="module")
+def unbroken(on_ranks, tmp_path_factory):
+    """What a mode comes to, if nothing happens; of DDP there are only mistakes."""
+    known = {stops.DDP: None}
+
+    def outcome(mode):
+        if mode not in known:
+            known[mode] = live.unbroken(mode, tmp_path_factory.mktemp("unbroken") / "run", on_ranks)
+        return known[mode]
+
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """The quick ones at the same time: it is their start that takes long."""
+    with ThreadPoolExecutor() as threads:
+        begun = {
+            name: threads.submit(stops.start, stops.CASES[name], tmp_path_factory.mktemp("case"))
+            for name in QUICK
+        }
+        return {name: live.result() for name, live in begun.items()}
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_nothing_is_lost_after(name, ended, on_ranks, unbroken):
+    right, seen = stops.judge(stops.CASES[name], ended[name], on_ranks, unbroken(stops.ALONE))
+    assert right, seen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in stops.CASES if name not in QUICK])
+def test_it_comes_as_it_should_with(name, on_ranks, unbroken, tmp_path):
+    case = stops.CASES[name]
+    right, seen = stops.judge(case, stops.start(case, tmp_path), on_ranks, unbroken(case.mode))
+    assert right, seen

@@ -1,0 +1,165 @@
+"""If these fail, a run loses what somebody deletes by mistake, or touches what is not its own."""
+
+import fcntl
+import os
+import shutil
+
+import pytest
+from conftest import ended, metrics, train
+
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.runs import folder, loop, out
+from alexnet2gpu.runs.checkpoints.format import Best, Progress, checkpoints_of, newest_checkpoint
+from alexnet2gpu.runs.checkpoints.saver import prune
+from alexnet2gpu.runs.folder import Run
+
+CONFIG = load_config("configs/quick.yaml", ["data.name=synthetic"])
+SETTINGS = ["data.name=synthetic", "train.batch=128", "train.epochs=2", "train.log_every=1"]
+OPTIONS = [part for setting in SETTINGS for part in ("--set", setting)]  # 2 epochs of 4 steps
+
+
+def contents(place):
+    return {file.name: file.read_bytes() for file in place.iterdir() if file.is_file()}
+
+
+def started(place):
+    own = Run(place, True)
+    own.start(CONFIG, Progress(), [], "a word")
+    own.log(step=1, loss=2.5)
+    own.writer.wait()
+    return own
+
+
+@pytest.mark.parametrize("how", ["emptied", "deleted", "moved", "one file"])
+def test_what_is_deleted_in_mid_run_is_put_back(how, tmp_path, capsys):
+    place = tmp_path / "run"
+    with started(place) as own:
+        before = contents(place)
+        assert not own.is_missing()
+        if how == "moved":
+            place.rename(tmp_path / "elsewhere")
+        elif how == "one file":
+            (place / "metrics.jsonl").unlink()
+        else:
+            shutil.rmtree(place)
+            if how == "emptied":
+                place.mkdir()
+        assert own.is_missing()
+        own.put_back()
+        assert contents(place) == before and not own.is_missing()
+        assert "what was deleted there, or moved away, is put back" in capsys.readouterr().out
+        own.log(step=2, loss=2.25)
+        own.writer.wait()
+    assert metrics(place, "loss") == {1: 2.5, 2: 2.25}
+
+
+def test_nothing_is_put_back_where_another_process_has_begun(tmp_path):
+    place = tmp_path / "run"
+    with started(place) as own:
+        shutil.rmtree(place)
+        place.mkdir()
+        with (
+            open(place / "lock", "a") as other,
+            pytest.raises(ValueError, match="another process is training"),
+        ):
+            fcntl.flock(other, fcntl.LOCK_EX)
+            own.put_back()
+    assert list(contents(place)) == ["lock"]
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_a_run_whose_directory_is_emptied_ends_whole(step, tmp_path, monkeypatch):
+    """In the middle; and after its last step, when nothing is left to be saved but what was deleted."""
+    train(*OPTIONS, "--out", tmp_path / "unbroken")
+    own, wait = loop.train_step, loop.Loop.evaluate_epoch
+    steps = 0
+
+    def deleted(*args):
+        nonlocal steps
+        steps += 1
+        if steps == step == 5:
+            shutil.rmtree(tmp_path / "run")
+        return own(*args)
+
+    def evaluated(self):
+        wait(self)
+        if self.progress.step == step == 8:
+            self.run.writer.wait()
+            shutil.rmtree(tmp_path / "run")
+
+    monkeypatch.setattr(loop, "train_step", deleted)
+    monkeypatch.setattr(loop.Loop, "evaluate_epoch", evaluated)
+    train(*OPTIONS, "--out", tmp_path / "run")
+    assert newest_checkpoint(tmp_path / "run").name == "step-00000008"
+    for key in ("loss", "top1_error"):
+        assert metrics(tmp_path / "run", key) == metrics(tmp_path / "unbroken", key)
+    assert (tmp_path / "run" / "memory.json").exists()
+    train("--out", tmp_path / "run", "--resume")
+
+
+def test_of_processes_that_start_at_once_each_has_its_own_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exists = os.path.exists
+    monkeypatch.setattr(os.path, "exists", lambda path: False if "runs" in str(path) else exists(path))
+    taken = [out.take_folder("quick-single") for _ in range(3)]  # each as if it had looked before the others
+    assert [place.name for place in taken] == ["quick-single", "quick-single-2", "quick-single-3"]
+    assert all(place.is_dir() for place in taken)
+
+
+def checkpoint(place, content="{}"):
+    place.mkdir(parents=True)
+    (place / "state.json").write_text(content)
+    return place
+
+
+def test_only_checkpoints_are_removed_and_no_link_is_followed(tmp_path):
+    """A copy with a name of its own stays; of another run's checkpoint the link goes."""
+    theirs = checkpoint(tmp_path / "theirs" / "step-00000002", "theirs")
+    own = tmp_path / "own"
+    for name in ("step-00000001", "step-00000001-notes", "step-00000009.bak", "step-000000009", "step-9"):
+        checkpoint(own / name)
+    (own / "step-00000002").symlink_to(theirs)
+    for step in (3, 4):
+        checkpoint(own / f"step-{step:08d}")
+    assert [place.name[-1] for place in checkpoints_of(own)] == list("1234")
+    prune(own, 1, Best(3, 0.5))
+    assert [place.name[-1] for place in checkpoints_of(own)] == list("34")
+    assert (theirs / "state.json").read_text() == "theirs"
+    assert sorted(place.name for place in own.iterdir() if place.name[-1] not in "34") == [
+        *("best", "step-000000009", "step-00000001-notes", "step-00000009.bak", "step-9")
+    ]
+
+
+def test_checkpoints_are_in_order_of_their_steps(tmp_path):
+    for step in (100_000_000, 99_999_999):
+        checkpoint(tmp_path / f"step-{step:08d}")
+    assert newest_checkpoint(tmp_path).name == "step-100000000"
+
+
+@pytest.mark.parametrize("name", ["lock", "metrics.jsonl", ".config.yaml.new", ".metrics.jsonl.new"])
+def test_no_link_is_followed_to_write(name, tmp_path):
+    target, place = tmp_path / "target", tmp_path / "run"
+    target.write_text("not ours\n")
+    place.mkdir()
+    (place / name).symlink_to(target)
+    status, said = ended("train", *OPTIONS, "--set", "train.max_steps=1", "--out", place)
+    assert target.read_text() == "not ours\n"
+    assert status == (2 if name == "lock" else 0) and said.count("error: ") == (name == "lock"), said
+    assert "is a link, and none is followed to write" in said or status == 0
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    train(*OPTIONS, "--set", "train.max_steps=1", "--out", tmp_path / "run")
+    newest = newest_checkpoint(tmp_path / "run")
+    for file in (tmp_path / "run" / "metrics.jsonl", newest / "tower-0.pt"):
+        file.unlink()
+        os.mkfifo(file)
+        status, said = ended("train", "--out", tmp_path / "run", "--resume")
+        assert status == 2 and file.name in said and "is not a regular file" in said, said
+
+
+def test_a_start_leaves_its_word(tmp_path):
+    with started(tmp_path / "run") as own:
+        own.check_seen("a word")
+    assert (tmp_path / "run" / "lock").read_text() == "a word"
+    assert folder.read_metrics(tmp_path / "nothing") is not None
