@@ -55,6 +55,8 @@ def is_mistake(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """What an error says, with its kind if it is not one of those that name the way out."""
     text = " ".join(str(error).split())
+    if out_of_memory(error):
+        text += ": make train.batch smaller: launch/memory.py --budget finds how large it may be"
     if isinstance(error, ValueError | OSError | FloatingPointError):
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

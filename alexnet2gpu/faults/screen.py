@@ -47,6 +47,15 @@ def protect() -> None:
         setattr(sys, name, Screen(stream))
 
 
+def progress_bar(total: int, done: int, what: str, **how):
+    """tqdm's, below which the next line is printed; seldom drawn where nobody is looking."""
+    from tqdm import tqdm  # here, since this file is imported first of all
+
+    every = 0.5 if sys.stderr.isatty() else 10  # seconds
+    look = {"leave": False, "dynamic_ncols": True, "mininterval": every}
+    return tqdm(total=total, initial=done, desc=what, **look, **how)
+
+
 def show_error(text: str, report: str = "") -> None:
     """Print what ends this rank, below a progress bar, and below the traceback in `report`; and note it."""
     print(f"\n{report}error: {text}", file=sys.stderr, flush=True)

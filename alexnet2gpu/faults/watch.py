@@ -6,13 +6,12 @@ met (torchrun's own, which outlives them). A rank is given up if
     it raised                           at once: it says so itself
     it was killed                       when communication fails, or after SILENT / 3 seconds
     it is stopped, or its machine gone  after SILENT seconds without a word
-    all are there, none gets on         after STUCK seconds, or five times the longest step; before the third
-                                        step after START seconds
+    all are there, none gets on         after STUCK seconds, or five times the longest step; at first START
 
-The first to give up a rank says why, for all; everybody else ends without a word. If the store is silent too,
-it is its machine that is given up, by each of the others. A rank whose launcher was killed is sent SIGTERM,
-and ended LEAVE seconds later. Waiting ranks may sit inside a call that never returns, so it is a thread that
-ends the process; and since the store may not answer, a second one looks at the clock.
+The first to give up a rank says why, for all; others end without a word. If the store is silent too, each
+gives up its machine. A rank whose launcher was killed is sent SIGTERM, and ended LEAVE seconds later. Waiting
+ranks may sit inside a call that never returns, so it is a thread that ends the process; and since the store
+may not answer, a second one looks at the clock.
 """
 
 import contextlib
@@ -28,7 +27,6 @@ import traceback
 from alexnet2gpu.faults import processes
 from alexnet2gpu.faults.mistakes import LAUNCHER, VERDICT, is_mistake, one_line
 from alexnet2gpu.faults.screen import note_error, show_error
-from alexnet2gpu.ranks.machine import out_of_memory
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
 
@@ -40,10 +38,8 @@ START = 300.0  # for ranks to arrive, and for the first steps, which may have to
 
 
 class Watch:
-    """A context manager, around all that a rank does with others. An error in it ends this rank and the
-    others with exit status 2 after ValueError or OSError, as of any mistake, or where memory or threads have
-    not sufficed; 130 after Ctrl-C, else 1. Alone, a rank has nobody to watch, and errors end it in one line
-    too."""
+    """A context manager, around all that a rank does with others, or alone. An error in it ends all in one
+    line, with exit status 2 after a mistake, 130 after Ctrl-C, else 1."""
 
     def __init__(self, grid: Grid):
         self.grid = grid
@@ -52,8 +48,7 @@ class Watch:
         self.over = threading.Event()
         self.ending = threading.RLock()  # held by the thread that ends the process
         self.heard = {}  # rank -> its last word, and when it came
-        self.orphaned = None  # when its launcher was found to be gone
-        self.threads = []
+        self.threads, self.orphaned = [], None  # when the launcher was found to be gone
 
     def tick(self) -> None:
         """The rank gets on: called after each step."""
@@ -63,7 +58,9 @@ class Watch:
         self.ticks, self.ticked, self.moved = self.ticks + 1, now, now
 
     def _limit(self):
-        """Seconds without a step after which ranks are stuck."""
+        """Seconds without a step after which ranks are stuck; or are taken for it, if nobody can tell."""
+        if self._said_of_the_store():
+            return max(2 * SILENT, 2 * self.longest)
         return START if self.ticks < 3 else max(STUCK, 5 * self.longest)
 
     def __enter__(self):
@@ -98,15 +95,12 @@ class Watch:
         if error is None or isinstance(error, SystemExit):
             return
         status = 2 if is_mistake(error) else 130 if kind is KeyboardInterrupt else 1
-        said, report = one_line(error), ""
-        if out_of_memory(error):
-            said += ": make train.batch smaller: launch/memory.py --budget finds how large it may be"
-        if status == 1 and kind is not FloatingPointError:
-            report = "".join(traceback.format_exception(error))
+        is_bug = status == 1 and kind is not FloatingPointError
+        report = "".join(traceback.format_exception(error)) if is_bug else ""
         if self.grid.world == 1:
-            show_error(said, report)
+            show_error(one_line(error), report)
             raise SystemExit(status) from None
-        said = f"rank {self.grid.rank}: {said}"
+        said = f"rank {self.grid.rank}: {one_line(error)}"
         if processes.communication_failed(error):
             self._let_others_say()
             said = self._said_of_the_store() or said
@@ -169,8 +163,7 @@ class Watch:
             if silent > patience and processes.gone(word):  # had it raised, it would have said so
                 self._give_up(f"{who} was killed or has crashed", 1)
             if silent > SILENT:
-                gone = "stopped, or its machine is gone"
-                self._give_up(f"{who} has not answered for {SILENT:.0f} s: {gone}", 1)
+                self._give_up(f"{who} has not answered for {SILENT:g} s: stopped, or its machine is gone", 1)
 
     def _look_at_the_clock(self):
         """What is seen without the store. Alone, a rank is never stuck, only slow."""
@@ -182,11 +175,9 @@ class Watch:
                 self.moved = self.answered = now
             last = now
             limit = self._limit()
-            if self._said_of_the_store():  # which would have told why nobody gets on
-                limit = min(limit, max(2 * SILENT, 2 * self.longest))
             if self.grid.world > 1 and now - self.moved > limit:
                 at = {rank: word["at"] for rank, (word, _) in self.heard.items()}
-                at |= {self.grid.rank: processes.whereabouts()}
+                at[self.grid.rank] = processes.whereabouts()
                 where = ", ".join(f"rank {rank} is at {at[rank]}" for rank in sorted(at))
                 stuck = f"no step was done in {limit:.0f} s: {where}"
                 self._give_up(self._said_of_the_store() or stuck, 1)
@@ -203,7 +194,6 @@ class Watch:
             self._end("", 1)
 
     def _obey(self):
-        """End, if another rank has said why."""
         if self.store.check([VERDICT]):
             verdict = json.loads(self.store.get(VERDICT))
             note_error(verdict["text"])
@@ -221,7 +211,6 @@ class Watch:
         self._end(text if first == mine else "", status, report)
 
     def _end(self, text, status, report=""):
-        """End the process, whatever its threads are doing."""
         self.ending.acquire(timeout=SILENT)
         try:
             if text:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from alexnet2gpu.data.batches import EvaluationBatches, TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.faults.mistakes import one_line
+from alexnet2gpu.faults.screen import progress_bar
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.memory import report
@@ -115,15 +116,8 @@ class Loop:
         epoch, first = p.step // self.batches.steps + 1, p.step % self.batches.steps
         set_rates(self.parts.optimizer, self.config.optim.schedule, epoch)
         end = min(p.step - first + self.batches.steps, self.last)
-        bar = tqdm(
-            total=self.batches.steps,
-            initial=first,
-            desc=f"epoch {epoch}/{train.epochs}",
-            disable=not self.run.writes,
-            leave=False,
-            dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 10,
-        )
+        title = f"epoch {epoch}/{train.epochs}"
+        bar = progress_bar(self.batches.steps, first, title, disable=not self.run.writes)
         steps, since = 0, time.perf_counter()
         batches = itertools.islice(self.batches.epoch(epoch, first), end - p.step)
         for number, (images, labels) in enumerate(batches):

@@ -10,9 +10,13 @@
     stopped rank  SIGSTOP: when the others are gone, and what they say
     cost          what checkpoints take of the time of configs/quick.yaml
     same bits     two runs with one seed, in each mode
+    stops         what people, terminals and schedulers do to a run: stops.py
+    calls         the n-th open, write, ... fails, for every n: calls.py
+    readers       10,000 inputs of all that reads files: readers.py
+    machines      two of them: told different things, killed, cut off: machines.py; needs root
 
-All on the CPU, an hour and a half. Writes bench/results/faults-cpu.json and the table of the page; --redraw
-only draws it.
+All on the CPU, two hours and a half. Writes bench/results/faults-cpu.json and the table of the page
+(table.py); --redraw only draws it.
 """
 
 import argparse
@@ -31,11 +35,12 @@ from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults.processes import alive
 from alexnet2gpu.runs.checkpoints import resume, saver
 from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
-from bench.faults import fuzz
+from bench.faults import calls, fuzz, machines, readers, stops
 from bench.faults.campaign import campaign, difference, end, outcome, start
+from bench.faults.table import drawn, rows
 from bench.faults.victim import children, plant
 from bench.modes.__main__ import MODES
-from bench.results import REPOSITORY, launch, origin, read_json, redraw, results_file, table, write_json
+from bench.results import REPOSITORY, launch, origin, read_json, redraw, results_file, write_json
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all it starts: on GPUs two runs are not the same
 PAGE = REPOSITORY / "docs" / "faults.md"
@@ -50,7 +55,7 @@ def writing(folder, count=50, seed=0):
     images, _ = load_images(config.data, config.model)
     last = resume.find_start(run, config, images).checkpoint
     contents = {file.name: file.read_bytes() for file in last.glob("*.pt")}
-    state = {"progress": {"step": 97}, **resume.about(config, images)}
+    state = {"progress": {"step": 97}, **resume.about(config, images), "versions": {}}
     ends = {"towers": len(contents), "over": threading.Event()}
     write = partial(saver.write, run / "checkpoints", 97, state, contents, **ends)
 
@@ -140,60 +145,11 @@ PARTS = {
     "stopped rank": lambda folder, runs: stopped_rank(folder),
     "cost": lambda folder, runs: cost(folder),
     "same bits": lambda folder, runs: same_bits(folder),
+    "stops": lambda folder, runs: stops.run(folder),
+    "calls": lambda folder, runs: calls.run(folder),
+    "readers": lambda folder, runs: readers.fuzz_readers(folder, 10_000, seed=0),
+    "machines": lambda folder, runs: machines.run(folder),
 }
-GONE = " | all processes gone, the slowest after {slowest to be gone, s:.0f} s | {left over} left over"
-ROWS = {  # what was done | what should come of it | what came, by the names that `terms` gives
-    "same mode": [
-        "{runs} runs, in one mode: {kills} kills in {starts} starts | losses, errors and weights of the "
-        "unbroken run, bit for bit | {as the unbroken run} of {runs}",
-        GONE,
-    ],
-    "other modes": [
-        "{runs} runs, each start in any mode: {kills} kills in {starts} starts | losses, errors and weights "
-        "of the unbroken run, to {largest difference:.0e} in float64 | {as the unbroken run} of {runs}",
-        GONE,
-    ],
-    "writing": [
-        "writer killed at {killed} random bytes | the checkpoint before is taken | "
-        "{taken the one before} of {killed}",
-        "newest checkpoint cut at {cut} random bytes | the one before is taken | {taken it again} of {cut}",
-    ],
-    "files": ["{changed:,} changed files | no traceback, no hang, nothing accepted in silence | {sound}"],
-    "stopped rank": [
-        "a rank stopped (SIGSTOP) | the other gone within 60 s, and says which | "
-        "{survivor gone after, s:.0f} s; with torchrun {all gone after, s:.0f} s"
-    ],
-    "cost": ["a checkpoint after every epoch of `configs/quick.yaml` | under 2 % of the time | {shares}"],
-    "same bits": ["two runs with one seed, in each mode | the same bits | {same} of {modes} modes"],
-}
-
-
-def terms(name, found):
-    """What a part has found, and what follows from it, by the names in ROWS."""
-    if name in ("same mode", "other modes"):
-        return found | {"kills": sum(found["killed"].values())}
-    if name == "files":
-        changed, wrong = found["changed"], len(found["wrong"])
-        return {"changed": changed, "sound": f"{changed - wrong:,} of {changed:,}"}
-    if name == "cost":
-        said = "{} {loop:.1%}, waiting for the disk too {with the disk:.1%}"
-        return {"shares": "; ".join(said.format(mode, **share) for mode, share in found.items())}
-    if name == "same bits":
-        return {"same": sum(far == 0 for far in found.values()), "modes": len(found)}
-    return found
-
-
-def rows(parts):
-    """The rows of the table, as cells."""
-    for name, part in parts.items():
-        known = terms(name, part["found"])
-        for row in ROWS[name]:
-            yield tuple(cell.format(**known) for cell in row.split(" | "))
-
-
-def drawn(parts):
-    """The table of the page."""
-    return table(["what is done", "what should come of it", "seen"], rows(parts))
 
 
 def main():

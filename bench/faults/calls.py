@@ -144,9 +144,12 @@ def run(folder: Path, only=tuple(FUNCTIONS), who=tuple(WHO), most=sys.maxsize) -
             for name in who
             for forever in (False, True)
         ]
-        for task in as_completed(tasks):
-            found.append(task.result())
-            print(json.dumps(found[-1]), flush=True)
+        try:
+            for task in as_completed(tasks):
+                found.append(task.result())
+                print(json.dumps(found[-1]), flush=True)
+        finally:
+            pool.shutdown(cancel_futures=True)
     total = {key: sum(part[key] for part in found) for key in ("n", "lost")}
     return total | {"wrong": [part for part in found if part["wrong"]], "parts": found}
 

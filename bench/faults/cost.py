@@ -17,7 +17,7 @@ class Clocked(Loop):
         began = time.perf_counter()
         super().save()
         self.in_loop += time.perf_counter() - began
-        self.saver.wait()
+        self.run.writer.wait()
         self.with_disk += time.perf_counter() - began
 
     def fit(self):

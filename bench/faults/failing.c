@@ -56,6 +56,12 @@ static int inside(int folder, const char *path) {
     return plan.called && (*path == '/' || folder == AT_FDCWD ? is_inside(path) : open_inside(folder));
 }
 
+/* Whether a library has called, to which one returns there. */
+static int called_by(const char *library, const void *there) {
+    Dl_info found;
+    return plan.called && dladdr(there, &found) && strstr(found.dli_fname, library);
+}
+
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 #define FAILS(inside, function, value) if ((inside) && fails(function)) return value
 
@@ -149,13 +155,12 @@ int ftruncate64(int file, off64_t length) {
 }
 
 int pthread_create(pthread_t *thread, const pthread_attr_t *how, void *(*start)(void *), void *argument) {
-    Dl_info by; /* Python's: gloo, by way of libstdc++, aborts where it has none, and nobody can help it */
-    int ours = plan.called && dladdr(__builtin_return_address(0), &by) && !strstr(by.dli_fname, "libstdc++");
-    FAILS(ours, THREAD, EAGAIN);
+    FAILS(!called_by("libstdc++", __builtin_return_address(0)), THREAD, EAGAIN); /* gloo aborts without one */
     return REAL(pthread_create)(thread, how, start, argument);
 }
 
 int posix_memalign(void **block, size_t alignment, size_t size) {
-    FAILS(size >= LEAST, MEMORY, ENOMEM);
+    int tensor = size >= LEAST && called_by("libc10", __builtin_return_address(0)); /* others do not look */
+    FAILS(tensor, MEMORY, ENOMEM);
     return REAL(posix_memalign)(block, alignment, size);
 }

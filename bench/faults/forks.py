@@ -32,7 +32,7 @@ FUNCTIONS = {  # in the order of failing.c -> what goes wrong
     "thread": errno.EAGAIN,
     "memory": errno.ENOMEM,
 }
-LIMIT = 90  # seconds that a start may take
+LIMIT = 45  # seconds that a start may take
 CALLED = ctypes.c_long.from_buffer(mmap.mmap(-1, mmap.PAGESIZE))  # how often; shared with forks
 
 

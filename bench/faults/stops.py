@@ -77,11 +77,13 @@ def whole(live, go_on, expected):
 
 
 def told(live, go_on, expected):
-    """In one line, which is among torchrun's last; ranks end with status 2, torchrun with 1."""
+    """In one line, which torchrun repeats among its last; ranks end with status 2, torchrun with 1."""
     lines = live.said()
-    shown = [line for line in lines[-SHOWN:] if "error: " in line]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    last = [line for line in lines[-SHOWN:] if errors and line.endswith(errors[0])]
     twos = any("exitcode" in line and ": 2 " in line for line in lines)
-    return live.status == 1 and len(shown) == 1 and twos, f"in the last lines of {len(lines)}: {shown}"
+    right = live.status == 1 and twos and len(errors) == len(last) == 1
+    return right, f"said {errors}, {len(lines)} lines, in the last {SHOWN}: {last}"
 
 
 @dataclass

@@ -218,8 +218,10 @@ def until_stopped(number, *arguments):
             signal.signal(*handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    "number, ranks",
+    [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1), (signal.SIGHUP, 1), (signal.SIGUSR1, 2)],
+)
 def test_a_signal_saves_and_stops(number, ranks, on_ranks, tmp_path):
     """At the same step on all ranks, one later where they have to agree; in the middle of an epoch
     and of a log interval. What then comes is bit for bit what would have come."""
@@ -242,18 +244,38 @@ def test_a_signal_saves_and_stops(number, ranks, on_ranks, tmp_path):
         assert metrics(out, key) == metrics(tmp_path / "unbroken", key)
 
 
-def test_only_a_second_ctrl_c_that_comes_later_takes_effect_at_once(monkeypatch):
+@pytest.mark.parametrize("needed", [1, 2], ids=["alone", "under torchrun, which sends the first twice"])
+def test_only_another_ctrl_c_that_comes_later_takes_effect_at_once(needed, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
+    if needed == 2:
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "some")
     with Stop() as stop:
         stop.begin()
-        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):
+        for number in [signal.SIGINT] * (needed + 1) + [signal.SIGTERM]:  # at once
             signal.raise_signal(number)
         assert stop.signal == signal.SIGINT
-        monkeypatch.setattr(Stop, "AT_ONCE", 0)
-        signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(Stop, "AT_ONCE", 0)
+    with Stop() as stop:
+        stop.begin()
+        for number in [signal.SIGINT] * needed + [signal.SIGTERM]:  # later
+            signal.raise_signal(number)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            stop.begin()
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.signal
+            signal.raise_signal(signal.SIGUSR2)
+            assert stop.signal == signal.SIGUSR2
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_during_the_evaluation_saves_before_it(tmp_path, monkeypatch):

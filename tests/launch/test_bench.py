@@ -11,6 +11,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from alexnet2gpu.model.model import AlexNet
 from bench.faults import __main__ as faults
+from bench.faults.table import drawn
 from bench.results import RESULTS, rewrite
 from bench.speed import __main__ as speed
 from bench.speed import ports, tables
@@ -64,7 +65,7 @@ def test_the_table_of_docs_faults_is_that_of_the_results():
     """To draw it anew: python -m bench.faults --redraw"""
     parts, text = json.loads(faults.FILE.read_text()), faults.PAGE.read_text()
     assert set(parts) == set(faults.PARTS)
-    assert rewrite(text, {"faults": faults.drawn(parts)}) == text
+    assert rewrite(text, {"faults": drawn(parts)}) == text
 
 
 def test_a_contender_that_cannot_start_is_left_out(capfd):

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY, metrics, program, train
@@ -16,7 +15,6 @@ from PIL import Image
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import traffic
-from alexnet2gpu.runs.folder import default_folder
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -137,14 +135,6 @@ def test_a_clone_runs_from_another_directory_without_being_installed(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert metrics(tmp_path / "elsewhere" / "runs" / "quick-split", "loss").keys() == {1, 2}
-
-
-def test_a_second_run_gets_a_directory_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for expected in ("quick-split", "quick-split-2", "quick-split-3"):
-        folder = default_folder("quick-split")
-        assert folder == Path("runs") / expected
-        folder.mkdir(parents=True)
 
 
 @pytest.mark.parametrize(

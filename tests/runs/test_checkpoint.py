@@ -1,5 +1,6 @@
 """If these fail, a resumed run is not the one that was interrupted."""
 
+import errno
 import fcntl
 import json
 import shutil
@@ -201,6 +202,22 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_taken(how, lo
     assert f"going on from {folder}/checkpoints/step-00000009" in said
     assert metrics(folder, "loss") == expected
     assert len(list(folder.glob("checkpoints/damaged-step-00000010-*"))) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_disk_that_fails_for_a_moment_damages_no_checkpoint(times, longer, monkeypatch):
+    """What cannot be read is read once more."""
+    regular, left = files.regular, times
+
+    def fails(path, flags):
+        nonlocal left
+        if "step-00000010/tower-1.pt" in str(path) and left:
+            left -= 1
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return regular(path, flags)
+
+    monkeypatch.setattr(files, "regular", fails)
+    assert find(longer).progress.step == (10 if times == 1 else 9)
 
 
 @pytest.mark.parametrize("how", ["cut", "state"])

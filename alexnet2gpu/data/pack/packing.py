@@ -27,6 +27,7 @@ from alexnet2gpu.data.pack.layout import PARTS, Part, is_pack
 from alexnet2gpu.data.pack.photographs import Photographs, classes_of
 from alexnet2gpu.data.pack.workers import Workers
 from alexnet2gpu.faults import files
+from alexnet2gpu.faults.screen import progress_bar
 from alexnet2gpu.ranks.machine import cores
 
 ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
@@ -115,9 +116,7 @@ def _pack_part(part, photographs, form, pool, every):
     if growth.finished:
         return
     progress, noted = growth.progress, time.monotonic()
-    look = {"unit": " images", "leave": False, "dynamic_ncols": True}
-    look["mininterval"] = 0.5 if sys.stderr.isatty() else 10  # seconds
-    bar = tqdm(total=photographs.count, initial=progress.taken, desc=f"packing {part.name}", **look)
+    bar = progress_bar(photographs.count, progress.taken, f"packing {part.name}", unit=" images")
     with growth.opened(), bar:
         for images, labels, moments, skipped in pool.each(photographs, progress.taken, form):
             growth.append(images, labels, moments)

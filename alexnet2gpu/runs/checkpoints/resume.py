@@ -16,14 +16,8 @@ from alexnet2gpu.config import schema
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.faults import files
-from alexnet2gpu.runs.checkpoints.format import (
-    Damaged,
-    Progress,
-    State,
-    checkpoints_of,
-    compare_checksums,
-    read_state,
-)
+from alexnet2gpu.runs.checkpoints import format as saved
+from alexnet2gpu.runs.checkpoints.format import Damaged, Progress, State
 
 ANEW = "start anew, in another directory"
 SAME = ("model", "train.batch", "train.seed", "data.name")
@@ -56,14 +50,18 @@ def find_start(run: Path, config: Config, images: Images) -> Start:
         version.
     """
     start, now = Start(), about(config, images)
-    for found in reversed(checkpoints_of(run / "checkpoints")):
-        try:
-            state = read_state(found)
-            changes = _compare(found, state, now)
-            compare_checksums(found, state, range(config.model.towers))
-        except (Damaged, RecursionError) as error:
+    for found in reversed(saved.checkpoints_of(run / "checkpoints")):
+        for _ in range(2):  # once more, if it was the disk that failed for a moment, not the file
+            try:
+                state = saved.read_state(found)
+                changes = _compare(found, state, now)
+                saved.compare_checksums(found, state, range(config.model.towers))
+                break
+            except (Damaged, RecursionError) as error:
+                reason = error
+        else:
             start.damaged.append(found)
-            start.remarks.append(f"passed over {found}: {error}")
+            start.remarks.append(f"passed over {found}: {reason}")
             continue
         start.progress, start.checkpoint, start.versions = state.progress, found, state.versions
         start.remarks += [f"going on from {found}", *changes]
