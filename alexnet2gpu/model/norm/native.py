@@ -48,7 +48,9 @@ def compiled(dtype: torch.dtype):
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             library = Path(folder, "norm.so")
             command = [*compiler, *OPTIONS, TYPES[dtype], SOURCE, "-o", library, "-lm"]
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+            # in a session of its own: Ctrl-C, which stops the run after its step, would kill the compiler
+            options = {"capture_output": True, "text": True, "timeout": 60, "start_new_session": True}
+            subprocess.run(command, check=True, **options)
             return ctypes.CDLL(str(library)).normalise
     except (OSError, ValueError, subprocess.SubprocessError) as error:
         said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
