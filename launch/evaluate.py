@@ -58,7 +58,7 @@ def main(argv=None):
         told = {"--views": args.views}
         for number, (path, config) in enumerate(zip(found, configs), 1):
             find_statistics(images, config.data)
-            about = agreement.told(config, images, test) | read_state(path).towers
+            about = agreement.told(config, images, test) | read_state(path).towers | {"name": path.name}
             told |= {f"network {number}: {key}": value for key, value in about.items()}
 
     figures = []

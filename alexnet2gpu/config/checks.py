@@ -7,17 +7,6 @@ from alexnet2gpu.config.network import trace
 from alexnet2gpu.config.schema import Problem
 from alexnet2gpu.config.text import shape_text
 
-# What torch's modules, and towers (model/model.py), have of their own.
-TAKEN = """T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double
-    dump_patches eval extra_repr float forward generator get_buffer get_extra_state get_parameter
-    get_submodule half index ipu load_state_dict modules mtia named_buffers named_children named_modules
-    named_parameters own_generator parameters recompute register_backward_hook register_buffer
-    register_forward_hook register_forward_pre_hook register_full_backward_hook
-    register_full_backward_pre_hook register_load_state_dict_post_hook register_load_state_dict_pre_hook
-    register_module register_parameter register_state_dict_post_hook register_state_dict_pre_hook
-    requires_grad_ set_extra_state set_submodule share_memory stages state_dict to to_empty train training
-    type xpu zero_grad"""
-
 
 def check_rules(config) -> None:
     """Of a whole Config. Raises: Problem, naming the key."""
@@ -30,8 +19,6 @@ def check_rules(config) -> None:
         key = f"model.stages.{row.stage}.{row.name}"
         if not row.name.isidentifier() or times[row.name] > 1:
             raise Problem(key, "a layer's name is one word of letters and digits, there only once")
-        if row.name in TAKEN.split() or row.name[0] == "_":
-            raise Problem(key, "torch's modules have something of that name: give the layer another")
     if not isinstance(row.layer, Linear):
         raise Problem(key, "the last layer should be linear: the logits")
     key, side = ("data.resize", data.resize) if data.resize else ("data.crop", data.crop)

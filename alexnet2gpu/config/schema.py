@@ -121,11 +121,9 @@ def build_section(kind: Any, value: Any, key: str = "", bounds=None) -> Any:
         return name
     if origin in (tuple, list):
         _expect(isinstance(value, list | tuple), value, "a list", key)
-        if origin is list:
-            return [build_section(parts[0], v, f"{key}.{i}", bounds) for i, v in enumerate(value)]
-        inner = [parts[0]] * len(value) if parts[-1] is ... else parts
+        inner = parts[:1] * len(value) if origin is list or parts[-1] is ... else parts
         _expect(len(value) == len(inner), value, f"a list of {len(inner)}", key)
-        return tuple(build_section(t, v, f"{key}.{i}", bounds) for i, (t, v) in enumerate(zip(inner, value)))
+        return origin(build_section(t, v, f"{key}.{i}", bounds) for i, (t, v) in enumerate(zip(inner, value)))
     if origin is dict:
         named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
         _expect(named, value, "a section of named entries", key)

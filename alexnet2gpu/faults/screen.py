@@ -24,6 +24,9 @@ class Screen:
             self.stream.write(text)
         return len(text)
 
+    def writelines(self, lines):
+        self.write("".join(lines))
+
     def flush(self):
         with contextlib.suppress(OSError, ValueError):
             self.stream.flush()

@@ -24,14 +24,14 @@ class Stop:
         return self
 
     def begin(self) -> None:
-        """Take note until the context ends: also while a failure is reported: then torchrun sends SIGTERM."""
+        """Take note until the context ends, also while a failure is reported, when torchrun sends SIGTERM."""
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # by nohup
                 self.previous[number] = signal.signal(number, self._note)
 
     def __exit__(self, *error):
         for number, handler in self.previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler or signal.SIG_DFL)
 
     def _note(self, number, frame):
         if not self.signal:

@@ -54,6 +54,9 @@ class Tower(nn.Module):
         self.stages = [list(stage) for stage in network.stages]
         before = None
         for row in trace(network):
+            if hasattr(self, row.name):
+                taken = "torch's modules have something of that name: give the layer another"
+                raise ValueError(f"model.stages.{row.stage}.{row.name}: {taken}")
             first = row.name == self.stages[row.stage][0]
             layer = layers.build_layer(row, None if first else before, memory)
             if row.parameters:

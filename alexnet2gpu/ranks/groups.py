@@ -53,8 +53,12 @@ class Ranks:
         dist.init_process_group(
             "gloo", store=self.store, rank=grid.rank, world_size=grid.world, timeout=TIMEOUT
         )
-        self.seats = self.gather(self.seats[0])
+        self.seats, spans = map(list, zip(*self.gather((self.seats[0], grid.span))))
         check_seats(self.seats)
+        if len(set(spans)) > 1:  # they would start other groups
+            raise ValueError(
+                "--split-model, --ddp: not the same on all ranks: start all with the same command"
+            )
         everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
         if grid.span > 1:
             self.split_group = self._start(everyone)

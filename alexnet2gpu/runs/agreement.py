@@ -18,6 +18,7 @@ from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.config.schema import flat, plain_tree
+from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.faults import files
 from alexnet2gpu.model.norm.layer import has_kernels
@@ -32,7 +33,8 @@ SAMPLE = 64  # images of a set that has no checksums
 def versions() -> dict[str, str]:
     """Of what has a part in the numbers; `code` is a checksum of the package's own."""
     package = Path(alexnet2gpu.__file__).parent
-    sources = sorted(file for ending in ("py", "c") for file in package.rglob(f"*.{ending}"))
+    found = [file for ending in ("py", "c") for file in package.rglob(f"[!.]*.{ending}")]
+    sources = sorted(filter(Path.is_file, found))  # an editor may have its marks there
     return {
         "alexnet2gpu": alexnet2gpu.__version__,
         "code": files.checksum(b"".join(file.read_bytes() for file in sources)),
@@ -72,21 +74,23 @@ def told(config: Config, images: Images, test: Images) -> dict[str, Any]:
     data = {"training images": content_of(images), "test images": content_of(test)}
     if config.data.mean == "image" or config.data.colour:  # it is known then; the sample may miss an image
         data["mean image"] = files.checksum(np.ascontiguousarray(images.mean_image()))
-    return {**keys, **flat(data), **flat({"version": versions()})}
+    order = draw_epoch(0, 1, (1000, *images.pixels.shape[1:]), 1, True)  # as numpy draws it
+    data["random order"] = files.checksum(b"".join(drawn.tobytes() for drawn in order))
+    made = versions()
+    return {**keys, **flat(data), "version.code": made["code"], "version.torch": made["torch"]}
 
 
 def check_agreement(told: Mapping[str, Any], ranks: Ranks) -> None:
     """Raises: ValueError, on every rank, if one was told something else than rank 0."""
-    everyone = ranks.gather((socket.gethostname(), dict(told)))
-    differences = {}  # key -> where, in words
-    (host, first), *others = everyone
+    (host, first), *others = ranks.gather((socket.gethostname(), dict(told)))
     for rank, (other, theirs) in enumerate(others, 1):
-        for key in first | theirs:
-            if theirs.get(key) != first.get(key):
-                where = f"{first.get(key)} on {host} (rank 0), {theirs.get(key)} on {other} (rank {rank})"
-                differences.setdefault(key, f"{key} is {where}")
-    if differences:
-        said = list(differences.values())
-        more = f"; and {len(said) - SHOWN} more" if len(said) > SHOWN else ""
-        said = "; ".join(said[:SHOWN]) + more
-        raise ValueError(f"ranks were told different things: {said}: start all with the same command")
+        said = [
+            f"{key} is {first.get(key)} on {host} (rank 0), {theirs.get(key)} on {other} (rank {rank})"
+            for key in first | theirs
+            if first.get(key) != theirs.get(key)
+        ]
+        if said:
+            more = [f"and {len(said) - SHOWN} more"] * (len(said) > SHOWN)
+            said = "; ".join(said[:SHOWN] + more)
+            way_out = "start all with the same command, code and images"
+            raise ValueError(f"ranks were told different things: {said}: {way_out}")

@@ -66,7 +66,7 @@ class Run(contextlib.AbstractContextManager):
         self.newest = folder  # checkpoint
 
     def __exit__(self, *error):
-        self.writer.__exit__(*error)
+        self.writer.leave()
         for opened in filter(None, (self.lock, self.log_file)):
             with contextlib.suppress(OSError):
                 opened.close()
@@ -101,7 +101,7 @@ class Run(contextlib.AbstractContextManager):
         _wait_until(self._is_locked, f"{other}: wait for its end, or give another", patience)
         self.lock.truncate(0)
         self.lock.write(self.word)
-        self.lock.flush()
+        files.flush(self.lock)  # other machines look for it
 
     def _is_locked(self):
         """Whether this process holds the lock now."""
@@ -115,31 +115,32 @@ class Run(contextlib.AbstractContextManager):
 
     def _write(self, name, text):
         self.written[name] = text.encode()
-        files.write_whole(self.folder / name, self.written[name])
+        with contextlib.suppress(FileNotFoundError):  # then it is put back before the next checkpoint
+            files.write_whole(self.folder / name, self.written[name])
 
     def put_back(self) -> None:
         """What somebody has deleted or moved away meanwhile. Raises: ValueError if another process has begun
         to write there."""
-        if not self.writes or not self.is_missing():
+        if not self.is_missing():
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        if not _is_at(self.lock, self.folder / "lock"):
+        if not _is_at(self.folder / "lock", self.lock):
             self.lock.close()
             self._take_lock(patience=0)
         for name, content in self.written.items():
             files.write_whole(self.folder / name, content)
-        if not _is_at(self.log_file, self.metrics):
-            self.log_file.seek(0)
-            files.write_whole(self.metrics, self.log_file.read())
-            self.log_file = open(self.metrics, "a+b", opener=files.regular)
+        self.log_file.seek(0)
+        files.write_whole(self.metrics, self.log_file.read())
+        self.log_file = open(self.metrics, "a+b", opener=files.regular)
         self.say(f"--out {self.folder}: what was deleted there, or moved away, is put back")
 
     def is_missing(self) -> bool:
         """Whether anything that this process has written is not there any more."""
         if not self.writes:
             return False
-        here = _is_at(self.lock, self.folder / "lock") and _is_at(self.log_file, self.metrics)
-        return not here or not all(map(Path.exists, [self.newest, *map(self.folder.joinpath, self.written)]))
+        once = [self.newest, *(self.folder / name for name in self.written)]
+        held = {self.folder / "lock": self.lock, self.metrics: self.log_file}
+        return not (all(map(Path.exists, once)) and all(_is_at(*pair) for pair in held.items()))
 
     def _forget_beyond(self, progress):
         """Keep the lines of the metrics up to a checkpoint. The last may be of an evaluation that is still to
@@ -158,7 +159,9 @@ class Run(contextlib.AbstractContextManager):
 
         def is_seen():
             with contextlib.suppress(OSError, ValueError):
-                return files.read_file(self.folder / "lock", 1000).decode() == word
+                # a list of what is there: a single name may be of a network's cache
+                there = "lock" in os.listdir(self.folder)
+                return there and files.read_file(self.folder / "lock", 1000).decode() == word
 
         elsewhere = f"--out {self.folder.absolute()}: is not the directory that rank 0 sees"
         _wait_until(is_seen, f"{elsewhere}: give one on a disk that all share", RUN_PATIENCE)
@@ -183,19 +186,14 @@ class Run(contextlib.AbstractContextManager):
             files.flush(self.log_file)
 
     def write_memory(self, report: dict) -> None:
-        """Write memory.json."""
-
-        def job():
-            with contextlib.suppress(FileNotFoundError):  # the directory is to be put back
-                self._write("memory.json", json.dumps(report, indent=1) + "\n")
-
+        """Of all ranks: memory/report.py."""
         if self.writes:
-            self.writer.do(job)
+            self.writer.do(self._write, "memory.json", json.dumps(report, indent=1) + "\n")
 
 
-def _is_at(opened, file):
+def _is_at(file, opened):
     """Whether an open file is the one that lies there."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):  # ValueError: it has been closed
         return os.path.samestat(os.fstat(opened.fileno()), os.stat(file))
     return False
 

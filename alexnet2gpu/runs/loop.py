@@ -78,15 +78,14 @@ class Loop:
                     self.evaluate_epoch()
                 else:
                     self.train_epoch()
-            for _ in range(2):  # once more, if somebody has deleted it
+            self.save()
+            self.run.writer.wait()
+            # which also waits for all: torchrun ends all ranks when one has ended after a signal
+            if any(self.ranks.gather(self.run.is_missing())):
+                self.saved = None
                 self.save()
                 self.run.writer.wait()
-                # which also waits for all: torchrun ends all ranks when one has ended after a signal
-                if not any(self.ranks.gather(self.run.is_missing())):
-                    break
-                self.saved = None
-            else:
-                raise ValueError(f"{self.run.folder}: what is written there is deleted at once")
+                self.ranks.wait()
         except (OSError, ValueError) as error:
             way_out = f"mend it, and go on from the newest checkpoint with --out {self.run.folder} --resume"
             raise ValueError(f"after step {p.step}: {one_line(error)}: {way_out}") from error

@@ -3,7 +3,6 @@
 It does what it is given in order, so metrics are on the disk before the checkpoint that comes after them.
 """
 
-import contextlib
 import queue
 import threading
 import time
@@ -14,9 +13,8 @@ PATIENCE = 240  # seconds, with a disk, if all wait for it; less than groups.TIM
 LEAVE = 20  # seconds, with a disk, after an error
 
 
-class Writer(contextlib.AbstractContextManager):
-    """Of one rank. `folder` is what it says of a disk that does not answer; `tick` is called now and then
-    while it is waited for."""
+class Writer:
+    """Of one rank. `tick` is called now and then while it is waited for."""
 
     def __init__(self, folder: Path, tick: Callable[[], None]):
         self.folder, self.tick = folder, tick
@@ -25,14 +23,12 @@ class Writer(contextlib.AbstractContextManager):
         self.over = threading.Event()  # after an error, what a job waits for may never come
 
     def do(self, job: Callable, *args) -> None:
-        """Begin `job`, once those before are done. Raises: as `check`."""
+        """Begin `job`, once those before are done. Raises: what one of those has met."""
         self.check()
         if self.thread is None:
             # A daemon may be left behind, should the disk hang; no executor's thread may.
             self.thread = threading.Thread(target=self._work, name="writer", daemon=True)
             self.thread.start()
-        if not self.jobs.unfinished_tasks:
-            self.moved = time.monotonic()
         self.jobs.put((job, args))
 
     def _work(self):
@@ -47,19 +43,20 @@ class Writer(contextlib.AbstractContextManager):
             self.jobs.task_done()
 
     def check(self) -> None:
-        """Raises: what a job has met, such as OSError of a full disk; OSError if the disk does not get on."""
+        """Raises: what a job has met, such as OSError of a full disk."""
         if self.error is not None:
             error, self.error = self.error, None
             raise error
-        if self.jobs.unfinished_tasks and time.monotonic() - self.moved > PATIENCE:
-            waited = f"nothing could be written in {PATIENCE} s"
-            raise OSError(f"{self.folder}: {waited}: the disk does not answer")
 
     def wait(self) -> None:
-        """Return when all jobs are done. Raises: as `check`."""
+        """Return when all jobs are done. Raises: what one has met; OSError if the disk does not get on."""
+        began = time.monotonic()
         while self._unfinished(1):
             self.tick()
             self.check()
+            if time.monotonic() - max(began, self.moved) > PATIENCE:
+                waited = f"nothing could be written in {PATIENCE} s"
+                raise OSError(f"{self.folder}: {waited}: the disk does not answer")
         self.check()
 
     def _unfinished(self, seconds):
@@ -67,6 +64,7 @@ class Writer(contextlib.AbstractContextManager):
         with self.jobs.all_tasks_done:
             return not self.jobs.all_tasks_done.wait_for(lambda: not self.jobs.unfinished_tasks, seconds)
 
-    def __exit__(self, *error):
+    def leave(self) -> None:
+        """Wait for what is still to be written, after an error not for long."""
         self.over.set()
         self._unfinished(LEAVE)

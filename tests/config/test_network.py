@@ -5,18 +5,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import alexnet2gpu
-from alexnet2gpu.config.checks import TAKEN
 from alexnet2gpu.config.layers import windows
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals, trace, traffic
 from alexnet2gpu.model.model import AlexNet
 
 
-def test_no_layer_takes_a_name_that_a_tower_has():
-    """add_module refuses them, with a traceback."""
-    tower = AlexNet(network("quick")).towers["0"]
-    own = {name for name in dir(tower) if name[0] != "_"} - {name for name, _ in tower.named_children()}
-    assert own <= set(TAKEN.split()), own - set(TAKEN.split())
+@pytest.mark.parametrize("name", ["forward", "training", "stages", "_modules"])
+def test_no_layer_takes_a_name_that_a_tower_has(name):
+    stages = f"[{{flat: flatten, {name}: {{type: linear, out: 4, init: 1}}}}]"
+    with pytest.raises(ValueError, match=f"^model.stages.0.{name}: torch's modules have something of that"):
+        AlexNet(network("quick", "model.input=[1, 1, 1]", f"model.stages={stages}"))
 
 
 def network(name, *overrides):

@@ -28,7 +28,7 @@ from alexnet2gpu.faults import files
 PARTS = ("train", "val")
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Sidecar:
     """What a part's sidecar says."""
 
@@ -70,17 +70,14 @@ class Part:
             self.compare_checksums(about, with_pixels=False)
             labels = np.frombuffer(files.read_file(self.labels, 8 * shape[0]), np.int64)
             sums = np.frombuffer(files.read_file(self.sums, 4 * shape[0]), np.uint32)
-            mean = self._read_mean(4 * math.prod(shape[1:])) if about.mean else None
+            most = 4 * math.prod(shape[1:]) + 2**16  # numpy's header
+            mean = np.load(io.BytesIO(files.read_file(self.mean, most))) if about.mean else None
             covariance = np.array(about.covariance) if about.covariance else None
             pixels = StoredPixels(store, [self.file(ending) for ending in STORES[store]], shape, sums)
             return Images(pixels, labels, len(classes), classes, mean, covariance)
         except Exception as error:  # numpy raises whatever it likes
             said = str(error)[:500]
             raise ValueError(f"{self.folder}: not a whole pack: {said}: pack the folder again") from None
-
-    def _read_mean(self, size):
-        content = files.read_file(self.mean, size + 2**16)  # numpy's header
-        return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
     def compare_checksums(self, about: Sidecar, with_pixels: bool = True) -> None:
         """Raises: ValueError or LookupError, if a file has another checksum than its sidecar says, or is

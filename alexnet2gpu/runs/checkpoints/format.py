@@ -23,6 +23,7 @@ from alexnet2gpu.config import schema
 from alexnet2gpu.faults import files
 
 FORMAT = 2  # of state.json and of the tower files; changes when an older program cannot read them
+NAME = r"step-([0-9]{8}|[1-9][0-9]{8,17})"  # as `name_of` has it
 
 
 class Damaged(ValueError):
@@ -70,16 +71,13 @@ class State:
 
 
 def name_of(step: int) -> str:
-    """The checkpoint's, of a step."""
     return f"step-{step:08d}"
 
 
 def checkpoints_of(folder: Path) -> list[Path]:
     """Those in a run's `checkpoints`, in order of their steps; nothing else that lies there."""
-    steps = [
-        int(place.name[5:]) for place in folder.glob("step-*") if re.fullmatch(r"step-\d{8,18}", place.name)
-    ]
-    return [place for step in sorted(steps) if os.path.lexists(place := folder / name_of(step))]
+    named = [place for place in folder.glob("step-*") if re.fullmatch(NAME, place.name)]
+    return sorted(named, key=lambda place: int(place.name[5:]))
 
 
 def newest_checkpoint(folder: str | Path) -> Path:
@@ -95,10 +93,10 @@ def newest_checkpoint(folder: str | Path) -> Path:
 
 def config_of(checkpoint: Path) -> Path:
     """The config of a checkpoint's run. Raises: ValueError if it is not beside it."""
-    file = Path(os.path.realpath(checkpoint)).parents[1] / "config.yaml"
-    if not file.is_file():
-        raise ValueError(f"{checkpoint}: there is no {file}: say which config with --config FILE")
-    return file
+    for place in (os.path.abspath(checkpoint), os.path.realpath(checkpoint)):  # of `best`; by way of a link
+        if (file := Path(place).parents[1] / "config.yaml").is_file():
+            return file
+    raise ValueError(f"{checkpoint}: there is no {file}: say which config with --config FILE")
 
 
 def read_state(checkpoint: Path) -> State:

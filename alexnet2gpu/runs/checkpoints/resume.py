@@ -79,7 +79,7 @@ def find_start(run: Path, config: Config, images: Images) -> Start:
 def changed_versions(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """What makes other numbers than made those of a checkpoint, a line each."""
     changed = [key for key in now if before.get(key, now[key]) != now[key]]
-    return [f"{key}: {now[key]}, was {before[key]}: bits will differ" for key in changed]
+    return [f"{key}: {now[key]}, was {before[key]}: bits may differ" for key in changed]
 
 
 def _compare(checkpoint: Path, state: State, now: dict):

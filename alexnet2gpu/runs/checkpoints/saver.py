@@ -55,17 +55,17 @@ class Saver:
     def _write(self, progress, contents, attempt):
         folder, noted = self.run.checkpoints, self.run.folder / "run.json"
         state = {"progress": asdict(progress), **self.about}
-        self.run.put_back()
-        self.run.flush()
         self.run.newest = folder / name_of(progress.step)
-        try:
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # somebody deletes it: the next will do, or the last again
+            self.run.put_back()
+            self.run.flush()
             write(folder, progress.step, state, contents, attempt, self.towers, self.run.writer.over)
-        except FileNotFoundError:  # somebody deletes it: the next one is written, or the last once more
-            return
-        if self.towers is not None:
-            if not noted.exists():
-                files.write_whole(noted, files.seal({"saved": True}))
-            prune(folder, self.keep, progress.best)
+            if self.towers is not None:
+                if not noted.exists():
+                    files.write_whole(noted, files.seal({"saved": True}))
+                prune(folder, self.keep, progress.best)
 
 
 def write(
