@@ -73,8 +73,10 @@ def test_what_is_a_wrong_end():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", ["fsync", "rename", "mkdir", "thread"])
-def test_nothing_is_lost_when_a_call_fails(function, tmp_path, capsys):
-    found = run(tmp_path, only=[function], who=["one device", "rank 1 of 2"], most=12)
-    assert found["lost"] == 0 and not found["wrong"]
-    assert found["n"] >= 8  # there was something to fail
+def test_nothing_is_lost_when_a_call_fails(tmp_path):
+    functions = ["fsync", "rename", "open", "thread"]
+    found = run(tmp_path, only=functions, who=["one device", "rank 1 of 2"], most=3)
+    assert found["lost"] == 0 and not found["wrong"], found["wrong"]
+    assert {part["function"] for part in found["parts"] if part["n"] >= 3} == set(
+        functions
+    )  # they were there

@@ -14,6 +14,7 @@ from bench.faults.network import Network, why_not
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"needs two machines on this one: {why_not()}")
 
 
+@pytest.mark.slow
 def test_two_machines_with_different_seeds_end_before_the_first_step(tmp_path):
     """Both with status 2, and one line for both, which says what it is and where."""
     found = machines.run(tmp_path, ["seed"])["seed"]
@@ -24,7 +25,7 @@ def test_two_machines_with_different_seeds_end_before_the_first_step(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["code", "out", "data", "data elsewhere", "cut for 8 s, one host name"])
+@pytest.mark.parametrize("name", ["code", "out", "data elsewhere", "cut for 8 s, one host name"])
 def test_what_happens_to_two_machines(name, tmp_path):
     """As the scenario says: its own check is what is asserted."""
     found = machines.run(tmp_path, [name])[name]

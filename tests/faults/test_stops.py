@@ -1,6 +1,6 @@
 """If these fail, a run loses what it has done at a stop, or is ended by something that should not end it.
 
-Real commands, started and stopped as people do it; the rows are bench/faults/stops.py's.
+Real commands, started and stopped as people do it; the rows are some of bench/faults/stops.py.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +10,12 @@ import pytest
 
 from bench.faults import live, stops
 
-QUICK = ["SIGINT, one device, tee", "terminal gone", "rm -rf OUT/*"]
+TOGETHER = ["SIGINT, one device, tee", "terminal gone", "rm -rf OUT/*"]
+ONE_BY_ONE = ["SIGUSR1, split, 2 ranks", "SIGHUP, split, 2 ranks, tee", "rm -rf OUT/*, torchrun"]
+ONE_BY_ONE += ["two starts without --out", "torchrun stopped before the end", "a mistake, torchrun"]
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
+no_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes through /proc")
+pytestmark = [no_proc, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -30,23 +33,22 @@ def unbroken(on_ranks, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """The quick ones at the same time: it is their start that takes long."""
+    """At the same time: it is their start that takes long."""
     with ThreadPoolExecutor() as threads:
         begun = {
             name: threads.submit(stops.start, stops.CASES[name], tmp_path_factory.mktemp("case"))
-            for name in QUICK
+            for name in TOGETHER
         }
         return {name: live.result() for name, live in begun.items()}
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("name", TOGETHER)
 def test_nothing_is_lost_after(name, ended, on_ranks, unbroken):
     right, seen = stops.judge(stops.CASES[name], ended[name], on_ranks, unbroken(stops.ALONE))
     assert right, seen
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in stops.CASES if name not in QUICK])
+@pytest.mark.parametrize("name", ONE_BY_ONE)
 def test_it_comes_as_it_should_with(name, on_ranks, unbroken, tmp_path):
     case = stops.CASES[name]
     right, seen = stops.judge(case, stops.start(case, tmp_path), on_ranks, unbroken(case.mode))
