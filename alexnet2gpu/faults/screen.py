@@ -7,47 +7,34 @@ What ends a rank is noted for torchrun as well, which shows it once more below i
 """
 
 import contextlib
+import io
 import json
 import os
 import sys
 import time
 
 
-class Screen:
-    """A text stream that never raises, around one that does."""
+class Lossy(io.FileIO):
+    """A file of bytes that never raises when they cannot be written."""
 
-    def __init__(self, stream):
-        self.stream = stream
-
-    def write(self, text):
-        with contextlib.suppress(OSError, ValueError):  # ValueError: it has been closed
-            self.stream.write(text)
-        return len(text)
-
-    def writelines(self, lines):
-        self.write("".join(lines))
-
-    def flush(self):
-        with contextlib.suppress(OSError, ValueError):
-            self.stream.flush()
-
-    def __getattr__(self, name):
-        return getattr(self.stream, name)
+    def write(self, data):
+        with contextlib.suppress(OSError):
+            return super().write(data)
+        return len(data)
 
 
 def protect() -> None:
-    """Make stdout and stderr such streams. Where one is closed from the start (2>&-), no file that is opened
-    later takes its number, and what others write to it."""
+    """Make stdout and stderr such files, unless somebody has put others in their place. Where one is closed
+    from the start (2>&-), no file that is opened later takes its number, and what others write there."""
     while (handle := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(handle, True)
     os.close(handle)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or open(os.devnull, "w")
-        if isinstance(stream, Screen):
-            continue
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a path that the terminal has no letters for
-        setattr(sys, name, Screen(stream))
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):
+            lossy = io.BufferedWriter(Lossy(number, "w", closefd=False))
+            encoding = getattr(stream, "encoding", "utf-8")  # letters that it has not are written out
+            setattr(sys, name, io.TextIOWrapper(lossy, encoding, "backslashreplace", line_buffering=True))
 
 
 def progress_bar(total: int, done: int, what: str, **how):

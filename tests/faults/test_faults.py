@@ -207,8 +207,9 @@ def until_stopped(number, *arguments):
         return step(*args)
 
     loop.train_step = signalled
-    handlers = [(n, signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT)]
+    handlers = [(n, signal.getsignal(n)) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
     try:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may run under nohup
         train(*arguments)
     except SystemExit as exit_:
         return exit_.code

@@ -1,7 +1,7 @@
 """If these fail, a closed pipe or a full disk behind a log ends a run, or torchrun hides why one ended."""
 
-import io
 import json
+import shlex
 import subprocess
 import sys
 
@@ -11,41 +11,39 @@ from conftest import REPOSITORY
 from alexnet2gpu.faults import screen
 
 
-class Broken(io.StringIO):
-    """A stream that nobody reads any more."""
-
-    def write(self, text):
-        raise BrokenPipeError
-
-    def flush(self):
-        raise BrokenPipeError
+def python(code, redirected):
+    """A program whose output is protected and redirected, by a shell: how it has ended."""
+    code = f"import os, sys; from alexnet2gpu.faults import screen; screen.protect(); {code}"
+    command = f"set -o pipefail; {shlex.quote(sys.executable)} -c {shlex.quote(code)} {redirected}"
+    return subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("stream", [None, Broken()], ids=["closed from the start", "broken"])
-def test_output_that_nobody_can_take_is_lost(stream, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", stream)
+@pytest.mark.parametrize(
+    "redirected", ["| true", "2>&1 | true", "> /dev/full", "2> /dev/full", ">&-", "2>&-"]
+)
+def test_output_that_nobody_can_take_is_lost(redirected):
+    code = "print('x' * 10**6, flush=True); sys.stderr.writelines(['y'] * 10**6); print('end'); 1 / 0"
+    ended = python(f"screen.protect()\ntry: {code}\nexcept ZeroDivisionError: sys.exit(7)", redirected)
+    assert ended.returncode == 7
+    assert not ended.stderr.strip("y")
+
+
+def test_letters_that_a_terminal_has_not_are_written_out():
+    ended = python("print('größe \\udc80')", "| cat; exit ${PIPESTATUS[0]}")
+    assert ended.returncode == 0 and ended.stdout.endswith("e \\udc80\n"), ended
+
+
+def test_streams_of_others_are_left_alone(capsys):
+    before = sys.stdout
     screen.protect()
-    first = sys.stdout
-    screen.protect()
-    assert sys.stdout is first  # once is enough
-    print("to nobody", flush=True)
-
-
-def test_letters_that_a_terminal_has_not_are_written_out(monkeypatch):
-    content = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(content, "ascii"))
-    screen.protect()
-    print("größe \udc80", flush=True)
-    assert content.getvalue() == b"gr\\xf6\\xdfe \\udc80\n"
+    assert sys.stdout is before
 
 
 def test_no_file_takes_the_place_of_a_closed_stderr(tmp_path):
     """Or what others write to stderr, such as torch's own warnings, would land in it."""
-    code = "import os; from alexnet2gpu.faults import screen; screen.protect(); "
-    code += f"opened = open({str(tmp_path / 'file')!r}, 'w'); os.write(2, b'a warning')"
-    command = f'{sys.executable} -c "{code}" 2>&-'
-    assert subprocess.run(command, shell=True, cwd=REPOSITORY).returncode == 0
-    assert (tmp_path / "file").read_text() == ""
+    file = tmp_path / "file"
+    assert python(f"opened = open({str(file)!r}, 'w'); os.write(2, b'a warning')", "2>&-").returncode == 0
+    assert file.read_text() == ""
 
 
 def test_torchrun_tells_what_has_ended_a_rank(tmp_path, monkeypatch):

@@ -74,7 +74,8 @@ def compare(*keys):
 def test_what_differs_is_named_with_its_machine_on_every_rank(on_ranks):
     host = socket.gethostname()
     said = f"ranks were told different things: --out is run on {host} (rank 0), 7 on {host} (rank 1); "
-    said += f"train.seed is 0 on {host} (rank 0), 7 on {host} (rank 1): start all with the same command, code and images"
+    said += f"train.seed is 0 on {host} (rank 0), 7 on {host} (rank 1): "
+    said += "start all with the same command, code and images"
     found = on_ranks(compare, 2, "--out", "train.seed")
     assert [sorted(answer) for answer in found] == [sorted(said)] * 2  # in any order
     assert on_ranks(compare, 2) == [None, None]
