@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 LARGEST_SEALED = 2**28  # bytes of a sealed file
+OF_THE_SYSTEM = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM  # not of a file
 BLOCK = 2**24  # bytes in memory at a time
 
 
@@ -96,10 +97,13 @@ def checksum_of(file: Path) -> str:
 
 
 def compare_checksum(file: Path, expected: str) -> None:
-    """Raises: ValueError if a file is not there, or has not the expected checksum."""
+    """Raises: ValueError if a file is not there, or has not the expected checksum; OSError if that cannot be
+    said."""
     try:
         found = checksum_of(file)
     except OSError as error:
+        if error.errno in OF_THE_SYSTEM:
+            raise
         raise ValueError(f"{file.name}: {error.strerror or error}") from None
     if found != expected:
         raise ValueError(f"{file.name}: not as it was written ({expected}, now {found})")
@@ -112,7 +116,8 @@ def seal(document: dict[str, Any]) -> bytes:
 
 
 def read_sealed(file: Path) -> dict[str, Any]:
-    """What `seal` was given. Raises: ValueError if the file is unreadable or was changed."""
+    """What `seal` was given. Raises: ValueError if the file is unreadable or was changed; OSError if that
+    cannot be said."""
     try:
         content = read_file(file, LARGEST_SEALED)
         head, newline, body = content.partition(b"\n")
@@ -120,6 +125,8 @@ def read_sealed(file: Path) -> dict[str, Any]:
             raise ValueError("not as it was written")
         return json.loads(b"{" + body)
     except (OSError, ValueError, RecursionError) as error:
+        if getattr(error, "errno", None) in OF_THE_SYSTEM:
+            raise
         raise ValueError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from None
 
 

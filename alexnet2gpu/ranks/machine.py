@@ -35,7 +35,8 @@ def keep_freed_memory() -> bool:
 
 def out_of_threads(error: BaseException) -> bool:
     """Whether the system has refused to start a thread, as after `ulimit -u`."""
-    return isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    said = "can't start new thread|^Resource temporarily unavailable"  # Python's; C++'s, by way of torch
+    return isinstance(error, RuntimeError) and bool(re.search(said, str(error)))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -158,7 +158,7 @@ class Run(contextlib.AbstractContextManager):
         this start: a copy of the run has that of another."""
 
         def is_seen():
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(FileNotFoundError, ValueError):
                 # a list of what is there: a single name may be of a network's cache
                 there = "lock" in os.listdir(self.folder)
                 return there and files.read_file(self.folder / "lock", 1000).decode() == word

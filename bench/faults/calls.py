@@ -144,6 +144,7 @@ def run(folder: Path, only=tuple(FUNCTIONS), who=tuple(WHO), most=sys.maxsize) -
             for name in who
             if (name, function) != (BEGINNING, "memory")  # the same as of one gone on with
             for forever in (False, True)
+            if (name, function) != (BEGINNING, "memory")  # as of a run that is gone on with
         ]
         try:
             for task in as_completed(tasks):

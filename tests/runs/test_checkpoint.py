@@ -204,6 +204,17 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_one_before_is_taken(how, lo
     assert len(list(folder.glob("checkpoints/damaged-step-00000010-*"))) == 1
 
 
+def test_a_system_that_opens_nothing_damages_no_checkpoint(longer, monkeypatch):
+    """As one without descriptors, or without the right to read: none is passed over."""
+
+    def fails(path, flags):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(files, "regular", fails)
+    with pytest.raises(OSError, match="Too many open files: .*state.json"):
+        find(longer)
+
+
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_disk_that_fails_for_a_moment_damages_no_checkpoint(times, longer, monkeypatch):
     """What cannot be read is read once more."""
@@ -305,7 +316,7 @@ def test_other_versions_and_lost_metrics_are_said(unbroken, tmp_path):
     assert start.versions["kernels"].startswith("cpu, ")
     before = {**start.versions, "kernels": "cpu, own kernels"}
     assert resume.changed_versions(before, before) == []
-    said = "kernels: cpu, operations of torch, was cpu, own kernels: bits will differ"
+    said = "kernels: cpu, operations of torch, was cpu, own kernels: bits may differ"
     assert resume.changed_versions(before, now) == [said]
 
 
