@@ -9,6 +9,7 @@ import pytest
 from conftest import REPOSITORY
 
 from alexnet2gpu.faults import screen
+from alexnet2gpu.faults.mistakes import one_line
 
 
 def python(code, redirected):
@@ -31,6 +32,11 @@ def test_output_that_nobody_can_take_is_lost(redirected):
 def test_letters_that_a_terminal_has_not_are_written_out():
     ended = python("print('größe \\udc80')", "| cat; exit ${PIPESTATUS[0]}")
     assert ended.returncode == 0 and ended.stdout.endswith("e \\udc80\n"), ended
+
+
+def test_a_line_keeps_its_start_and_its_way_out():
+    said = one_line(ValueError("train.yaml: " + 10**4 * "x" + ": give another"))
+    assert said.startswith("train.yaml: xxx") and said.endswith("xxx: give another") and len(said) < 4000
 
 
 def test_streams_of_others_are_left_alone(capsys):
