@@ -53,8 +53,8 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, with its kind if it is not one of those that name the way out. Of what is very long,
-    as a name in a damaged file may be, the middle is left out."""
+    """What an error says, with its kind if it is not one of those that name the way out; of what is very
+    long, as a name in a damaged file may be, not the middle."""
     text = " ".join(str(error).split())
     text = text if len(text) < 4000 else f"{text[:2000]} ... {text[-1000:]}"
     if out_of_memory(error):
