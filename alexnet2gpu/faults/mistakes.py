@@ -56,7 +56,7 @@ def one_line(error: BaseException) -> str:
     """What an error says, with its kind if it is not one of those that name the way out; of what is very
     long, as a name in a damaged file may be, not the middle."""
     text = " ".join(str(error).split())
-    text = text if len(text) < 4000 else f"{text[:2000]} ... {text[-1000:]}"
+    text = text if len(text) < 1400 else f"{text[:900]} ... {text[-400:]}"
     if out_of_memory(error):
         text += ": make train.batch smaller: launch/memory.py --budget finds how large it may be"
     if isinstance(error, ValueError | OSError | FloatingPointError):
