@@ -87,7 +87,7 @@ class Pool:
         self._start(ranks)
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         for rank in range(ranks):
-            task = function, args, _environment(rank, ranks, store.port), patience
+            task = function, args, environment_of(rank, ranks, store.port), patience
             try:
                 self.members[rank][1].send(task)
             except OSError:
@@ -144,7 +144,8 @@ def _signal(process, number):
         os.killpg(process.pid, number)
 
 
-def _environment(rank, ranks, port):
+def environment_of(rank, ranks, port):
+    """As torchrun gives it to a rank, all of them on this machine."""
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(ranks),
@@ -158,4 +159,4 @@ def _environment(rank, ranks, port):
 
 def without_ranks():
     """This process's environment, but for what it says of its rank: for programs that it starts."""
-    return {key: value for key, value in os.environ.items() if key not in _environment(0, 1, 0)}
+    return {key: value for key, value in os.environ.items() if key not in environment_of(0, 1, 0)}

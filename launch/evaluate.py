@@ -55,11 +55,12 @@ def main(argv=None):
         for path, config in zip(found, configs):
             read_towers(path, config.model, range(config.model.towers))  # those of other ranks
             # too: all ranks come to the same conclusion, and rank 0 prints it
-        told = {"--views": args.views}
-        for number, (path, config) in enumerate(zip(found, configs), 1):
+        for config in configs:
             find_statistics(images, config.data)
-            about = agreement.told(config, images, test) | read_state(path).towers | {"name": path.name}
-            told |= {f"network {number}: {key}": value for key, value in about.items()}
+        told = {"--views": args.views, **agreement.told(configs, images, test)}
+        for number, path in enumerate(found, 1):
+            files = {"checkpoint": path.name, **read_state(path).towers}
+            told |= {f"network {number}: {key}": value for key, value in files.items()}
 
     figures = []
     train = configs[0].train

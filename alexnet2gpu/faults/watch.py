@@ -179,8 +179,7 @@ class Watch:
                 at = {rank: word["at"] for rank, (word, _) in self.heard.items()}
                 at[self.grid.rank] = processes.whereabouts()
                 where = ", ".join(f"rank {rank} is at {at[rank]}" for rank in sorted(at))
-                stuck = f"no step was done in {limit:.0f} s: {where}"
-                self._give_up(self._said_of_the_store() or stuck, 1)
+                self._give_up(self._said_of_the_store() or f"no step was done in {limit:.0f} s: {where}", 1)
 
     def _check_launcher(self):
         if "TORCHELASTIC_RUN_ID" not in os.environ or os.getppid() == LAUNCHER:
@@ -207,7 +206,8 @@ class Watch:
         if time.monotonic() - self.answered < SILENT:  # and end the process before it is told
             with contextlib.suppress(RuntimeError):
                 first = json.loads(self.store.compare_set(VERDICT, "", json.dumps(mine)))
-        note_error(first["text"])
+        if first != mine:
+            note_error(first["text"])
         self._end(text if first == mine else "", status, report)
 
     def _end(self, text, status, report=""):

@@ -139,7 +139,7 @@ class Ranks:
     def _leave_together(self):
         """Return when all ranks have received what they were sent: whoever closes a connection earlier may
         destroy what another has not read yet. It is not waited for long, nor at all for a store that is gone,
-        or that has stopped to answer, as torchrun may be stopped."""
+        or that does not answer, since torchrun may be stopped."""
 
         def leave():
             with contextlib.suppress(RuntimeError):

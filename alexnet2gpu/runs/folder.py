@@ -30,7 +30,7 @@ from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import config_text
 from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.store import store_of_all_starts
-from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of
+from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of, step_of
 from alexnet2gpu.runs.writer import Writer
 
 RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
@@ -81,7 +81,7 @@ class Run(contextlib.AbstractContextManager):
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self._take_lock(RUN_PATIENCE)
         newer = [place for place in checkpoints_of(self.checkpoints) if place not in damaged]
-        if newer and int(newer[-1].name[5:]) > progress.step:
+        if newer and step_of(newer[-1]) > progress.step:
             raise ValueError(f"{newer[-1]}: another process wrote it meanwhile: resume again")
         for old in damaged:
             old.rename(old.with_name(f"damaged-{old.name}-{time.time_ns():x}"))

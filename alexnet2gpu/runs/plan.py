@@ -62,5 +62,5 @@ def make_plan(
     find_statistics(images, config.data)
     name = f"{Path(file or 'quick').stem}-{mode}"
     here = {"--out": str(folder), "mode": mode, "the step to go on from": start.progress.step}
-    told = {**agreement.told(config, images, test), **here}
+    told = {**agreement.told([config], images, test), **here}
     return Plan(config, grid, images, test, start, folder, name, told)

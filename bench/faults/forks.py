@@ -18,6 +18,7 @@ import traceback
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.processes import environment_of
 from bench.results import program_of
 
 FUNCTIONS = {  # in the order of failing.c -> what goes wrong
@@ -69,10 +70,11 @@ def start(out: Path, more: list[str], ranks: int, apart: bool = False, fault: Fa
         file.write_text("")
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if ranks > 1 else None
     for rank in range(ranks):
-        environment = {"RANK": rank, "WORLD_SIZE": ranks, "MASTER_ADDR": "127.0.0.1"}
-        environment |= {"LOCAL_RANK": 0 if apart else rank, "LOCAL_WORLD_SIZE": 1 if apart else ranks}
-        environment |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_ERROR_FILE": notes[rank]}
-        environment = {**environment, "MASTER_PORT": store.port} if store else {}
+        environment = environment_of(rank, ranks, store.port) if store else {}
+        if store:
+            environment["TORCHELASTIC_ERROR_FILE"] = notes[rank]
+        if apart:
+            environment |= {"LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
         arguments = [*["--split-model"] * (ranks > 1), "--out", str(out), *more]
         own = fault if fault and fault.rank == rank else None
         pids.append(os.fork() or live(arguments, environment, log, out, own))

@@ -3,6 +3,7 @@
 Configs are here; inputs_of_images.py, inputs_of_packs.py and inputs_of_runs.py have the others.
 """
 
+import abc
 import os
 import random
 from collections.abc import Callable
@@ -23,7 +24,7 @@ SMALL = [
 ]
 
 
-class Reader:
+class Reader(abc.ABC):
     """Files of a folder; `change` puts something else in the place of one, `read` reads all as the package
     does and returns what is wrong, `put_back` makes them whole again. An error must have one of `names`."""
 
@@ -69,9 +70,9 @@ class Reader:
     def targets(self):
         return list(self.whole)
 
+    @abc.abstractmethod
     def say(self, file, draw):
         """Content for a file that says something else."""
-        raise NotImplementedError
 
 
 class Configs(Reader):

@@ -16,6 +16,7 @@ import subprocess
 import time
 
 from alexnet2gpu.faults.processes import alive
+from alexnet2gpu.runs.checkpoints.format import checkpoints_of, step_of
 from alexnet2gpu.runs.folder import read_metrics
 from bench.faults.campaign import outcome
 from bench.faults.victim import children
@@ -95,7 +96,7 @@ class Live:
 
     def saved(self):
         """The step of its newest checkpoint."""
-        return max((int(place.name[5:]) for place in self.out.glob("checkpoints/step-????????")), default=0)
+        return max(map(step_of, checkpoints_of(self.out / "checkpoints")), default=0)
 
     def said(self):
         """The lines of all that it has written into files `log...`."""

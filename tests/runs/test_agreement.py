@@ -21,7 +21,7 @@ def images(count=70, **changed):
 
 def told(*settings, train=None, test=None):
     config = load_config("configs/quick.yaml", settings)
-    return agreement.told(config, train or images(), test or images(5))
+    return agreement.told([config], train or images(), test or images(5))
 
 
 def differing(other):

@@ -6,11 +6,9 @@ import json
 import shutil
 import zipfile
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 import torch
-import torch.distributed as dist
 from conftest import metrics, train
 
 import alexnet2gpu
@@ -22,8 +20,7 @@ from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.runs.checkpoints import resume
 from alexnet2gpu.runs.checkpoints.format import Evaluation, Progress
-from alexnet2gpu.runs.folder import Run, read_metrics
-from alexnet2gpu.runs.out import RUNS, begun_before
+from alexnet2gpu.runs.folder import Run
 
 SETTINGS = [
     "data.name=synthetic",
@@ -378,57 +375,6 @@ def test_an_evaluation_has_one_line(unbroken, tmp_path, evaluation, lines):
     found = metrics(tmp_path, "top1_error")
     assert found == ({9: 0.5} if evaluation else {}) and metrics(tmp_path, "loss") == {9: 1.0}
     assert (tmp_path / "metrics.jsonl").read_text().count("top1") == len(found)
-
-
-def test_lines_that_are_not_whole_are_left_out(tmp_path):
-    file = tmp_path / "metrics.jsonl"
-    assert list(read_metrics(file)) == []
-    odd = b'{"step": 1}\n[]\n{"loss": 1}\n\xff\xfe\n' + b"[" * 10**5 + b'\n{"step": 2}\n{"step": 3'
-    file.write_bytes(odd)
-    assert list(read_metrics(file)) == [{"step": 1}, {"step": 2}]
-
-
-def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
-    """And not that of another torchrun which has the same store, nor one whose config is gone."""
-    monkeypatch.chdir(tmp_path)
-    config = load_config("configs/quick.yaml")
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
-    environment |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
-    for key, value in environment.items():
-        monkeypatch.setenv(key, value)
-    for run_id, name in (("mine", "quick-split"), ("another", "quick-split-2")):
-        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
-        with Run(RUNS / name, True) as own:
-            own.start(config, Progress(), [])
-        assert begun_before() is None  # the first start
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert begun_before() == RUNS / "quick-split-2"
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
-    assert begun_before() == RUNS / "quick-split"
-    (RUNS / "quick-split" / "config.yaml").unlink()
-    assert begun_before() is None
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a third")
-    assert begun_before() is None
-    monkeypatch.setenv("MASTER_PORT", "1")  # where nobody answers
-    monkeypatch.setattr("alexnet2gpu.ranks.store.STORE_PATIENCE", timedelta(seconds=1))
-    with pytest.raises(ValueError, match="torchrun's store does not say .*--out DIR --resume"):
-        begun_before()
-    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
-    with pytest.raises(ValueError, match="rank 0 had it, and is gone"):
-        begun_before()
-
-
-def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr("alexnet2gpu.runs.folder.RUN_PATIENCE", 0)
-    own = Run(tmp_path / "not here", False)
-    for word in ("", "of an earlier start"):  # a copy of the run has that
-        with pytest.raises(ValueError, match="not here: is not the directory that rank 0 sees"):
-            own.check_seen("of this start")
-        own.folder.mkdir(exist_ok=True)
-        (own.folder / "lock").write_text(word)
-    (own.folder / "lock").write_text("of this start")
-    own.check_seen("of this start")
 
 
 def test_a_run_without_its_config_is_a_run(unbroken, tmp_path, capsys):

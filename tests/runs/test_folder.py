@@ -3,15 +3,18 @@
 import fcntl
 import os
 import shutil
+from datetime import timedelta
 
 import pytest
+import torch.distributed as dist
 from conftest import ended, metrics, train
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.runs import folder, loop, out
+from alexnet2gpu.runs import loop, out
 from alexnet2gpu.runs.checkpoints.format import Best, Progress, checkpoints_of, newest_checkpoint
 from alexnet2gpu.runs.checkpoints.saver import prune
-from alexnet2gpu.runs.folder import Run
+from alexnet2gpu.runs.folder import Run, read_metrics
+from alexnet2gpu.runs.out import RUNS, begun_before
 
 CONFIG = load_config("configs/quick.yaml", ["data.name=synthetic"])
 SETTINGS = ["data.name=synthetic", "train.batch=128", "train.epochs=2", "train.log_every=1"]
@@ -162,4 +165,55 @@ def test_a_start_leaves_its_word(tmp_path):
     with started(tmp_path / "run") as own:
         own.check_seen("a word")
     assert (tmp_path / "run" / "lock").read_text() == "a word"
-    assert folder.read_metrics(tmp_path / "nothing") is not None
+    assert list(read_metrics(tmp_path / "nothing")) == []
+
+
+def test_lines_that_are_not_whole_are_left_out(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    assert list(read_metrics(file)) == []
+    odd = b'{"step": 1}\n[]\n{"loss": 1}\n\xff\xfe\n' + b"[" * 10**5 + b'\n{"step": 2}\n{"step": 3'
+    file.write_bytes(odd)
+    assert list(read_metrics(file)) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_restart_finds_the_run_that_it_has_begun(tmp_path, monkeypatch):
+    """And not that of another torchrun which has the same store, nor one whose config is gone."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config("configs/quick.yaml")
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    environment |= {"MASTER_PORT": str(store.port), "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    for run_id, name in (("mine", "quick-split"), ("another", "quick-split-2")):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", run_id)
+        with Run(RUNS / name, True) as own:
+            own.start(config, Progress(), [])
+        assert begun_before() is None  # the first start
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert begun_before() == RUNS / "quick-split-2"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "mine")
+    assert begun_before() == RUNS / "quick-split"
+    (RUNS / "quick-split" / "config.yaml").unlink()
+    assert begun_before() is None
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a third")
+    assert begun_before() is None
+    monkeypatch.setenv("MASTER_PORT", "1")  # where nobody answers
+    monkeypatch.setattr("alexnet2gpu.ranks.store.STORE_PATIENCE", timedelta(seconds=1))
+    with pytest.raises(ValueError, match="torchrun's store does not say .*--out DIR --resume"):
+        begun_before()
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    with pytest.raises(ValueError, match="rank 0 had it, and is gone"):
+        begun_before()
+
+
+def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr("alexnet2gpu.runs.folder.RUN_PATIENCE", 0)
+    own = Run(tmp_path / "not here", False)
+    for word in ("", "of an earlier start"):  # a copy of the run has that
+        with pytest.raises(ValueError, match="not here: is not the directory that rank 0 sees"):
+            own.check_seen("of this start")
+        own.folder.mkdir(exist_ok=True)
+        (own.folder / "lock").write_text(word)
+    (own.folder / "lock").write_text("of this start")
+    own.check_seen("of this start")

@@ -74,10 +74,15 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
+def step_of(checkpoint: Path) -> int:
+    """What `name_of` was given."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def checkpoints_of(folder: Path) -> list[Path]:
     """Those in a run's `checkpoints`, in order of their steps; nothing else that lies there."""
     named = [place for place in folder.glob("step-*") if re.fullmatch(NAME, place.name)]
-    return sorted(named, key=lambda place: int(place.name[5:]))
+    return sorted(named, key=step_of)
 
 
 def newest_checkpoint(folder: str | Path) -> Path:

@@ -10,12 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.faults import files
+from alexnet2gpu.runs.agreement import labels_of
 from alexnet2gpu.runs.checkpoints import format as saved
 from alexnet2gpu.runs.checkpoints.format import Damaged, Progress, State
 
@@ -37,9 +35,7 @@ class Start:
 
 def about(config: Config, images: Images) -> dict:
     """What a checkpoint says of its run, besides how far it is and what made it."""
-    labels = np.ascontiguousarray(images.labels, np.int64)
-    training = {"number": len(images), "labels": files.checksum(labels)}
-    return {"config": schema.plain_tree(config), "images": training}
+    return {"config": schema.plain_tree(config), "images": labels_of(images)}
 
 
 def find_start(run: Path, config: Config, images: Images) -> Start:
