@@ -70,6 +70,13 @@ def test_nothing_is_put_back_where_another_process_has_begun(tmp_path):
     assert list(contents(place)) == ["lock"]
 
 
+def test_where_nothing_is_deleted_nothing_is_put_back(tmp_path, capsys):
+    """Of three checkpoints, one of a step that is saved twice."""
+    train(*OPTIONS, "--set", "train.save_minutes=0", "--set", "train.max_steps=2", "--out", tmp_path / "run")
+    assert "put back" not in capsys.readouterr().out
+    assert (tmp_path / "run" / "memory.json").exists()
+
+
 @pytest.mark.parametrize("step", [5, 8])
 def test_a_run_whose_directory_is_emptied_ends_whole(step, tmp_path, monkeypatch):
     """In the middle; and after its last step, when nothing is left to be saved but what was deleted."""

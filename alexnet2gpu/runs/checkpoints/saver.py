@@ -55,11 +55,13 @@ class Saver:
     def _write(self, progress, contents, attempt):
         folder, noted = self.run.checkpoints, self.run.folder / "run.json"
         state = {"progress": asdict(progress), **self.about}
-        self.run.newest = folder / name_of(progress.step)
         with contextlib.suppress(
             FileNotFoundError
         ):  # somebody deletes it: the next will do, or the last again
-            self.run.put_back()
+            try:
+                self.run.put_back()
+            finally:
+                self.run.newest = folder / name_of(progress.step)
             self.run.flush()
             write(folder, progress.step, state, contents, attempt, self.towers, self.run.writer.over)
             if self.towers is not None:
