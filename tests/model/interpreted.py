@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from alexnet2gpu.config.layers import NormRule
-from alexnet2gpu.model import pool
+from alexnet2gpu.model import pool, update_kernel
 from alexnet2gpu.model.norm import operations, triton_kernels
 
 draw = torch.Generator().manual_seed(0)
@@ -109,6 +109,24 @@ def max_pooling_asks_for_no_more_than_it_keeps():
     torch.testing.assert_close(x.grad, other.grad)
 
 
+def the_update_is_its_rule():
+    """Twice, of more elements than a program has and a rest, at a rate of which 1 - (1 + rate) in float32 has
+    three digits, too; and not at all once it is halted."""
+    for rate in (0.01, 1e-5):
+        w, v = torch.randn(1300, generator=draw), torch.zeros(1300)
+        exact, velocity, halted = w.double(), v.double(), torch.zeros(())
+        for _ in range(2):
+            g = torch.randn(1300, generator=draw)
+            update_kernel.update(w, g, v, halted, rate, 0.9, 0.0005)
+            velocity = 0.9 * velocity - 0.0005 * rate * exact - rate * g.double()
+            exact = exact + velocity
+        assert ((v - velocity).abs().max() / velocity.abs().max()).item() < 5e-7
+        assert ((w - exact).abs().max() / exact.abs().max()).item() < 1e-7
+        before = w.clone(), v.clone()
+        update_kernel.update(w, g, v, halted + 1, rate, 0.9, 0.0005)
+        assert torch.equal(w, before[0]) and torch.equal(v, before[1])
+
+
 def main():
     failed = {}
     for name, check in CHECKS.items():
@@ -126,6 +144,7 @@ CHECKS = {
         normalisation_shows_what_is_not_a_number,
         max_pooling_is_torchs,
         max_pooling_asks_for_no_more_than_it_keeps,
+        the_update_is_its_rule,
     )
 }
 

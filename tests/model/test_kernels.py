@@ -20,6 +20,7 @@ CHECKS = [
     "normalisation_shows_what_is_not_a_number",
     "max_pooling_is_torchs",
     "max_pooling_asks_for_no_more_than_it_keeps",
+    "the_update_is_its_rule",
 ]
 
 
