@@ -52,7 +52,7 @@ def parse(argv):
 def size(text):
     """Bytes of a size such as 3GiB."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB)", text)
-    if not match or not (bytes_ := int(float(match[1]) * UNITS[match[2]])):
+    if not match or not 0 < (bytes_ := int(float(match[1]) * UNITS[match[2]])) < 2**60:
         raise ValueError(f"--budget {text}: should be a number and KiB, MiB or GiB, as in 3GiB")
     return bytes_
 

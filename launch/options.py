@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, name: str, doc: str, *shared: str):
-        super().__init__(prog=name, description=doc.split("\n")[0])
+        super().__init__(prog=name, description=(doc or name).split("\n")[0])
         for option in shared:
             self.share(option)
 

@@ -6,9 +6,10 @@
     torchrun --standalone --nproc_per_node=4 launch/train.py --split-model --ddp
 
 Without --config it trains configs/quick.yaml on the bundled images. `--set key.path=value` changes
-any key of the config, `--out DIR --resume` goes on with a run, in this mode or another. Ctrl-C,
-SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save and stop at the next step, and after them the exit status
-is 128 and their number. (nohup does not keep SIGHUP from torchrun; `setsid torchrun ...` does.)
+any key of the config, `--out DIR --resume` goes on with a run, in this mode or another, and --set
+then changes the run's config for good. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save and stop
+at the next step, and after them the exit status is 128 and their number; torchrun has statuses of
+its own. (nohup does not keep SIGHUP from torchrun; `setsid torchrun ...` does.)
 """
 
 from options import Parser

@@ -4,8 +4,8 @@ A file is written beside its place, flushed to the disk and then renamed. Its ch
 bytes, as "crc32 0123abcd": it tells any change by accident, not one on purpose. A *sealed* file is JSON whose
 first line has the checksum of all that follows.
 
-Whatever the package opens, it opens with `opener=regular`: a pipe would be waited for, /dev/zero has no end,
-and a link may lead to what belongs to somebody else.
+What comes from outside, or has a known name, is opened with `opener=regular`: a pipe would be waited for,
+/dev/zero has no end, and a link may lead to what belongs to somebody else.
 """
 
 import contextlib
@@ -17,24 +17,24 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
-LARGEST_SEALED = 2**28  # bytes of a sealed file
+LARGEST_SEALED = 2**24  # bytes of a sealed file, of which JSON makes up to thirty times as many
 OF_THE_SYSTEM = errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM  # not of a file
 BLOCK = 2**24  # bytes in memory at a time
 
 
 def regular(path: str, flags: int) -> int:
     """An `opener` for `open`: of regular files only, and no link is followed to write. Raises: OSError."""
-    if flags & (os.O_WRONLY | os.O_RDWR):
-        flags |= os.O_NOFOLLOW
+    writes = flags & (os.O_WRONLY | os.O_RDWR)
     try:
-        handle = os.open(path, flags | os.O_NONBLOCK, 0o666)  # or a pipe would be waited for
+        # O_NONBLOCK, or a pipe would be waited for
+        handle = os.open(path, flags | os.O_NONBLOCK | (os.O_NOFOLLOW if writes else 0), 0o666)
     except OSError as error:
-        if error.errno == errno.ELOOP and os.path.islink(path):
+        if error.errno == errno.ELOOP and writes:
             error.strerror = "is a link, and none is followed to write"
         raise
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", path)
     return handle
 
 
@@ -83,8 +83,20 @@ def read_file(file: Path, most: int) -> bytes:
     return content
 
 
-def checksum(content: bytes) -> str:
-    return f"crc32 {zlib.crc32(content):08x}"
+@contextlib.contextmanager
+def faults_of(file: Path):
+    """Raises: ValueError with the name of a file that is unreadable, or is not what it should be; OSError if
+    that cannot be said."""
+    try:
+        yield
+    except (OSError, ValueError, RecursionError) as error:
+        if getattr(error, "errno", None) in OF_THE_SYSTEM:
+            raise
+        raise ValueError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def checksum(content: bytes, before: int = 0) -> str:
+    return f"crc32 {zlib.crc32(content, before):08x}"
 
 
 def checksum_of(file: Path) -> str:
@@ -93,20 +105,15 @@ def checksum_of(file: Path) -> str:
     with open(file, "rb", opener=regular) as opened:
         while block := opened.read(BLOCK):
             crc = zlib.crc32(block, crc)
-    return f"crc32 {crc:08x}"
+    return checksum(b"", crc)
 
 
 def compare_checksum(file: Path, expected: str) -> None:
     """Raises: ValueError if a file is not there, or has not the expected checksum; OSError if that cannot be
     said."""
-    try:
-        found = checksum_of(file)
-    except OSError as error:
-        if error.errno in OF_THE_SYSTEM:
-            raise
-        raise ValueError(f"{file.name}: {error.strerror or error}") from None
-    if found != expected:
-        raise ValueError(f"{file.name}: not as it was written ({expected}, now {found})")
+    with faults_of(file):
+        if (found := checksum_of(file)) != expected:
+            raise ValueError(f"not as it was written ({expected}, now {found})")
 
 
 def seal(document: dict[str, Any]) -> bytes:
@@ -118,16 +125,12 @@ def seal(document: dict[str, Any]) -> bytes:
 def read_sealed(file: Path) -> dict[str, Any]:
     """What `seal` was given. Raises: ValueError if the file is unreadable or was changed; OSError if that
     cannot be said."""
-    try:
+    with faults_of(file):
         content = read_file(file, LARGEST_SEALED)
-        head, newline, body = content.partition(b"\n")
-        if head + newline != _head(body):
+        body = content.partition(b"\n")[2]
+        if content != _head(body) + body:
             raise ValueError("not as it was written")
         return json.loads(b"{" + body)
-    except (OSError, ValueError, RecursionError) as error:
-        if getattr(error, "errno", None) in OF_THE_SYSTEM:
-            raise
-        raise ValueError(f"{file.name}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _head(body):

@@ -30,6 +30,10 @@ def one_line_mistakes():
     mistake it is ignored, so that it cannot change the status of a rank on its way out.
     """
     protect()
+    if (
+        "RANK" in os.environ
+    ):  # of several, which wait for each other in C++, where Python's handler is not run
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     arrived = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))
     try:
@@ -66,12 +70,12 @@ def one_line(error: BaseException) -> str:
 
 def _report(text):
     rank = os.environ.get("RANK", "0")
-    if rank == "0" or os.environ.get("LOCAL_RANK") == "0":
+    if rank == "0" or os.environ.get("LOCAL_RANK", "0") == "0":
         who = "" if rank == "0" else f" (rank {rank})"
         print(f"error{who}: {text}", file=sys.stderr, flush=True)
     note_error(text)
     if os.environ.get("LOCAL_WORLD_SIZE") not in (None, os.environ.get("WORLD_SIZE")):
         from alexnet2gpu.ranks.store import store
 
-        with contextlib.suppress(RuntimeError, ValueError):
+        with contextlib.suppress(RuntimeError, ValueError):  # of a rank that is no number, too
             store().compare_set(VERDICT, "", json.dumps({"rank": int(rank), "status": 2, "text": text}))

@@ -138,7 +138,7 @@ class Watch:
                 self.answered = time.monotonic()
                 self._judge(SILENT / 3)
             except RuntimeError:  # the store does not answer: torchrun may be stopped for a while
-                if ended:
+                if ended or self.orphaned is not None:
                     return
                 if "TORCHELASTIC_USE_AGENT_STORE" in os.environ:  # else rank 0 has it, and is gone
                     with contextlib.suppress(RuntimeError):
@@ -200,15 +200,16 @@ class Watch:
 
     def _give_up(self, text, status, report=""):
         """End, for this reason if no other rank was first with another."""
-        mine = {"rank": self.grid.rank, "status": status, "text": text}
-        first = mine if self.grid.local_rank == 0 else {"text": text}  # where the store is silent
-        self.ending.acquire(timeout=SILENT)  # or another thread would obey this one's verdict,
-        if time.monotonic() - self.answered < SILENT:  # and end the process before it is told
+        # or another thread would obey this one's verdict, and end the process before it is told
+        self.ending.acquire(timeout=SILENT)
+        first, tells = text, self.grid.local_rank == 0  # where the store is silent
+        if time.monotonic() - self.answered < SILENT:
             with contextlib.suppress(RuntimeError):
-                first = json.loads(self.store.compare_set(VERDICT, "", json.dumps(mine)))
-        if first != mine:
-            note_error(first["text"])
-        self._end(text if first == mine else "", status, report)
+                mine = json.dumps({"rank": self.grid.rank, "status": status, "text": text})
+                verdict = self.store.compare_set(VERDICT, "", mine).decode()
+                first, tells = json.loads(verdict)["text"], verdict == mine
+        note_error(first)
+        self._end(text if tells else "", status, report)
 
     def _end(self, text, status, report=""):
         self.ending.acquire(timeout=SILENT)

@@ -44,13 +44,22 @@ def grid_of(towers: int, split: bool, ddp: bool, environment: Mapping = os.envir
     Raises: ValueError if the number of processes does not suit the flags and the towers.
     """
     alone = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
-    rank, world, local_rank, local_world = (int(environment.get(name, alone[name])) for name in alone)
+    rank, world, local_rank, local_world = (_number(environment, name, alone[name]) for name in alone)
+    if world > 1 and "MASTER_ADDR" not in environment:
+        raise ValueError(f"WORLD_SIZE is {world}, but not where ranks meet: start them by torchrun")
     if mistake := _mistake(towers, split, ddp, world, "WORLD_SIZE" in environment):
         raise ValueError(mistake)
     span = (towers if ddp else world) if split else 1
     share = towers // span
     first = rank % span * share
     return Grid(rank, world, local_rank, local_world, span, range(first, first + share))
+
+
+def _number(environment, name, alone):
+    try:
+        return int(environment.get(name, alone))
+    except ValueError:
+        raise ValueError(f"{name} is {environment[name]!r}, no number: start ranks by torchrun") from None
 
 
 def _mistake(towers, split, ddp, world, by_torchrun):

@@ -30,27 +30,32 @@ from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import config_text
 from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.store import store_of_all_starts
-from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of, step_of
+from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of, set_aside, step_of
 from alexnet2gpu.runs.writer import Writer
 
 RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
 BEGUN = "run"  # its key in the store
+LONGEST = 2**16  # characters of a line of metrics.jsonl
+FILES = "config.yaml", "metrics.jsonl", "memory.json", "run.json"  # besides checkpoints
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
     """The lines of a metrics.jsonl, but for those that are not whole, such as the last one of a run that is
     going on, and others than of numbers; none if there is no file. Raises: OSError."""
     with contextlib.suppress(FileNotFoundError), open(file, errors="replace", opener=files.regular) as opened:
-        for line in opened:
+        while line := opened.readline(LONGEST):
             try:
                 parsed = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            numbers = isinstance(parsed, dict) and all(
-                type(value) in (int, float) for value in parsed.values()
-            )
-            if numbers and isinstance(parsed.get("step"), int) and 0 <= parsed["step"] < 2**63:
+            if not isinstance(parsed, dict) or not all(map(_is_number, parsed.values())):
+                continue
+            if isinstance(parsed.get("step"), int) and parsed["step"] >= 0:
                 yield parsed
+
+
+def _is_number(value):
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 class Run(contextlib.AbstractContextManager):
@@ -84,7 +89,7 @@ class Run(contextlib.AbstractContextManager):
         if newer and step_of(newer[-1]) > progress.step:
             raise ValueError(f"{newer[-1]}: another process wrote it meanwhile: resume again")
         for old in damaged:
-            old.rename(old.with_name(f"damaged-{old.name}-{time.time_ns():x}"))
+            set_aside(old)
         for partial in self.checkpoints.iterdir():  # of an earlier start
             if re.fullmatch(r"\.step-\d+\.[0-9a-f-]+\.partial", partial.name):
                 shutil.rmtree(partial, ignore_errors=True)
@@ -119,12 +124,17 @@ class Run(contextlib.AbstractContextManager):
             files.write_whole(self.folder / name, self.written[name])
 
     def put_back(self) -> None:
-        """What somebody has deleted or moved away meanwhile. Raises: ValueError if another process has begun
-        to write there."""
+        """What somebody has deleted or moved away meanwhile. Raises: ValueError if another run lies
+        there now."""
         if not self.is_missing():
             return
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         if not _is_at(self.folder / "lock", self.lock):
+            if (self.folder / "lock").exists():
+                another = (
+                    "another run lies there now: go on with this one, with --resume, where it was moved to"
+                )
+                raise ValueError(f"--out {self.folder}: {another}")
             self.lock.close()
             self._take_lock(patience=0)
         for name, content in self.written.items():
@@ -189,6 +199,13 @@ class Run(contextlib.AbstractContextManager):
         """Of all ranks: memory/report.py."""
         if self.writes:
             self.writer.do(self._write, "memory.json", json.dumps(report, indent=1) + "\n")
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether there is anything of a run; empty files are of one that was ended at once."""
+    files_of_it = (folder / name for name in FILES)
+    full = any(file.exists() and (not file.is_file() or file.stat().st_size) for file in files_of_it)
+    return full or bool(checkpoints_of(folder / "checkpoints"))
 
 
 def _is_at(file, opened):

@@ -200,9 +200,11 @@ class Loop:
         self.run.writer.wait()
         self.ranks.wait()  # whoever reports ends all
         saved = self.saved.step
-        last = f"step {saved}, in {self.run.checkpoints}" if saved else "none yet"
-        way_out = "go on with lower rates: --resume --set optim.schedule"
-        raise FloatingPointError(f"{said}: last good checkpoint: {last}: {way_out}")
+        lower = "with lower rates, as by --set optim.schedule.0.weights=0.001"
+        again = f"go on with --out {self.run.folder} --resume {lower}" if saved else f"start again {lower}"
+        raise FloatingPointError(
+            f"{said}: last good checkpoint: {f'step {saved}' if saved else 'none'}: {again}"
+        )
 
     def _log(self, epoch, steps, since):
         """Log the means of loss and error over the steps since the last line; returns them as text."""

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.ranks.store import store_of_all_starts
-from alexnet2gpu.runs.checkpoints.format import checkpoints_of
-from alexnet2gpu.runs.folder import BEGUN
+from alexnet2gpu.runs.folder import BEGUN, holds_run
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
 
@@ -30,13 +29,16 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     if resume and out is None:
         raise ValueError("--resume: say which run to go on with: --out DIR --resume")
     folder = Path(out or RUNS)
-    holds_run = (folder / "config.yaml").exists() or bool(checkpoints_of(folder / "checkpoints"))
-    if resume and not holds_run:
+    if resume and not holds_run(folder):
         way_out = "leave --resume out to start one"
         raise ValueError(f"--out {out} --resume: there is no run to go on with: {way_out}")
-    if out and holds_run and not resume:
+    if out and holds_run(folder) and not resume:
         way_out = "give another directory, or add --resume to go on with it"
         raise ValueError(f"--out {out} holds another run: {way_out}")
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"--out {str(folder)!r}: a name in it is not of UTF-8: give another") from None
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"--out {folder}: {there} is not a directory that can be written to: give another")

@@ -38,7 +38,7 @@ def test_set_reaches_every_depth():
 @pytest.mark.parametrize(
     "override, complaint",
     [
-        ("train.bach=64", "--set train.bach=64: train.bach: unknown key; did you mean batch?"),
+        ("train.bach=64", "--set train.bach=64: train.bach: unknown key; did you mean train.batch?"),
         ("train.batch=many", '--set train.batch=many: train.batch: should be a whole number, not "many"'),
         ("train.batch=1.5", "train.batch: should be a whole number, not 1.5"),
         ("train.batch=true", "train.batch: should be a whole number, not true"),

@@ -240,7 +240,10 @@ def test_a_base_may_have_a_base(tmp_path):
         ({"mine": {"base": "mine.yaml"}}, "base: no file mine.yaml lies beside this one, or it"),
         ({"mine": {"base": "sub/../mine.yaml"}}, "or it is based on this"),
         ({"mine": {"base": "theirs.yaml"}, "theirs": {"base": "mine.yaml"}}, "or it is based on this"),
-        ({"mine": {"base": "quick.yaml", "train.bach": 3}}, "train.bach: unknown key; did you mean batch?"),
+        (
+            {"mine": {"base": "quick.yaml", "train.bach": 3}},
+            "train.bach: unknown key; did you mean train.batch?",
+        ),
         ({"mine": {"base": "quick.yaml", "trian.batch": 3}}, "trian: unknown key; did you mean train?"),
         (
             {"mine": {"base": "quick.yaml", "model.stages.9.conv1.out": 3}},

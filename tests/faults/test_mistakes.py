@@ -79,7 +79,7 @@ def folder(tmp_path_factory):
 
 
 ANYWHERE = [
-    (["--set", "train.bach=64"], "train.bach: unknown key; did you mean batch?"),
+    (["--set", "train.bach=64"], "train.bach: unknown key; did you mean train.batch?"),
     (["--set", "train.batch=many"], "train.batch: should be a whole number"),
     (["--set", "train.batch=100000"], "is more than the 6000 training images"),
     (["--set", "model.towers=3"], "do not divide by 3 towers"),

@@ -27,6 +27,7 @@ def environment(rank, world, local_world=None):
         "WORLD_SIZE": str(world),
         "LOCAL_RANK": str(rank % local_world),
         "LOCAL_WORLD_SIZE": str(local_world),
+        "MASTER_ADDR": "127.0.0.1",
     }
 
 

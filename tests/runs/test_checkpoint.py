@@ -291,7 +291,7 @@ def find(folder, *changes, images=None):
 )
 def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
     changes = [change, *["model.stages.4.fc8.out=12"] * ("towers" in change)]
-    with pytest.raises(ValueError, match="was made with another"):
+    with pytest.raises(ValueError, match="is of another run"):
         find(unbroken, *changes)
 
 
@@ -317,6 +317,17 @@ def test_other_versions_and_lost_metrics_are_said(unbroken, tmp_path):
     assert resume.changed_versions(before, now) == [said]
 
 
+def test_a_checkpoint_under_another_name_is_passed_over(longer, tmp_path, capfd):
+    """A copy, which is set aside, and hides no other."""
+    run = shutil.copytree(longer, tmp_path / "run", symlinks=True)
+    shutil.copytree(run / "checkpoints" / "step-00000010", run / "checkpoints" / "step-00000900")
+    train(*upto(11), "--out", run, "--resume")
+    said = capfd.readouterr().out
+    assert "step-00000900: it is of step 10, and was renamed or copied" in said, said
+    assert "going on from" in said and (run / "checkpoints" / "step-00000011").is_dir()
+    assert len(list(run.glob("checkpoints/damaged-step-00000900-*"))) == 1
+
+
 def test_a_state_of_other_types_is_passed_over(longer, tmp_path):
     """Though it is sealed: whoever has sealed it."""
     folder = shutil.copytree(longer, tmp_path / "run", symlinks=True)
@@ -334,7 +345,7 @@ def test_a_run_goes_on_only_with_its_labels(unbroken):
     config = load_config(unbroken / "config.yaml")
     images, _ = load_images(config.data, config.model)
     other = replace(images, labels=images.labels[::-1].copy())
-    with pytest.raises(ValueError, match="was made with another labels of training images"):
+    with pytest.raises(ValueError, match="training images have another labels"):
         find(unbroken, images=other)
 
 

@@ -1,6 +1,5 @@
 """If these fail, a run loses what somebody deletes by mistake, or touches what is not its own."""
 
-import fcntl
 import os
 import shutil
 from datetime import timedelta
@@ -56,18 +55,31 @@ def test_what_is_deleted_in_mid_run_is_put_back(how, tmp_path, capsys):
     assert metrics(place, "loss") == {1: 2.5, 2: 2.25}
 
 
-def test_nothing_is_put_back_where_another_process_has_begun(tmp_path):
-    place = tmp_path / "run"
+def test_another_run_in_the_place_of_one_that_was_moved_is_left_alone(tmp_path):
+    place, other = tmp_path / "run", tmp_path / "other"
+    with started(other):
+        checkpoint(other / "checkpoints" / "step-00000003", "theirs")
     with started(place) as own:
-        shutil.rmtree(place)
-        place.mkdir()
-        with (
-            open(place / "lock", "a") as other,
-            pytest.raises(ValueError, match="another process is training"),
-        ):
-            fcntl.flock(other, fcntl.LOCK_EX)
+        place.rename(tmp_path / "elsewhere")
+        other.rename(place)
+        before = contents(place)
+        with pytest.raises(ValueError, match="another run lies there now: go on with this one"):
             own.put_back()
-    assert list(contents(place)) == ["lock"]
+    assert contents(place) == before and (place / "checkpoints" / "step-00000003" / "state.json").exists()
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", "memory.json", "run.json"])
+def test_a_directory_with_a_file_of_a_run_is_no_new_one(name, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match="holds another run: give another directory"):
+        out.check_folder(str(tmp_path), resume=False)
+    (tmp_path / name).write_text("")  # of a run that was ended at once
+    assert out.check_folder(str(tmp_path), resume=False) == tmp_path
+
+
+def test_a_name_that_is_not_of_utf_8_is_a_mistake(tmp_path):
+    with pytest.raises(ValueError, match="not of UTF-8"):
+        out.check_folder(str(tmp_path / os.fsdecode(b"\xff")), resume=False)
 
 
 def test_where_nothing_is_deleted_nothing_is_put_back(tmp_path, capsys):
@@ -132,12 +144,24 @@ def test_only_checkpoints_are_removed_and_no_link_is_followed(tmp_path):
     for step in (3, 4):
         checkpoint(own / f"step-{step:08d}")
     assert [place.name[-1] for place in checkpoints_of(own)] == list("1234")
-    prune(own, 1, Best(3, 0.5))
+    prune(own, 4, 1, Best(3, 0.5))
     assert [place.name[-1] for place in checkpoints_of(own)] == list("34")
     assert (theirs / "state.json").read_text() == "theirs"
     assert sorted(place.name for place in own.iterdir() if place.name[-1] not in "34") == [
         *("best", "step-000000009", "step-00000001-notes", "step-00000009.bak", "step-9")
     ]
+
+
+def test_what_is_not_of_a_checkpoint_stays(tmp_path):
+    """Somebody's notes in one, and copies of one beyond the step that was done, which take no place."""
+    for step in (1, 2, 3, 90):
+        checkpoint(tmp_path / f"step-{step:08d}")
+        (tmp_path / f"step-{step:08d}" / "tower-0.pt").touch()
+    (tmp_path / "step-00000001" / "notes.txt").touch()
+    prune(tmp_path, 3, 1, None)
+    left = sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*"))
+    whole = [f"step-000000{step}/{name}" for step in ("03", "90") for name in ("state.json", "tower-0.pt")]
+    assert left == ["step-00000001/notes.txt", *whole]
 
 
 def test_checkpoints_are_in_order_of_their_steps(tmp_path):
@@ -154,8 +178,8 @@ def test_no_link_is_followed_to_write(name, tmp_path):
     (place / name).symlink_to(target)
     status, said = ended("train", *OPTIONS, "--set", "train.max_steps=1", "--out", place)
     assert target.read_text() == "not ours\n"
-    assert status == (2 if name == "lock" else 0) and said.count("error: ") == (name == "lock"), said
-    assert "is a link, and none is followed to write" in said or status == 0
+    why = {"lock": "is a link, and none is followed to write", "metrics.jsonl": "holds another run"}
+    assert status == 2 * (name in why) and why.get(name, "") in said, said
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
@@ -178,7 +202,8 @@ def test_a_start_leaves_its_word(tmp_path):
 def test_lines_that_are_not_whole_are_left_out(tmp_path):
     file = tmp_path / "metrics.jsonl"
     assert list(read_metrics(file)) == []
-    odd = b'{"step": 1}\n[]\n{"loss": 1}\n\xff\xfe\n' + b"[" * 10**5 + b'\n{"step": 2}\n{"step": 3'
+    odd = b'{"step": 1}\n[]\n{"loss": 1}\n{"step": 1, "loss": 1' + b"0" * 400 + b"}\n\xff\xfe\n"
+    odd += b"[" * 10**5 + b'\n{"step": 2}\n{"step": 3'
     file.write_bytes(odd)
     assert list(read_metrics(file)) == [{"step": 1}, {"step": 2}]
 

@@ -26,7 +26,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, capsys):
     said = capsys.readouterr().err
     found = re.search(
         r"error: step (\d+): the loss is (nan|inf); what first is not finite is the output of "
-        r"towers\.\d\.\w+: last good checkpoint: step 4, in ",
+        r"towers\.\d\.\w+: last good checkpoint: step 4: go on with --out ",
         said,
     )
     assert exit_.value.code == 1 and found and int(found[1]) in range(6, 9), said

@@ -39,6 +39,9 @@ def classes_of(source: Path) -> list[str]:
         found[part] = sorted(entry.name for entry in entries if entry.name[0] != ".")
         if not found[part]:
             raise ValueError(f"{folder}: has no folders in it, one for every class")
+    for name in found["train"]:
+        if os.fsencode(name) != name.encode(errors="replace"):
+            raise ValueError(f"{source / 'train'}/{name!r}: a name that is not of UTF-8: rename it")
     if unknown := sorted(set(found["val"]) - set(found["train"])):
         raise ValueError(f"{source / 'val' / unknown[0]}: there is no such class in train/")
     return found["train"]

@@ -14,6 +14,7 @@ depends on the seed and the step alone (config/seeds.py).
 
 import os
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,11 @@ def checkpoints_of(folder: Path) -> list[Path]:
     """Those in a run's `checkpoints`, in order of their steps; nothing else that lies there."""
     named = [place for place in folder.glob("step-*") if re.fullmatch(NAME, place.name)]
     return sorted(named, key=step_of)
+
+
+def set_aside(checkpoint: Path) -> None:
+    """Give a name to what lies there that says that it is none."""
+    checkpoint.rename(checkpoint.with_name(f"damaged-{checkpoint.name}-{time.time_ns():x}"))
 
 
 def newest_checkpoint(folder: str | Path) -> Path:

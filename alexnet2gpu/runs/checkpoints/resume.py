@@ -50,6 +50,8 @@ def find_start(run: Path, config: Config, images: Images) -> Start:
         for _ in range(2):  # once more, if it was the disk that failed for a moment, not the file
             try:
                 state = saved.read_state(found)
+                if state.progress.step != saved.step_of(found):
+                    raise Damaged(f"it is of step {state.progress.step}, and was renamed or copied")
                 changes = _compare(found, state, now)
                 saved.compare_checksums(found, state, range(config.model.towers))
                 break
@@ -83,11 +85,12 @@ def _compare(checkpoint: Path, state: State, now: dict):
     before, after = schema.flat(state.config), schema.flat(now["config"])
     keys = [key for key in after | before if before.get(key) != after.get(key)]
     changes = {key: f"{key} is {after.get(key)}, was {before.get(key)}" for key in keys}
-    others = [f"{same}: {changes[key]}" for same in SAME for key in keys if f"{key}.".startswith(f"{same}.")]
+    others = [changes[key] for same in SAME for key in keys if f"{key}.".startswith(f"{same}.")]
     others += [
-        f"{key} of training images" for key, value in now["images"].items() if state.images.get(key) != value
+        f"training images have another {key}"
+        for key, value in now["images"].items()
+        if state.images.get(key) != value
     ]
     if others:
-        another = f"{checkpoint} was made with another {others[0]}"
-        raise ValueError(f"{another}: start a new run, or undo the change")
+        raise ValueError(f"{checkpoint} is of another run: {others[0]}: start a new one, or undo the change")
     return list(changes.values())

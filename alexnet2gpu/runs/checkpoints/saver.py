@@ -20,7 +20,16 @@ from alexnet2gpu.faults import files
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.runs.checkpoints.format import FORMAT, Best, Progress, checkpoints_of, name_of, read_state
+from alexnet2gpu.runs.checkpoints.format import (
+    FORMAT,
+    Best,
+    Progress,
+    checkpoints_of,
+    name_of,
+    read_state,
+    set_aside,
+    step_of,
+)
 from alexnet2gpu.runs.checkpoints.towers import serialised, snapshot
 from alexnet2gpu.runs.folder import Run
 
@@ -67,7 +76,7 @@ class Saver:
             if self.towers is not None:
                 if not noted.exists():
                     files.write_whole(noted, files.seal({"saved": True}))
-                prune(folder, self.keep, progress.best)
+                prune(folder, progress.step, self.keep, progress.best)
 
 
 def write(
@@ -135,23 +144,32 @@ def _put(state, partial, final):
         shutil.rmtree(partial)
     else:
         files.write_whole(partial / "state.json", files.seal(state))
-        shutil.rmtree(final, ignore_errors=True)  # if its removal was begun
+        if final.exists():  # its removal was begun
+            _remove(final)
+        if final.exists():  # somebody has files there
+            set_aside(final)
         os.rename(partial, final)
         files.flush_folder(final.parent)
 
 
-def prune(folder: Path, keep: int, best: Best | None) -> None:
-    """Remove all but the `keep` newest checkpoints and the best, to which `best` then leads. Of one that is a
-    link, to another run's, the link."""
+def _remove(checkpoint):
+    """Delete its files, and its directory if nothing else is there; of a link, to another run's, the link."""
+    with contextlib.suppress(OSError):  # in use by somebody: the next time
+        if checkpoint.is_symlink():
+            checkpoint.unlink()
+            return
+        (checkpoint / "state.json").unlink(missing_ok=True)  # first: now it is no checkpoint
+        for tower in checkpoint.glob("tower-*.pt"):
+            tower.unlink()
+        checkpoint.rmdir()
+
+
+def prune(folder: Path, step: int, keep: int, best: Best | None) -> None:
+    """Remove all but the `keep` newest checkpoints up to `step` and the best, to which `best` then leads."""
     good = name_of(best.step) if best else None
-    for old in checkpoints_of(folder)[:-keep]:
+    for old in [place for place in checkpoints_of(folder) if step_of(place) <= step][:-keep]:
         if old.name != good:
-            with contextlib.suppress(OSError):  # in use by somebody: the next time
-                if old.is_symlink():
-                    old.unlink()
-                    continue
-                (old / "state.json").unlink(missing_ok=True)  # first: now it is no checkpoint
-                shutil.rmtree(old)
+            _remove(old)
     if good and (folder / good).exists():
         with contextlib.suppress(OSError):  # some file systems have no links: a convenience
             new = folder / ".best"
