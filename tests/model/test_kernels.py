@@ -20,6 +20,9 @@ CHECKS = [
     "normalisation_shows_what_is_not_a_number",
     "max_pooling_is_torchs",
     "max_pooling_asks_for_no_more_than_it_keeps",
+    "blocks_are_the_image_cut_up",
+    "convolution_over_blocks_is_torchs",
+    "convolution_over_blocks_is_in_autocasts_type",
 ]
 
 
