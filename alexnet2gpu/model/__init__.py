@@ -1,7 +1,8 @@
 """The arithmetic of 2012 on one device; it knows nothing of ranks.
 
     model.py     Tower, AlexNet: stages of towers side by side. START HERE
-    layers.py    the convolution that overhangs, dropout
+    layers.py    from a config's layers to modules; dropout
+    conv.py      the convolution: torch's, or of few maps on GPUs over the blocks of conv_kernels.py
     linear.py    fully connected layers
     pool.py      max-pooling: torch's, or on GPUs pool_kernels.py
     norm/        response normalisation: torch's operations, a C kernel, Triton kernels

@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from alexnet2gpu.model.layers import convolution_backward
+from alexnet2gpu.model.conv import convolution_backward
 from alexnet2gpu.model.linear import in_one_piece, linear
 from alexnet2gpu.ranks.link import Link, add
 

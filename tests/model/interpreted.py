@@ -3,12 +3,13 @@ it in a process of its own, since the interpreter is chosen when Triton is impor
 
 import json
 import traceback
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
 
 from alexnet2gpu.config.layers import NormRule
-from alexnet2gpu.model import pool, update_kernel
+from alexnet2gpu.model import conv, pool, update_kernel
 from alexnet2gpu.model.norm import operations, triton_kernels
 
 draw = torch.Generator().manual_seed(0)
@@ -127,6 +128,78 @@ def the_update_is_its_rule():
         assert torch.equal(w, before[0]) and torch.equal(v, before[1])
 
 
+# images, C', kernel, stride, pad, overhang: AlexNet's first layer on fewer pixels, padding, pixels that no
+# window reads, a kernel smaller than the stride, no image; more elements than one program has, and fewer
+CONVOLUTIONS = [
+    ((2, 3, 28, 36), 5, 11, 4, 0, (3, 3)),
+    ((2, 1, 17, 22), 4, 7, 2, 3, (0, 0)),
+    ((1, 3, 16, 25), 2, 5, 3, 0, (1, 0)),
+    ((3, 2, 11, 14), 3, 2, 5, 0, (0, 0)),
+    ((1, 3, 13, 10), 2, 3, 2, 2, (0, 1)),
+    ((0, 3, 12, 12), 2, 4, 4, 0, (0, 0)),
+]
+
+
+def blocks_are_the_image_cut_up():
+    """To the bit, against torch's own, which have a block's values map by map. In bfloat16 too, and of an
+    image that lies otherwise."""
+    for number, (shape, _, kernel, stride, pad, overhang) in enumerate(CONVOLUTIONS[:-1]):
+        x = randn(*shape, dtype=torch.bfloat16).float()  # which rounds to no other value
+        given = x.contiguous() if number % 2 else x
+        rows, columns = (
+            (side + 2 * pad + more - kernel) // stride + -(-kernel // stride)
+            for side, more in zip(shape[2:], overhang)
+        )
+        arguments = stride, pad, rows, columns
+        below, right = stride * rows - shape[2] - pad, stride * columns - shape[3] - pad
+        maps = F.pixel_unshuffle(F.pad(x, (pad, right, pad, below)), stride)
+        maps = maps.unflatten(1, (shape[1], stride**2)).transpose(1, 2).flatten(1, 2)
+        for dtype in torch.float32, torch.bfloat16:
+            ours = conv.blocks(given, *arguments, dtype)
+            assert ours.dtype == dtype and last(ours) and torch.equal(ours.float(), maps), (shape, dtype)
+    torch.library.opcheck(
+        conv.blocks, (given, *arguments, dtype), test_utils=("test_schema", "test_faketensor")
+    )
+
+
+def convolution_over_blocks_is_torchs():
+    """Forward and all gradients; keeping nothing but the image and the weight, as they came. Of a gradient
+    that lies otherwise too, the weight's has its maps last."""
+    for shape, gives, kernel, stride, pad, (below, right) in CONVOLUTIONS:
+        x, weight = randn(*shape, dtype=torch.float64), randn(gives, shape[1], kernel, kernel)
+        given = x.requires_grad_(), weight.double().requires_grad_()
+        theirs = F.conv2d(F.pad(x, (0, right, 0, below)), given[1], None, stride, pad)
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            ours = conv.BlockConv.apply(*given, (below, right), stride, pad)
+        assert [tensor.data_ptr() for tensor in kept] == [tensor.data_ptr() for tensor in given]
+        close = {"rtol": 1e-12, "atol": 1e-12}
+        torch.testing.assert_close(ours, theirs, **close)
+        of_y = randn(*theirs.shape, dtype=torch.float64).contiguous()
+        gradients = torch.autograd.grad(ours, given, of_y)
+        assert last(gradients[1])
+        torch.testing.assert_close(gradients, torch.autograd.grad(theirs, given, of_y), **close)
+
+
+def convolution_over_blocks_is_in_autocasts_type():
+    """So are the blocks already; gradients are in those of the image and the weight. Whole numbers, whose
+    sums are exact."""
+    x, weight = (
+        torch.randint(-2, 3, shape, generator=draw).float().requires_grad_()
+        for shape in ((2, 3, 9, 14), (2, 3, 5, 5))
+    )
+    theirs = F.conv2d(x, weight, None, 3)
+    with torch.autocast("cpu", torch.bfloat16), patch.object(conv, "blocks", wraps=conv.blocks) as made:
+        ours = conv.BlockConv.apply(x, weight, (0, 0), 3, 0)
+    assert ours.dtype == torch.bfloat16 == made.call_args.args[-1]
+    torch.testing.assert_close(ours, theirs.bfloat16(), rtol=0, atol=0)
+    of_y = torch.randint(-2, 3, ours.shape, generator=draw)
+    gradients = torch.autograd.grad(ours, (x, weight), of_y.bfloat16())
+    assert all(gradient.dtype == torch.float32 for gradient in gradients)
+    theirs = torch.autograd.grad(theirs, (x, weight), of_y.float())
+    torch.testing.assert_close(gradients, theirs, rtol=0, atol=0)
+
+
 def main():
     failed = {}
     for name, check in CHECKS.items():
@@ -145,6 +218,9 @@ CHECKS = {
         max_pooling_is_torchs,
         max_pooling_asks_for_no_more_than_it_keeps,
         the_update_is_its_rule,
+        blocks_are_the_image_cut_up,
+        convolution_over_blocks_is_torchs,
+        convolution_over_blocks_is_in_autocasts_type,
     )
 }
 

@@ -21,6 +21,9 @@ CHECKS = [
     "max_pooling_is_torchs",
     "max_pooling_asks_for_no_more_than_it_keeps",
     "the_update_is_its_rule",
+    "blocks_are_the_image_cut_up",
+    "convolution_over_blocks_is_torchs",
+    "convolution_over_blocks_is_in_autocasts_type",
 ]
 
 

@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from alexnet2gpu.config import layers as kinds
-from alexnet2gpu.model.layers import Dropout, OverhangConv2d, draw_weights
+from alexnet2gpu.model.conv import Conv2d
+from alexnet2gpu.model.layers import Dropout, draw_weights
 from alexnet2gpu.model.pool import MaxPool2d
 
 
@@ -16,7 +17,7 @@ def random(*shape, scale=1.0):
 def test_overhang_reads_zeros_beyond_the_edge():
     """Window by window, with nothing where the image ends: 224 pixels, kernel 11, stride 4 give 55
     places, not 54."""
-    conv = OverhangConv2d(1, 1, 11, 4).double()
+    conv = Conv2d(1, 1, 11, 4).double()
     draw_weights(conv, kinds.Conv(out=1, kernel=11, init=0.1, bias=0.5), seed=0)
     conv.overhang = 3, 3
     x = random(1, 1, 224, 224)

@@ -22,7 +22,7 @@ Bytes, of all images that the rank computes on:
                    all images, its result is one of the s. 0 if a kernel does it, but for one s backward in
                    map_norm on a GPU, in float32
 
-The figures follow from the operations in model/norm/ and model/layers.py and from the derivatives in
+The figures follow from the operations in model/norm/ and model/conv.py and from the derivatives in
 torch's derivatives.yaml, one by one. Scratch memory inside an operation is not in them.
 """
 
@@ -133,7 +133,8 @@ def _weighted(row, reads_images, width, sizes, levers):
 
 
 def _overhanging(padded, gives, reads_images, width, compute, parameters, copies):
-    """model.layers.OverhangConv2d, which reads `padded` elements."""
+    """model.conv.Conv2d with an overhang, which reads `padded` elements. (Blocks, on a GPU, hold as many and
+    what fills up the last ones, and need no cast; it is not counted.)"""
     cast = padded * compute if width != compute else 0
     gradient = 0 if reads_images else padded * compute
     computing = padded * compute + sum(copies[:1]) + gradient + sum(copies or parameters)
