@@ -25,10 +25,10 @@ def size_of(batch):
     return min(batch, SMALL) if DRY else batch
 
 
-def config_of(*settings, batch=128, precision="float32"):
-    """The config that items work on."""
+def config_of(*settings, batch=128, precision="float32", network="alexnet"):
+    """The config that items work on, on a GPU."""
     known = [f"train.batch={size_of(batch)}", f"train.precision={precision}", "data.name=synthetic"]
-    return load_config(f"configs/{'quick' if DRY else 'alexnet'}.yaml", [*known, *settings])
+    return load_config(f"configs/{'quick' if DRY else network}.yaml", [*known, *settings])
 
 
 def alone(config, device=DEVICE):

@@ -68,8 +68,8 @@ def profile(precision):
     return noted({"kernels": len(on_gpu), "ms": round(total, 3), "longest: name, calls, us": lines})
 
 
-def layers(precision):
-    """Milliseconds of each layer of a tower, forward and backward at batch 128 as a graph, beside what its
+def layers(precision, batch):
+    """Milliseconds of each layer of a tower, forward and backward as a graph, beside what its
     bytes take at the rate of a copy: x, y and weights once forward; x, weights and the gradients of all three
     once backward, that of images excepted."""
     config, rate, found = config_of(precision=precision), copy_rate(), {}
@@ -78,7 +78,7 @@ def layers(precision):
     tower = next(iter(model.towers.values())).train()
     wide = 2 if precision == "bfloat16" else 4
     for row in trace(config.model):
-        layer, count = tower.get_submodule(row.name), size_of(128)
+        layer, count = tower.get_submodule(row.name), size_of(batch)
         if hasattr(layer, "inplace"):
             layer.inplace = False  # x is a leaf here
         x = torch.randn(count, *row.reads, device=DEVICE)

@@ -23,12 +23,14 @@ from bench.gpu.items import Item, noted
 
 BATCHES = (4,) if DRY else (128, 1024, 16)
 PRECISIONS = ("float32",) if DRY else ("float32", "bfloat16")
-RECORDED = [  # mode, batch, precision: whose allocations are recorded one by one
-    ("single", 128, "float32"),
-    ("single", 128, "bfloat16"),
-    ("single", 1024, "bfloat16"),
-    ("split", 128, "float32"),
-    ("ddp", 128, "float32"),
+OTHERS = "caffe", "textbook", "no_communication", "lenet", "quick"
+RECORDED = [  # network, mode, batch, precision: whose allocations are recorded one by one
+    ("alexnet", "single", 128, "float32"),
+    ("alexnet", "single", 128, "bfloat16"),
+    ("alexnet", "single", 1024, "bfloat16"),
+    ("alexnet", "split", 128, "float32"),
+    ("alexnet", "ddp", 128, "float32"),
+    *((network, "single", 96, precision) for network in OTHERS for precision in PRECISIONS),
 ]
 EVENTS = 100_000
 
@@ -53,7 +55,7 @@ def items():
 
 def recorded():
     return [
-        Item("snapshot: {}, {}, {}".format(*case), snapshot, case, ranks_of(case[0]), 40, 1, dry=False)
+        Item("snapshot: {}, {}, {}, {}".format(*case), snapshot, case, ranks_of(case[1]), 40, 1, dry=False)
         for case in RECORDED
     ]
 
@@ -73,14 +75,21 @@ def figures(mode, batch, precision):
     return noted({"errors": errors, "ranks": entries, "moments": moments})
 
 
-def snapshot(mode, batch, precision):
-    """Every allocation and release of a third step on rank 0, for https://docs.pytorch.org/memory_viz."""
-    config = config_of(batch=batch, precision=precision)
+def snapshot(network, mode, batch, precision):
+    """Every allocation and release of a third step on rank 0, for https://docs.pytorch.org/memory_viz; and
+    what was the most of it."""
+    config = config_of(batch=batch, precision=precision, network=network)
     with Ranks(grid(config, mode)) as ranks:
         found = record(mode, config, ranks)
         ranks.wait()
-    name = f"{mode}-{batch}-{precision}.pickle"
-    return noted({"bytes": len(found)}) | {"files": {name: found}}
+    name = f"{network}-{mode}-{batch}-{precision}.pickle"
+    return noted(most_of()) | {"files": {name: found}}
+
+
+def most_of():
+    """Bytes at the peak: asked for, rounded by the allocator, taken from the driver."""
+    stats = torch.cuda.memory_stats()
+    return {what: stats[f"{what}_bytes.all.peak"] for what in ("requested", "allocated", "reserved")}
 
 
 def record(mode, config, ranks):
@@ -89,6 +98,7 @@ def record(mode, config, ranks):
     step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision)
     for number in range(3):
         parts.model.seed_dropout(0, ranks.grid.replica, number)
+        torch.cuda.reset_peak_memory_stats()
         if number == 2 and ranks.grid.rank == 0:
             torch.cuda.memory._record_memory_history(max_entries=EVENTS, stacks="python")
         step()
