@@ -27,7 +27,7 @@ from triton.runtime.jit import JITFunction
 
 from alexnet2gpu.config.layers import NormRule
 from alexnet2gpu.data import prepare_kernel
-from alexnet2gpu.model import pool_kernels
+from alexnet2gpu.model import conv_kernels, pool_kernels, update_kernel
 from alexnet2gpu.model.norm import triton_kernels
 from bench.gpu.page import PAGE
 from bench.results import redraw, table
@@ -50,7 +50,17 @@ def launches(dtype):
     places = maps(pooled, torch.uint8)
     yield from recorded("pool1, forward", pool_kernels.largest, x, y, places, 3, 2, 0)
     yield from recorded("pool1, backward", pool_kernels.gradient, y, places, x, 3, 2, 0)
+    yield from recorded(
+        "blocks of conv1",
+        conv_kernels.blocks,
+        maps((3, 224, 224), torch.float32),
+        maps((48, 57, 57), dtype),
+        4,
+        0,
+    )
     if dtype == torch.float32:  # the only one
+        row, halted = maps((192, 256, 9), dtype)[0].flatten(), torch.empty((), device="meta")
+        yield from recorded("update", update_kernel.update, row, row, row, halted, 0.01, 0.9, 0.0005)
         images = torch.empty(9, 256, 256, 3, dtype=torch.uint8, device="meta")
         where, moved = torch.empty(BATCH, 2, dtype=torch.int64, device="meta"), maps((3, 1, 1), dtype)
         mean, out = maps((1, 224, 672), dtype)[0], maps((3, 224, 224), dtype)

@@ -54,7 +54,12 @@ def device(found):
     if not documents:
         return None
     first = documents[0]
-    return f"{first['devices'][0]}, torch {first['torch']}, CUDA {first['cuda']}, commit {first['commit']}"
+    return f"{first['devices'][0]}, torch {first['torch']}, CUDA {first['cuda']}"
+
+
+def commits(found):
+    """Of each command."""
+    return ", ".join(f"{name} {found[name]['commit']}" for name in COMMANDS if "commit" in found[name])
 
 
 def counted(name):
@@ -115,6 +120,7 @@ def top1(views):
 
 ROWS = {
     "machine": device,
+    "commit": commits,
     "check": counted("check"),
     "largest difference of a mode from one device, float64": furthest,
     "measure": counted("measure"),
