@@ -200,8 +200,7 @@ class Watch:
 
     def _give_up(self, text, status, report=""):
         """End, for this reason if no other rank was first with another."""
-        # or another thread would obey this one's verdict, and end the process before it is told
-        self.ending.acquire(timeout=SILENT)
+        self.ending.acquire(timeout=SILENT)  # or another thread would obey this verdict before it is told
         first, tells = text, self.grid.local_rank == 0  # where the store is silent
         if time.monotonic() - self.answered < SILENT:
             with contextlib.suppress(RuntimeError):
