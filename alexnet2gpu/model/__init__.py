@@ -7,7 +7,7 @@
     pool.py      max-pooling: torch's, or on GPUs pool_kernels.py
     norm/        response normalisation: torch's operations, a C kernel, Triton kernels
     plain.py     when torch's own operations are wanted instead
-    optim.py     the update rule and its schedule
+    optim.py     the update rule and its schedule; update.py carries it out
     step.py      a training step, and its precision
     graph.py     the step as one CUDA graph
     device.py    whether there is a GPU, Triton, TF32

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from alexnet2gpu.config.keys import Change
-from alexnet2gpu.model.device import has_triton
+from alexnet2gpu.model.update import update
 
 
 class SGD2012(torch.optim.Optimizer):
@@ -71,35 +71,8 @@ class SGD2012(torch.optim.Optimizer):
                 rule = group["lr"], group["momentum"], group["weight_decay"]
                 alike[rule].append(_in_memory(w, w.grad, self.state[w]["velocity"]))
         for rule, tensors in alike.items():
-            _by_kernel(tensors, self.halted, *rule) if _suits_kernel(w) else _by_torch(
-                tensors, self.halted, *rule
-            )
+            update(tensors, self.halted, *rule)
         return loss
-
-
-def _suits_kernel(weight):
-    """Whether Triton updates it; float64 has exact numbers in torch's kernel."""
-    return weight.is_cuda and weight.dtype == torch.float32 and has_triton()
-
-
-def _by_kernel(tensors, halted, *rule):
-    from alexnet2gpu.model import update_kernel  # Triton is not on every machine
-
-    for each in tensors:
-        update_kernel.update(*each, halted, *rule)
-
-
-def _by_torch(tensors, halted, rate, momentum, decay):
-    """By the kernel of torch.optim.SGD: v <- momentum v + (1 - dampening) (g + decay w), then w <- w - lr v.
-    With these two it is the rule above, the rate inside v, exact to 1e-16 of 1 where numbers are of float64:
-    on the CPU, and for weights of float64."""
-    weights, gradients, velocities = map(list, zip(*tensors))
-    lr, dampening = -1.0, 1 + rate
-    if momentum == 0:  # then the kernel has no v, nor is there any need of one
-        velocities, lr, dampening = [], rate, 0.0
-    numbers = {"lr": lr, "dampening": dampening, "momentum": momentum, "weight_decay": decay}
-    off = dict.fromkeys(("nesterov", "maximize", "is_first_step"), False)
-    torch._fused_sgd_(weights, gradients, velocities, **numbers, **off, found_inf=halted)
 
 
 def _in_memory(weight, gradient, velocity):

@@ -36,7 +36,6 @@ from alexnet2gpu.runs.writer import Writer
 RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
 BEGUN = "run"  # its key in the store
 LONGEST = 2**16  # characters of a line of metrics.jsonl
-FILES = "config.yaml", "metrics.jsonl", "memory.json", "run.json"  # besides checkpoints
 
 
 def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
@@ -199,13 +198,6 @@ class Run(contextlib.AbstractContextManager):
         """Of all ranks: memory/report.py."""
         if self.writes:
             self.writer.do(self._write, "memory.json", json.dumps(report, indent=1) + "\n")
-
-
-def holds_run(folder: Path) -> bool:
-    """Whether there is anything of a run; empty files are of one that was ended at once."""
-    files_of_it = (folder / name for name in FILES)
-    full = any(file.exists() and (not file.is_file() or file.stat().st_size) for file in files_of_it)
-    return full or bool(checkpoints_of(folder / "checkpoints"))
 
 
 def _is_at(file, opened):

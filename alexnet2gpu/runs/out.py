@@ -7,9 +7,11 @@ from pathlib import Path
 
 from alexnet2gpu.faults.mistakes import one_line
 from alexnet2gpu.ranks.store import store_of_all_starts
-from alexnet2gpu.runs.folder import BEGUN, holds_run
+from alexnet2gpu.runs.checkpoints.format import checkpoints_of
+from alexnet2gpu.runs.folder import BEGUN
 
 RUNS = Path("runs")  # in the current directory, where --out says nothing else
+FILES = "config.yaml", "metrics.jsonl", "memory.json", "run.json"  # of a run, besides checkpoints
 
 
 def take_folder(name: str) -> Path:
@@ -29,10 +31,10 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     if resume and out is None:
         raise ValueError("--resume: say which run to go on with: --out DIR --resume")
     folder = Path(out or RUNS)
-    if resume and not holds_run(folder):
+    if resume and not _holds_run(folder):
         way_out = "leave --resume out to start one"
         raise ValueError(f"--out {out} --resume: there is no run to go on with: {way_out}")
-    if out and holds_run(folder) and not resume:
+    if out and _holds_run(folder) and not resume:
         way_out = "give another directory, or add --resume to go on with it"
         raise ValueError(f"--out {out} holds another run: {way_out}")
     try:
@@ -43,6 +45,13 @@ def check_folder(out: str | None, resume: bool) -> Path | None:
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ValueError(f"--out {folder}: {there} is not a directory that can be written to: give another")
     return folder if out else None
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether there is anything of a run; empty files are of one that was ended at once."""
+    files_of_it = (folder / name for name in FILES)
+    full = any(file.exists() and (not file.is_file() or file.stat().st_size) for file in files_of_it)
+    return full or bool(checkpoints_of(folder / "checkpoints"))
 
 
 def begun_before() -> Path | None:

@@ -6,7 +6,7 @@ from conftest import train
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.model import optim
+from alexnet2gpu.model import update
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, rate_of, set_rates
 
@@ -53,27 +53,18 @@ def test_the_rule_number_by_number(momentum, weight_decay):
             assert seen[number][name].tolist() == pytest.approx([w for w, _ in values], rel=1e-13)
 
 
-def test_a_gpus_weights_of_float32_are_updated_by_our_kernel(monkeypatch):
+def test_weights_of_float32_on_a_gpu_are_updated_by_our_kernel(monkeypatch):
     """Each with its own rule; those of float64 by torch's."""
     asked = []
-    monkeypatch.setattr(optim, "has_triton", lambda: True)
-    monkeypatch.setattr(
-        optim, "_by_kernel", lambda tensors, halted, *rule: asked.append((len(tensors), rule))
-    )
-    monkeypatch.setattr(optim, "_by_torch", lambda tensors, halted, *rule: asked.append("torch's"))
+    monkeypatch.setattr(update, "has_triton", lambda: True)
+    monkeypatch.setattr(torch, "_fused_sgd_", lambda *args, **numbers: asked.append("torch's"))
+    kernel = pytest.importorskip("alexnet2gpu.model.update_kernel")
+    monkeypatch.setattr(kernel, "update", lambda w, g, v, halted, *rule: asked.append(rule))
     for dtype in (torch.float32, torch.float64):
         with FakeTensorMode():
-            named = {
-                f"towers.0.{name}": torch.nn.Parameter(torch.empty(3, device="cuda", dtype=dtype))
-                for name in ("conv1.weight", "conv1.bias", "conv2.weight")
-            }
-            optimizer = SGD2012(named.items(), 0.9, 0.0005)
-            for group in optimizer.param_groups:
-                group["lr"] = 0.01
-            for parameter in named.values():
-                parameter.grad = torch.empty_like(parameter)
-            optimizer.step()
-    assert asked == [(2, (0.01, 0.9, 0.0005)), (1, (0.01, 0.9, 0.0)), "torch's", "torch's"]
+            w = torch.empty(3, device="cuda", dtype=dtype)
+            update.update([(w, w, w)] * 2, w[0], 0.01, 0.9, 0.0005)
+    assert asked == [(0.01, 0.9, 0.0005)] * 2 + ["torch's"]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
