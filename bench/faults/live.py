@@ -51,7 +51,7 @@ class Live:
         )
         nowhere = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.process = subprocess.Popen(
-            ["bash", "-c", command], cwd=folder, start_new_session=True, **nowhere
+            ["bash", "-c", command], cwd=folder, start_new_session=True, preexec_fn=as_usual, **nowhere
         )
         os.close(other_end)
 
@@ -102,6 +102,12 @@ class Live:
         """The lines of all that it has written into files `log...`."""
         files = sorted(self.folder.glob("log*"))
         return [line for file in files for line in file.read_text(errors="replace").splitlines()]
+
+
+def as_usual():
+    """Whoever started the bench may ignore signals, as nohup does and a shell's `&`."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def tree(pid):

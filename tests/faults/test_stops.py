@@ -3,12 +3,21 @@
 Real commands, started and stopped as people do it; the rows are some of bench/faults/stops.py.
 """
 
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from alexnet2gpu.runs.folder import read_metrics
 from bench.faults import live, stops
+from bench.processes import without_ranks
+from bench.results import REPOSITORY
 
 TOGETHER = ["SIGINT, one device, tee", "terminal gone", "rm -rf OUT/*"]
 ONE_BY_ONE = ["SIGUSR1, split, 2 ranks", "SIGHUP, split, 2 ranks, tee", "rm -rf OUT/*, torchrun"]
@@ -53,3 +62,39 @@ def test_it_comes_as_it_should_with(name, on_ranks, unbroken, tmp_path):
     case = stops.CASES[name]
     right, seen = stops.judge(case, stops.start(case, tmp_path), on_ranks, unbroken(case.mode))
     assert right, seen
+
+
+def done(run):
+    """Steps that a run has logged."""
+    return max((line["step"] for line in read_metrics(run / "metrics.jsonl")), default=0)
+
+
+def test_the_script_for_slurm_saves_is_queued_again_and_goes_on(tmp_path):
+    """That of docs/faults.md, with a small network; Slurm is a scontrol that takes note."""
+    script = re.search(r"```sh\n(#!/bin/bash.*?)```", (REPOSITORY / "docs" / "faults.md").read_text(), re.S)[
+        1
+    ]
+    for old, new in {
+        "runs/mine": str(tmp_path / "run"),
+        "configs/alexnet.yaml --data photographs": "configs/quick.yaml --set train.log_every=1",
+    }.items():
+        assert script.count(old) == 1
+        script = script.replace(old, new)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "scontrol").write_text(f"#!/bin/sh\necho $* >> {tmp_path}/queued\n")
+    (tools / "scontrol").chmod(0o755)
+    path = f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**without_ranks(), "PATH": path, "SLURM_JOB_ID": "17", "CUDA_VISIBLE_DEVICES": ""}
+    steps = 0
+    for start in (1, 2):
+        command = ["bash", "-c", script]
+        job = subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True)
+        until = time.monotonic() + 60
+        while done(tmp_path / "run") <= steps and time.monotonic() < until:
+            time.sleep(0.1)
+        job.send_signal(signal.SIGUSR1)
+        job.wait(60)
+        assert (tmp_path / "queued").read_text().splitlines() == ["requeue 17"] * start
+        before, steps = steps, done(tmp_path / "run")
+        assert (tmp_path / "run" / "checkpoints" / f"step-{steps:08d}").is_dir() and steps > before
