@@ -81,6 +81,15 @@ def test_a_wrong_number_of_processes_is_an_error(towers, split, ddp, world, comp
     assert complaint in str(error.value)
 
 
+@pytest.mark.parametrize("odd, complaint", [({"RANK": "abc"}, "RANK is 'abc', no number"), ({}, "not where")])
+def test_ranks_that_torchrun_has_not_started_are_an_error(odd, complaint):
+    given = environment(0, 2) | odd
+    if not odd:
+        del given["MASTER_ADDR"]
+    with pytest.raises(ValueError, match=f"{complaint}.*torchrun"):
+        grid_of(2, True, False, given)
+
+
 def threads_left():
     """The names of this process's threads of gloo, once they are none or time is up."""
     deadline = time.monotonic() + PATIENCE
