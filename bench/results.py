@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from alexnet2gpu.model.device import gpus
+from alexnet2gpu.runs.folder import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "bench" / "results"
@@ -43,6 +44,11 @@ def commit():
     if found.returncode:
         return "unknown"
     return found.stdout.strip() + "-changed" * bool(changed.returncode)
+
+
+def steps_of(run):
+    """How many steps a run has logged."""
+    return max((line["step"] for line in read_metrics(Path(run) / "metrics.jsonl")), default=0)
 
 
 def device_name():

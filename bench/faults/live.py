@@ -17,12 +17,11 @@ import time
 
 from alexnet2gpu.faults.processes import alive
 from alexnet2gpu.runs.checkpoints.format import checkpoints_of, step_of
-from alexnet2gpu.runs.folder import read_metrics
 from bench.faults.campaign import outcome
 from bench.faults.victim import children
 from bench.modes.__main__ import MODES
 from bench.processes import Failed
-from bench.results import launch, program_of, sets
+from bench.results import launch, program_of, sets, steps_of
 
 SHORT = [
     "data.name=synthetic",
@@ -92,7 +91,7 @@ class Live:
 
     def logged(self):
         """The last step in its metrics."""
-        return max((line["step"] for line in read_metrics(self.out / "metrics.jsonl")), default=0)
+        return steps_of(self.out)
 
     def saved(self):
         """The step of its newest checkpoint."""

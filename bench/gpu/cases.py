@@ -26,7 +26,7 @@ def size_of(batch):
 
 
 def config_of(*settings, batch=128, precision="float32", network="alexnet"):
-    """The config that items work on, on a GPU."""
+    """The config that items work on; in a dry run always that of quick.yaml."""
     known = [f"train.batch={size_of(batch)}", f"train.precision={precision}", "data.name=synthetic"]
     return load_config(f"configs/{'quick' if DRY else network}.yaml", [*known, *settings])
 

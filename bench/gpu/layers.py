@@ -69,8 +69,8 @@ def profile(precision):
 
 
 def layers(precision, batch):
-    """Milliseconds of each layer of a tower, forward and backward as a graph, beside what its
-    bytes take at the rate of a copy: x, y and weights once forward; x, weights and the gradients of all three
+    """Milliseconds of each layer of a tower, forward and backward as a graph, beside what its bytes
+    take at the rate of a copy: x, y and weights once forward; x, weights and the gradients of all three
     once backward, that of images excepted."""
     config, rate, found = config_of(precision=precision), copy_rate(), {}
     model, _ = alone(config)

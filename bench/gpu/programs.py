@@ -13,7 +13,7 @@ from alexnet2gpu.runs.folder import read_metrics
 from bench.gpu.cases import DRY
 from bench.gpu.items import holds, noted
 from bench.processes import without_ranks
-from bench.results import REPOSITORY, launch, sets
+from bench.results import REPOSITORY, launch, sets, steps_of
 
 QUICK = ["--config", "configs/quick.yaml"]
 KEPT_FREE = 3 * 2**30  # bytes of the GPU, for what cannot fit
@@ -53,11 +53,6 @@ def last_line(text):
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error")]
     return ([*errors, *lines[-1:]] or ["it said nothing"])[0][:300]
-
-
-def steps_of(run):
-    """How many steps a run has logged."""
-    return max((line["step"] for line in read_metrics(run / "metrics.jsonl")), default=0)
 
 
 def stop_and_resume():

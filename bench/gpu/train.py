@@ -10,8 +10,8 @@ from alexnet2gpu.runs.folder import read_metrics
 from bench.gpu import check
 from bench.gpu.cases import DRY
 from bench.gpu.items import Item, holds, noted
-from bench.gpu.programs import Started, last_line, steps_of
-from bench.results import sets
+from bench.gpu.programs import Started, last_line
+from bench.results import sets, steps_of
 
 RESERVE = 100  # seconds, at the end, to evaluate and to draw
 SHARE = 0.6  # of the time for trainings, that one device may take

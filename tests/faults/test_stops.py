@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from alexnet2gpu.runs.folder import read_metrics
 from bench.faults import live, stops
 from bench.processes import without_ranks
-from bench.results import REPOSITORY
+from bench.results import REPOSITORY, steps_of
 
 TOGETHER = ["SIGINT, one device, tee", "terminal gone", "rm -rf OUT/*"]
 ONE_BY_ONE = ["SIGUSR1, split, 2 ranks", "SIGHUP, split, 2 ranks, tee", "rm -rf OUT/*, torchrun"]
@@ -64,16 +63,10 @@ def test_it_comes_as_it_should_with(name, on_ranks, unbroken, tmp_path):
     assert right, seen
 
 
-def done(run):
-    """Steps that a run has logged."""
-    return max((line["step"] for line in read_metrics(run / "metrics.jsonl")), default=0)
-
-
 def test_the_script_for_slurm_saves_is_queued_again_and_goes_on(tmp_path):
     """That of docs/faults.md, with a small network; Slurm is a scontrol that takes note."""
-    script = re.search(r"```sh\n(#!/bin/bash.*?)```", (REPOSITORY / "docs" / "faults.md").read_text(), re.S)[
-        1
-    ]
+    page = (REPOSITORY / "docs" / "faults.md").read_text()
+    script = re.search(r"```sh\n(#!/bin/bash.*?)```", page, re.S)[1]
     for old, new in {
         "runs/mine": str(tmp_path / "run"),
         "configs/alexnet.yaml --data photographs": "configs/quick.yaml --set train.log_every=1",
@@ -91,10 +84,10 @@ def test_the_script_for_slurm_saves_is_queued_again_and_goes_on(tmp_path):
         command = ["bash", "-c", script]
         job = subprocess.Popen(command, cwd=REPOSITORY, env=environment, start_new_session=True)
         until = time.monotonic() + 60
-        while done(tmp_path / "run") <= steps and time.monotonic() < until:
+        while steps_of(tmp_path / "run") <= steps and time.monotonic() < until:
             time.sleep(0.1)
         job.send_signal(signal.SIGUSR1)
         job.wait(60)
         assert (tmp_path / "queued").read_text().splitlines() == ["requeue 17"] * start
-        before, steps = steps, done(tmp_path / "run")
+        before, steps = steps, steps_of(tmp_path / "run")
         assert (tmp_path / "run" / "checkpoints" / f"step-{steps:08d}").is_dir() and steps > before
