@@ -64,8 +64,8 @@ def _find(rows, **wanted):
 
 
 def _place(row):
-    passing, _, layer = row["worst"]
-    return f"{passing} of {layer}"
+    passing, *_, module = row["worst"]
+    return f"{passing} of {module.split('.')[-1]}"
 
 
 def _modes(rows):
@@ -144,3 +144,35 @@ def _errors(cases):
         worst = f"{max(errors, key=abs):+.4%}" if any(errors) else "0"
         lines.append([name, len(errors), errors.count(0), worst])
     return table(["", "peaks measured", "predicted to the byte", "worst error"], lines)
+
+
+def against_tables(found):
+    """The tables of predictions against torch's allocator, of those parts that are there."""
+    texts = {}
+    if "networks" in found:
+        rows = [row for part in ("networks", "modes") for row in found.get(part, {"found": []})["found"]]
+        texts["networks"] = _networks(rows)
+    if "modules" in found:
+        texts["modules"] = _modules(found["modules"]["found"])
+    return texts
+
+
+def _networks(rows):
+    lines = []
+    for mode, name in NAMES.items():
+        errors = [max(row["errors"], key=abs) for row in rows if row["mode"] == mode]
+        if errors:
+            near = [sum(abs(error) <= limit for error in errors) for limit in (0, 0.001, 0.01)]
+            lines.append([name, len(errors), *near, f"{max(errors, key=abs):+.2%}"])
+    return table(["", "networks", "to the byte", "within 0.1 %", "within 1 %", "worst"], lines)
+
+
+def _modules(rows):
+    lines = []
+    for row in rows:
+        errors = [
+            f"{row[kind] / row['allocator'] - 1:+.2%}" if row[kind] else "fails"
+            for kind in ("estimated", "memtracker")
+        ]
+        lines.append([row["module"], row["batch"], row["optimizer"], _mib(row["allocator"]), *errors])
+    return table(["", "batch", "", "torch's allocator, MiB", "estimate()", "MemTracker"], lines)
