@@ -1,13 +1,12 @@
-"""Predictions against torch's allocator: networks that nobody chose, modules that are others'.
+"""Predictions against torch's allocator, of networks that nobody chose.
 
-    python -m bench.memory.against [networks] [modes] [modules] [--number 300]
+    python -m bench.memory.against [networks] [modes] [--number 300]
 
     networks    random legal networks (networks.py) on one device
     modes       others, split, under DDP and in a grid, on ranks of gloo that stay
-    modules     torchvision's, with SGD and Adam (modules.py)
 
-Each part goes to bench/results/memory-against-cpu.json, and from there into docs/memory.md. An hour on two
-cores.
+Each part goes to bench/results/memory-against-cpu.json, and from there into docs/memory.md. A quarter of
+an hour on two cores.
 """
 
 import argparse
@@ -17,7 +16,6 @@ import torch
 from alexnet2gpu.memory.any_mode import step_on_rank
 from alexnet2gpu.memory.plan import Case
 from bench.memory.cases import PAGE, against_tables
-from bench.memory.modules import modules
 from bench.memory.networks import network
 from bench.processes import Pool
 from bench.results import origin, read_json, redraw, results_file, write_json
@@ -54,7 +52,7 @@ def _compared(case, pool, number):
     return {"network": number, "mode": case.mode, "peaks": peaks, "errors": errors, "scratch": scratch}
 
 
-PARTS = {"networks": networks, "modes": modes, "modules": modules}
+PARTS = {"networks": networks, "modes": modes}
 
 
 def main():

@@ -147,32 +147,11 @@ def _errors(cases):
 
 
 def against_tables(found):
-    """The tables of predictions against torch's allocator, of those parts that are there."""
-    texts = {}
-    if "networks" in found:
-        rows = [row for part in ("networks", "modes") for row in found.get(part, {"found": []})["found"]]
-        texts["networks"] = _networks(rows)
-    if "modules" in found:
-        texts["modules"] = _modules(found["modules"]["found"])
-    return texts
-
-
-def _networks(rows):
-    lines = []
+    """The table of predictions against torch's allocator."""
+    lines, rows = [], [row for part in found.values() for row in part["found"]]
     for mode, name in NAMES.items():
         errors = [max(row["errors"], key=abs) for row in rows if row["mode"] == mode]
         if errors:
             near = [sum(abs(error) <= limit for error in errors) for limit in (0, 0.001, 0.01)]
             lines.append([name, len(errors), *near, f"{max(errors, key=abs):+.2%}"])
-    return table(["", "networks", "to the byte", "within 0.1 %", "within 1 %", "worst"], lines)
-
-
-def _modules(rows):
-    lines = []
-    for row in rows:
-        errors = [
-            f"{row[kind] / row['allocator'] - 1:+.2%}" if row[kind] else "fails"
-            for kind in ("estimated", "memtracker")
-        ]
-        lines.append([row["module"], row["batch"], row["optimizer"], _mib(row["allocator"]), *errors])
-    return table(["", "batch", "", "torch's allocator, MiB", "estimate()", "MemTracker"], lines)
+    return {"networks": table(["", "networks", "to the byte", "within 0.1 %", "within 1 %", "worst"], lines)}
