@@ -4,44 +4,49 @@
     python launch/memory.py --config configs/quick.yaml --modes split fsdp --measure
     python launch/memory.py --config configs/alexnet.yaml --budget 3GiB
 
-Prediction takes no time and no memory. --measure starts the processes of each mode and counts what
-one step of training holds. --budget finds the largest batch that fits in each mode, and says what
-stops the next one; with --measure it runs both, on a GPU with no more memory than that reserved.
---out DIR leaves the figures as JSON and, with matplotlib, as PNG. Batches count the images of all
-ranks together.
+To predict, one step is played without data: it takes seconds, and no memory. --measure starts the
+processes of each mode and counts what torch gives them in one step. --budget finds the largest batch
+that fits in each mode, and says what stops the next one; with --measure it runs both, on a GPU with no
+more memory than that reserved. --layers shows what is held in every place of the step, layer by layer.
+--out DIR leaves the figures as JSON and CSV, each mode's step for docs.pytorch.org/memory_viz, and with
+matplotlib PNG. Batches count the images of all ranks together.
 """
 
 import json
 import os
+import pickle
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from options import Parser, device
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 PRECISIONS = ["float32", "bfloat16", "float64"]
 
 
 def parse(argv):
-    from alexnet2gpu.memory.any_mode import MODES
+    from alexnet2gpu.memory.predict import MODES
 
     parser = Parser("memory.py", __doc__, "--set")
     parser.share_config("configs/alexnet.yaml")
     add, several = parser.add_argument, {"nargs": "+"}
-    modes = f"of {', '.join(MODES)}; fsdp only with --measure"
-    add("--modes", **several, choices=MODES, metavar="MODE", help=modes)
+    add("--beside", metavar="FILE", help="another config, for the same table")
+    add("--modes", **several, choices=MODES, metavar="MODE", help=f"of {', '.join(MODES)}; default: all")
     batches = "images in all; default: train.batch of the config"
     add("--batches", **several, type=int, metavar="N", help=batches)
     add("--replicas", type=int, default=2, metavar="N", help="in ddp, grid, fsdp; default: 2")
+    add("--ranks", type=int, metavar="N", help="that split goes over; default: one per tower")
     own = "default: train.precision of the config"
     add("--precision", **several, metavar="TYPE", choices=PRECISIONS, help=own)
     where = "to predict for; default: cuda where there is one"
     add("--device", choices=["cpu", "cuda"], help=where)
     add("--measure", action="store_true", help="run a step as well")
-    add("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB")
+    add("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB or 3GB")
+    add("--layers", action="store_true", help="what is held in every place of the step")
     add("--out", metavar="DIR", help="for memory.json and figures")
     args = parser.parse_args(argv)
     args.budget = args.budget and size(args.budget)
@@ -51,9 +56,9 @@ def parse(argv):
 
 def size(text):
     """Bytes of a size such as 3GiB."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(KiB|MiB|GiB)", text)
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
     if not match or not 0 < (bytes_ := int(float(match[1]) * UNITS[match[2]])) < 2**60:
-        raise ValueError(f"--budget {text}: should be a number and KiB, MiB or GiB, as in 3GiB")
+        raise ValueError(f"--budget {text}: should be a number and KiB, MiB, GiB, KB, MB or GB, as in 3GiB")
     return bytes_
 
 
@@ -65,27 +70,21 @@ def check(args, here):
         raise ValueError(f"--device {args.device}: cannot be measured here, only predicted")
     if args.budget and args.batches:
         raise ValueError("--budget: finds the batches, so leave out --batches")
-    if "fsdp" in (args.modes or []) and args.budget:
-        raise ValueError("--modes fsdp: is not predicted, so there is no --budget for it")
-    if "fsdp" in (args.modes or []) and not args.measure:
-        raise ValueError("--modes fsdp: is measured, not predicted: add --measure")
-    if min(args.replicas, *(args.batches or [1])) < 1:
-        raise ValueError("--batches and --replicas: should be whole numbers, at least 1")
+    if min(args.replicas, args.ranks or 1, *(args.batches or [1])) < 1:
+        raise ValueError("--batches, --replicas and --ranks: should be whole numbers, at least 1")
 
 
 def planned(args, config, on_gpu):
-    """What the rows of the table are of: modes, each with a config of some batch and precision."""
-    from alexnet2gpu.memory.any_mode import MODES
-    from alexnet2gpu.memory.plan import largest, modes_of, with_batches, with_train
+    """The rows of the table: cases, and of each what is predicted, or why it cannot be."""
+    from alexnet2gpu.memory.plan import Case, largest, modes_of, with_train
 
-    known = MODES if args.measure and not args.budget else MODES[:-1]
-    for mode in dict.fromkeys(args.modes or modes_of(config, known)):
+    for mode in dict.fromkeys(args.modes or modes_of(config)):
         for precision in dict.fromkeys(args.precision or [config.train.precision]):
-            c = with_train(config, precision=precision)
-            batches = dict.fromkeys(args.batches or [c.train.batch])
+            case = Case(mode, with_train(config, precision=precision), args.replicas, args.ranks)
+            batches = dict.fromkeys(args.batches or [config.train.batch])
             if args.budget:
-                batches = largest(mode, c, args.replicas, args.budget, on_gpu)
-            yield from ((mode, one) for one in with_batches(mode, c, args.replicas, batches))
+                batches = largest(partial(case.needs, on_gpu), args.budget, case.copies)
+            yield from map(case.with_batch, batches)
 
 
 def main(argv=None):
@@ -95,49 +94,72 @@ def main(argv=None):
 
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.faults.watch import Watch
-        from alexnet2gpu.figures import page
         from alexnet2gpu.memory import any_mode, report
         from alexnet2gpu.ranks.modes import Grid
 
         args = parse(argv)
         on_gpu = (args.device or device().type) == "cuda"
-        config = load_config(args.config, args.set)
-        todo = list(planned(args, config, on_gpu))
+        files = [args.config, *([args.beside] if args.beside else [])]
+        todo = [
+            (Path(file).stem, case)
+            for file in files
+            for case in planned(args, load_config(file, args.set), on_gpu)
+        ]
+        if all(case.mistake for _, case in todo):
+            _, case = todo[0]
+            raise ValueError(f"batch {case.config.train.batch} {case.mistake}: give other --batches")
         if args.out:
             Path(args.out).mkdir(parents=True, exist_ok=True)
         command = " ".join(["python", "launch/memory.py", *(argv or sys.argv[1:])])
         head = {"unit": "bytes", "command": command, "torch": torch.__version__}
     with Watch(Grid()):
-        rows, timelines = [], {}  # of each mode, the first that was planned
-        for mode, c in tqdm(todo, disable=not args.measure or not sys.stderr.isatty()):
-            expected, ranks = any_mode.predict(mode, c, args.replicas, on_gpu), None
-            if args.measure:
-                ranks = any_mode.measure(mode, c, args.replicas, args.budget)
-            rows.append(report.row(mode, c, expected, ranks))
-            moments = [rank["moments"] for rank in ranks or []]
-            timelines.setdefault(mode, (c, expected, moments))
+        rows, steps = [], []
+        for name, case in tqdm(todo, disable=not args.measure or not sys.stderr.isatty()):
+            expected, ranks = case.mistake or case.predict(on_gpu), None
+            if args.measure and not case.mistake:
+                ranks = any_mode.measure(case.mode, case.config, case.replicas, args.budget, case.ranks)
+            rows.append({"config": name, **report.row(case.mode, case.number, case.config, expected, ranks)})
+            if not case.mistake:
+                steps.append((name, case, expected, [rank["moments"] for rank in ranks or []]))
+                if args.layers:
+                    rows[-1]["layers"] = report.layers(expected)
             if args.out:  # as far as it has come
                 text = json.dumps({**head, "rows": rows}, indent=1)
                 Path(args.out, "memory.json").write_text(text + "\n")
         print(f"MiB a rank, on {'a GPU' if on_gpu else 'the CPU'}")
         print(report.comparison(rows, args.budget))
-        if args.out and not page.has_matplotlib():
-            print(f"memory.json: {args.out}; for figures as well: pip install -e '.[plots]'")
-        elif args.out:
-            draw(Path(args.config).stem, rows, timelines, Path(args.out))
-            print(f"memory.json and figures: {args.out}")
+        for row in rows if args.layers else []:
+            print(report.layers_text(row) if "layers" in row else "")
+        if args.out:
+            leave(rows, steps, Path(args.out))
 
 
-def draw(name, rows, timelines, folder):
-    """The bars of all rows, and each mode's timeline."""
-    from alexnet2gpu.figures.memory import draw_bars, draw_timeline
+def leave(rows, steps, folder):
+    """The step of each mode as figures, and for torch's viewer; the layers as CSV."""
+    from alexnet2gpu.figures import page
+    from alexnet2gpu.figures.viewer import snapshot
+    from alexnet2gpu.memory import report
 
-    draw_bars(f"{name}: memory of a rank", rows, folder / "bars.png")
-    for mode, (config, expected, moments) in timelines.items():
-        if expected:
-            title = f"{name}, {mode}, batch {config.train.batch}, "
-            title += f"{config.train.precision}: one step, each place at its worst"
-            draw_timeline(title, expected, moments, folder / f"timeline-{mode}.png")
+    if any("layers" in row for row in rows):
+        (folder / "layers.csv").write_text(report.layers_csv(rows))
+    first = {}
+    for name, case, expected, moments in steps:
+        first.setdefault(case.mode, (name, case, expected, moments))
+    for mode, (_, _, expected, _) in first.items():
+        (folder / f"step-{mode}.pickle").write_bytes(pickle.dumps(snapshot(expected)))
+    if not page.has_matplotlib():
+        print(f"memory.json: {folder}; for figures as well: pip install -e '.[plots]'")
+        return
+    from alexnet2gpu.figures.memory import draw_bars, draw_peaks, draw_timeline
+
+    title = " and ".join(dict.fromkeys(row["config"] for row in rows))
+    draw_bars(f"{title}: memory of a rank", rows, folder / "bars.png")
+    draw_peaks(f"{title}: the peak of a rank", rows, folder / "peaks.png")
+    for mode, (name, case, expected, moments) in first.items():
+        train = case.config.train
+        what = f"{name}, {mode}, batch {train.batch}, {train.precision}: one step, each place at its worst"
+        draw_timeline(what, expected, moments, folder / f"timeline-{mode}.png")
+    print(f"memory.json and figures: {folder}")
 
 
 if __name__ == "__main__":

@@ -170,9 +170,8 @@ def _build_dataclass(kind, value, key):
     for name in value:
         if name not in known:
             close = difflib.get_close_matches(str(name), known, n=1)
-            hint = (
-                f"did you mean {path}{close[0]}?" if close else f"known here: {', '.join(known) or 'no keys'}"
-            )
+            all_known = f"known here: {', '.join(known) or 'no keys'}"
+            hint = f"did you mean {path}{close[0]}?" if close else all_known
             raise Problem(f"{path}{name}", f"unknown key; {hint}")
     for name, f in known.items():
         if name not in value and f.default is MISSING and f.default_factory is MISSING:

@@ -30,9 +30,7 @@ def one_line_mistakes():
     mistake it is ignored, so that it cannot change the status of a rank on its way out.
     """
     protect()
-    if (
-        "RANK" in os.environ
-    ):  # of several, which wait for each other in C++, where Python's handler is not run
+    if "RANK" in os.environ:  # ranks wait for each other in C++, where Python's handler is not run
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     arrived = []
     previous = signal.signal(signal.SIGTERM, lambda number, frame: arrived.append(number))

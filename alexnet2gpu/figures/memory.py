@@ -3,11 +3,13 @@
 Parts that add up are stacked, in one order and in the same colours in both figures; what was measured lies
 over them in black, so that a prediction that is wrong shows as a gap."""
 
+import itertools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from alexnet2gpu.figures.page import pyplot, save
-from alexnet2gpu.memory.predicted.step import Prediction
+from alexnet2gpu.memory.play import Estimate
 from alexnet2gpu.memory.report import MIB, fullest
 
 COLOURS = {
@@ -17,22 +19,21 @@ COLOURS = {
     "gradients": "#7fa6cf",
     "batch": "#4f9d69",
     "activations": "#e2a33c",
-    "bfloat16 weights": "#9b7bb8",
+    "narrow weights": "#9b7bb8",
     "gradients of activations": "#d9663f",
     "temporary": "#8c2f39",
-    "not told apart": "#c8c8c8",
+    "scratch": "#111111",
 }
 
 
 def draw_bars(title: str, rows: Sequence[dict], file: Path) -> None:
-    """Stacked bars of launch/memory.py's rows, one for each mode, batch and precision, in MiB; a mark where
-    the peak was measured. Of what was not predicted, what was measured."""
-    plt = pyplot()
+    """Stacked bars of launch/memory.py's rows, one for each that could be predicted, in MiB; a mark where the
+    peak was measured."""
+    plt, rows = pyplot(), [row for row in rows if "predicted" in row]
     figure, axes = plt.subplots(figsize=(max(7, 0.75 * len(rows) + 3), 5), layout="constrained")
-    parts = [row.get("at_worst") or _measured_parts(row) for row in rows]
     below = [0] * len(rows)
     for kind, colour in COLOURS.items():
-        heights = [held.get(kind, 0) / MIB for held in parts]
+        heights = [row["at_worst"].get(kind, 0) / MIB for row in rows]
         axes.bar(range(len(rows)), heights, 0.7, below, color=colour)
         below = [bottom + height for bottom, height in zip(below, heights)]
     for number, row in enumerate(rows):
@@ -40,24 +41,57 @@ def draw_bars(title: str, rows: Sequence[dict], file: Path) -> None:
             peak = fullest(row["measured"])["peak"] / MIB
             axes.plot(number, peak, "_", color="black", markersize=26, markeredgewidth=2)
     axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, 1))
-    _legend(plt, axes, set().union(*parts), any(row.get("measured") for row in rows))
-    names = [f"{row['mode']}\nbatch {row['batch']}\n{row['precision']}" for row in rows]
+    kinds = set().union(*(row["at_worst"] for row in rows))
+    _legend(plt, axes, kinds, any(row.get("measured") for row in rows))
+    several = len({row["config"] for row in rows}) > 1
+    names = [
+        "\n".join([row["config"]] * several + [row["mode"], f"batch {row['batch']}", row["precision"]])
+        for row in rows
+    ]
     axes.set_xticks(range(len(rows)), names)
     axes.set_ylabel("MiB on each rank, at the worst moment")
     axes.set_title(title)
     save(figure, file)
 
 
-def _measured_parts(row):
-    """What the rank that held most is known to have held, and the rest of its peak."""
-    if not row.get("measured"):
-        return {}
-    most = fullest(row["measured"])
-    parts = {kind: most[kind] for kind in ("weights", "momentum", "gradients", "batch")}
-    return parts | {"not told apart": most["peak"] - sum(parts.values())}
+def draw_peaks(title: str, rows: Sequence[dict], file: Path) -> None:
+    """Peaks over batches, a line for each config, mode and precision, and a ring where two lines of the same
+    config cross, with the batch."""
+    plt, lines = pyplot(), {}
+    for row in rows:
+        if "predicted" in row:
+            line = lines.setdefault((row["config"], row["precision"], row["mode"]), [])
+            line.append((row["batch"], row["predicted"]["peak"] / MIB))
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    configs = {config for config, _, _ in lines}
+    for (config, precision, mode), points in lines.items():
+        label = ", ".join([config] * (len(configs) > 1) + [mode, precision])
+        axes.plot(*zip(*sorted(points)), ".-", label=label)
+    for (one, first), (two, second) in itertools.combinations(lines.items(), 2):
+        for batch, peak in crossings(first, second) if one[:2] == two[:2] else ():
+            axes.plot(batch, peak, "o", color="black", fillstyle="none", markersize=9)
+            axes.annotate(f"{batch:.0f}", (batch, peak), (4, -12), textcoords="offset points", fontsize=8)
+    axes.set_xlabel("batch: images of all ranks together")
+    axes.set_ylabel("MiB on each rank")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(title)
+    save(figure, file)
 
 
-def draw_timeline(title: str, expected: Prediction, measured: Sequence[Sequence], file: Path) -> None:
+def crossings(one: Sequence[tuple], other: Sequence[tuple]) -> list[tuple[float, float]]:
+    """Where two lines through points (x, y) cross, between values of x that both have."""
+    one, other, found = dict(one), dict(other), []
+    shared = sorted(one.keys() & other.keys())
+    for left, right in zip(shared, shared[1:]):
+        before, after = one[left] - other[left], one[right] - other[right]
+        if before * after < 0:
+            part = before / (before - after)
+            found.append((left + part * (right - left), one[left] + part * (one[right] - one[left])))
+    return found
+
+
+def draw_timeline(title: str, expected: Estimate, measured: Sequence[Sequence], file: Path) -> None:
     """A step from left to right, place by place, each at its worst, in MiB: stacked as predicted, a panel for
     each rank of `measured` with its own moments as a line; one panel if there are none."""
     plt = pyplot()
@@ -70,8 +104,8 @@ def draw_timeline(title: str, expected: Prediction, measured: Sequence[Sequence]
     for rank, axes in enumerate(grid[:, 0]):
         axes.stackplot(range(len(places)), stack, colors=list(COLOURS.values()), step="mid")
         if measured:
-            found = [held / MIB for _, held in measured[rank]]
-            axes.step(range(len(found)), found, where="mid", color="black", linewidth=1.2)
+            found = _along(places, measured[rank])
+            axes.step(range(len(places)), found, where="mid", color="black", linewidth=1.2)
         axes.axvline(turn, color="black", linewidth=0.8, linestyle=":")
         axes.text(turn, 1.01, " backward", transform=axes.get_xaxis_transform())
         axes.text(turn, 1.01, "forward ", transform=axes.get_xaxis_transform(), ha="right")
@@ -79,14 +113,33 @@ def draw_timeline(title: str, expected: Prediction, measured: Sequence[Sequence]
         axes.set_xlim(-0.5, len(places) - 0.5)
     kinds = {kind for moment in expected.moments for kind in moment.parts}
     _legend(plt, grid[0, 0], kinds, bool(measured))
-    towers = len({tower for _, tower, _ in places if tower is not None})
-    names = [
-        (f"{layer} ({tower})" if towers > 1 and tower is not None else layer) or passing
-        for passing, tower, layer in places
-    ]
+    names = [_name(place) for place in places]
     grid[-1, 0].set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     figure.suptitle(title)
     save(figure, file)
+
+
+def _name(place):
+    passing, module = place
+    if not module.startswith("towers."):
+        return {"start": "start", "update": "update"}.get(passing) or module or "join"
+    _, tower, *layer = module.split(".")
+    return f"{'.'.join(layer)} ({tower})"
+
+
+def _along(places, moments):
+    """What was measured in these places, in MiB, in their order; no number where nothing was taken."""
+    found, moments = [], list(moments)
+    for place in places:
+        at = next((n for n, (other, _) in enumerate(moments) if _like(other, place)), None)
+        found.append(math.nan if at is None else moments[at][1] / MIB)
+        moments = moments if at is None else moments[at + 1 :]
+    return found
+
+
+def _like(one, other):
+    """Whether two places are the same, of one rank's tower or another's."""
+    return one[0] == other[0] and one[1].split(".")[2:] == other[1].split(".")[2:]
 
 
 def _legend(plt, axes, kinds, measured):

@@ -1,16 +1,21 @@
-"""Bytes per rank: predicted from the config, measured in a step, side by side.
+"""Bytes per rank: predicted from a step that is played without data, and measured in a real one.
 
-    predicted/    step.py      the step played with sizes in place of tensors: start here
-                  layers.py    what each kind of layer makes torch hold
-                  exchange.py  what exchanges do
-                  autograd.py  nodes forward and backward
-                  tape.py      what is held, and the worst moments
-    measured/     step.py      what a real step holds
-                  storages.py  on the CPU: every storage from its birth to its death
-                  places.py    where in the step a process is
-    any_mode.py   both of them, of any mode, in processes started for it
-    report.py     memory.json, and tables
+    any_module.py   estimate(), of any module: start here
+    predict.py      of a config, in any mode
+    play.py         how a step is played
+    ledger.py       every storage, from its making to its end
+    places.py       where in the step a process is
+    scratch.py      what operations take and give back: the one table that is written by hand
+    stand_ins.py    links, buckets and groups without other ranks
+    caching.py      what a GPU's allocator makes of it
+    measured.py     what torch's allocator gives in a real step: nothing of the above has a part in it
+    any_mode.py     that in any mode, in processes started for it
+    plan.py         which rows a table has
+    report.py       memory.json, and tables
 
-predicted and measured share nothing, so that either can show the other wrong.
 Imports config, model and ranks.
 """
+
+from alexnet2gpu.memory.any_module import How, estimate
+
+__all__ = ["How", "estimate"]

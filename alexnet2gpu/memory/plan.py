@@ -1,12 +1,13 @@
-"""Rows of a table of memory: modes, each with batches, or with the largest that fits a budget."""
+"""What rows a table of memory has: modes, each with batches, or with the largest that fits a budget."""
 
-from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import trace
-from alexnet2gpu.memory.any_mode import MODES, SPLIT, predict, shape_of
+from alexnet2gpu.memory.play import Estimate
+from alexnet2gpu.memory.predict import MODES, SPLIT, predict, shape_of
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.ranks.machine import memory
@@ -36,27 +37,71 @@ def modes_of(config: Config, known: Sequence[str] = MODES) -> list[str]:
     return [mode for mode in known if config.model.towers > 1 or mode not in SPLIT]
 
 
-def with_batches(mode: str, config: Config, replicas: int, batches: Iterable[int]) -> Iterator[Config]:
-    """The config with each batch. Raises: ValueError if one does not divide by the mode's replicas."""
-    _, _, copies = shape_of(mode, config.model.towers, replicas)
-    for batch in batches:
-        if batch % copies:
-            raise ValueError(
-                f"batch {batch} does not divide by the {copies} replicas of mode {mode}: "
-                "give other --batches, --replicas or --modes"
-            )
-        yield with_train(config, batch=batch)
+class Case(NamedTuple):
+    """A row of a table: a mode, and what it is of."""
+
+    mode: str
+    config: Config
+    replicas: int
+    ranks: int | None = None  # that a split goes over; None: one per tower
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """predict.shape_of. Raises: ValueError if the mode cannot be."""
+        return shape_of(self.mode, self.config.model.towers, self.replicas, self.ranks)
+
+    @property
+    def copies(self) -> int:
+        """Replicas."""
+        return self.shape[2]
+
+    @property
+    def number(self) -> int:
+        """Ranks in all."""
+        _, span, copies = self.shape
+        return span * copies
+
+    @property
+    def mistake(self) -> str:
+        """What is wrong with the batch; "" if nothing."""
+        undivided = self.config.train.batch % self.copies
+        return f"does not divide by {self.copies} replicas" if undivided else ""
+
+    def with_batch(self, batch: int) -> "Case":
+        """The same with another batch."""
+        return self._replace(config=with_train(self.config, batch=batch))
+
+    def needs(self, on_gpu: bool, batch: int) -> int:
+        """What a budget is asked for: the peak, on a GPU what the allocator reserves."""
+        return self.with_batch(batch).predict(on_gpu).bytes["reserved" if on_gpu else "peak"]
+
+    def predict(self, on_gpu: bool) -> Estimate:
+        """What a rank holds."""
+        return predict(self.mode, self.config, self.replicas, on_gpu, self.ranks)
 
 
-def largest(mode: str, config: Config, replicas: int, budget: int, on_gpu: bool) -> list[int]:
-    """The largest batch whose predicted peak fits a budget in bytes, if one does, and the next."""
-    _, _, copies = shape_of(mode, config.model.towers, replicas)
+def largest(peak: Callable[[int], int], budget: int, step: int = 1) -> list[int]:
+    """The largest multiple of `step` whose `peak` fits a budget, if one does, and the next. Peaks grow nearly
+    in proportion, so the next guess lies on the line through the last two."""
+    fits, beyond, at = 0, None, {}
+    guess = 1
+    while beyond is None or beyond - fits > 1:
+        at[guess] = peak(guess * step)
+        if at[guess] <= budget:
+            fits = guess
+        else:
+            beyond = guess
+        guess = _between(fits, beyond, at, budget)
+    return [number * step for number in (fits, beyond) if number]
 
-    def peak(share):
-        return predict(mode, with_train(config, batch=share * copies), replicas, on_gpu).bytes["peak"]
 
-    most = 1
-    while peak(most) <= budget:
-        most *= 2
-    too_large = bisect_right(range(most), budget, lo=max(1, most // 2), key=peak)
-    return [share * copies for share in (too_large - 1, too_large) if share]
+def _between(fits, beyond, at, budget):
+    """A number to try next: above `fits`, below `beyond`, if that is known."""
+    known = sorted(at, key=lambda number: abs(at[number] - budget))[:2]
+    if len(known) < 2:
+        return fits * 2 or 1
+    near, far = known
+    slope = (at[near] - at[far]) / (near - far)
+    guess = round(near + (budget - at[near]) / slope) if slope > 0 else fits * 2
+    most = fits * 64 + 1 if beyond is None else beyond - 1
+    return min(max(guess, fits + 1), most)

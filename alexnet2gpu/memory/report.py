@@ -2,7 +2,7 @@
 
     {"unit": "bytes", "batch": images of a step, "precision": ..., "ranks": [
       {"rank": 0, "replica": 0, "towers": [0], "device": "cpu",
-       "measured": {category: bytes, ...},                    categories as in measured/step.py
+       "measured": {category: bytes, ...},                    categories as in measured.py
        "predicted": {category: bytes, ...},
        "worst": [pass, tower, layer],                         where the peak is predicted to be
        "sent_per_image": [{"forward": bytes, "backward": bytes}, ...]}, ...]}
@@ -23,9 +23,9 @@ from torch import Tensor
 
 from alexnet2gpu.config import text
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.memory.measured.step import StepMemory
-from alexnet2gpu.memory.predicted.step import Prediction, predict_step
-from alexnet2gpu.model.norm.layer import has_kernels
+from alexnet2gpu.memory.measured import StepMemory
+from alexnet2gpu.memory.play import Estimate
+from alexnet2gpu.memory.predict import predict_rank
 from alexnet2gpu.ranks.assemble import Parts
 from alexnet2gpu.ranks.groups import Ranks
 
@@ -41,11 +41,11 @@ def measure(
     ranks: Ranks,
     predicted: bool = True,
 ) -> tuple[Any, dict, list]:
-    """Carry out a step of `parts` on a `batch` and count what this rank holds and sends. `predicted`:
-    whether a prediction of it is possible, and wanted.
+    """Carry out a step of `parts` on a `batch` and count what this rank holds and sends. `predicted`: whether
+    it is to be predicted, too; not so under FSDP.
 
     Returns: what `step` returns; this rank's entry of memory.json; the most that was held in every place of
-        the step (measured/places.py).
+        the step (places.py).
     """
     grid, images = ranks.grid, config.train.batch // ranks.grid.replicas
     before = [dict(link.sent) for link in ranks.links]
@@ -63,8 +63,7 @@ def measure(
         "sent_per_image": sent,
     }
     if predicted:
-        shape, device = (len(grid.towers), grid.span, grid.replicas), ranks.device.type
-        expected = predict_step(config, *shape, device == "cuda", has_kernels(device))
+        expected = predict_rank(config, grid, ranks.device.type == "cuda")
         entry |= {"predicted": expected.bytes, "worst": expected.worst.place}
     return result, entry, memory.moments
 
@@ -119,21 +118,20 @@ def table(ranks: Sequence[dict]) -> str:
     return f"\n{text.table(rows)}\n"
 
 
-def row(mode: str, config: Config, expected: Prediction | None, ranks: Sequence[dict] | None) -> dict:
-    """A line of launch/memory.py's table: what is `expected`, and what was measured on the `ranks`, if it
-    was; on none if a GPU's memory did not suffice."""
-    entry = {"mode": mode, "batch": config.train.batch, "precision": config.train.precision}
-    if expected:
-        worst = expected.worst
-        entry |= {"predicted": expected.bytes, "worst": worst.place, "at_worst": worst.parts}
+def row(
+    mode: str, number: int, config: Config, expected: Estimate | str, ranks: Sequence[dict] | None
+) -> dict:
+    """A line of launch/memory.py's table, of a mode on a `number` of ranks: what is `expected`, or why it
+    cannot be, and what was measured on the `ranks`, if it was; on none if a GPU's memory did not suffice."""
+    entry = {"mode": mode, "ranks": number, "batch": config.train.batch, "precision": config.train.precision}
+    if isinstance(expected, str):
+        return entry | {"mistake": expected}
+    worst = expected.worst
+    entry |= {"predicted": expected.bytes, "worst": worst.place, "at_worst": worst.parts}
     if ranks is not None:
         entry["measured"] = [rank["measured"] for rank in ranks]
-        entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
-    if ranks and expected:
         entry["errors"] = [error_of(expected.bytes, rank["measured"]) for rank in ranks]
-    elif ranks:
-        most = max(ranks, key=lambda rank: rank["measured"]["peak"])
-        entry["worst"], _ = max(most["moments"], key=lambda moment: moment[1])
+        entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
     return entry
 
 
@@ -142,34 +140,78 @@ def comparison(rows: Sequence[dict], budget: int | None = None) -> str:
     is the rank that held most; with a `budget`, whether it fits, measured if it was."""
     lines = [_compared(row, budget) for row in rows]
     head = list(dict.fromkeys(name for line in lines for name in line))
+    head.append(head.pop(head.index("worst in")))
+    empty = [name for name in head if {line.get(name, "") for line in lines} <= {"", "0.0"}]
+    one_config = ["config"] if len({row["config"] for row in rows}) == 1 else []
+    head = [name for name in head if name not in (*empty, *one_config)]
     cells = [[line.get(name, "") for name in head] for line in lines]
-    words = [head.index(name) for name in ("mode", "precision", "worst in")]
-    said = [text.table([head, *cells], words)]
-    if any("measured" in row and "predicted" not in row for row in rows):
-        said.append("fsdp: all as measured, nothing is predicted")
-    return "\n".join(said)
+    words = [head.index(name) for name in ("config", "mode", "precision", "worst in") if name in head]
+    return text.table([head, *cells], words)
 
 
 def _compared(row, budget):
     """The cells of a row by the heads of their columns."""
     ranks, expected = row.get("measured"), row.get("predicted", {})
     most = fullest(ranks) if ranks else {}  # of no ranks: out of memory
-    line = {name: str(row[name]) for name in ("mode", "batch", "precision")}
+    line = {name: str(row[name]) for name in ("config", "mode", "ranks", "batch", "precision")}
+    if "mistake" in row:
+        return line | {"worst in": row["mistake"]}
     names = {"batch": "images", "saved_activations": "saved"}
     for name in ("weights", "gradients", "momentum", "buckets", "batch", "saved_activations"):
-        line[names.get(name, name)] = _mib(expected or most, name)
-    line["peak"] = _mib(expected, "peak") or "-"
+        line[names.get(name, name)] = _mib(expected, name)
+    line["peak"] = _mib(expected, "peak")
     if ranks is not None:
         line["measured"] = _mib(most, "peak") or "too much"
-        line["error"] = f"{max(row['errors'], key=abs):+.2%}" if "errors" in row else ""
+        line["error"] = f"{max(row['errors'], key=abs):+.2%}" if row["errors"] else ""
+    if "reserved" in expected:
+        line["reserved, predicted"] = _mib(expected, "reserved")
     line |= {name: _mib(most, name) for name in ON_CUDA if name in most}
-    passing, _, layer = row.get("worst", ("", None, ""))
-    line["worst in"] = f"{passing} {layer}".strip()
+    line["worst in"] = place_text(row["worst"])
     if budget is not None:
         held = expected if ranks is None else most
-        fits = "fits" if held and held["peak"] <= budget else "does not fit"
-        line["worst in"] = f"{line['worst in']}, {fits}" if line["worst in"] else fits
+        fits = "fits" if held and held.get("reserved", held["peak"]) <= budget else "does not fit"
+        line["worst in"] += f", {fits}"
     return line
+
+
+def layers(expected: Estimate) -> list[dict]:
+    """What is held in every place of a step, at its worst there, by kind, in bytes."""
+    return [{"place": moment.place, "bytes": moment.bytes, **moment.parts} for moment in expected.moments]
+
+
+def layers_text(row: dict) -> str:
+    """The `layers` of a row as text, in MiB."""
+    kinds = _kinds([row])
+    lines = [["step", "tower", *kinds, "in all"]]
+    for layer in row["layers"]:
+        held = [f"{layer[kind] / MIB:.1f}" if layer.get(kind) else "" for kind in kinds]
+        tower = layer["place"][1].split(".")[1] if layer["place"][1].startswith("towers.") else ""
+        lines.append([place_text(layer["place"]), tower, *held, f"{layer['bytes'] / MIB:.1f}"])
+    title = f"{row['config']}, {row['mode']}, batch {row['batch']}, {row['precision']}: MiB in each place"
+    return f"\n{title}\n{text.table(lines, [0])}"
+
+
+def layers_csv(rows: Sequence[dict]) -> str:
+    """The `layers` of all rows as CSV, in bytes."""
+    kinds, keys = _kinds(rows), ("config", "mode", "batch", "precision")
+    lines = [[*keys, "pass", "module", *kinds, "in all"]]
+    for row in rows:
+        for layer in row.get("layers", ()):
+            held = [layer.get(kind, 0) for kind in kinds]
+            lines.append([*(row[key] for key in keys), *layer["place"], *held, layer["bytes"]])
+    return "".join(",".join(map(str, line)) + "\n" for line in lines)
+
+
+def _kinds(rows):
+    found = [kind for row in rows for layer in row.get("layers", ()) for kind in layer]
+    return [kind for kind in dict.fromkeys(found) if kind not in ("place", "bytes")]
+
+
+def place_text(place: Sequence[str]) -> str:
+    """A place of a step (places.py) in words: `backward relu4`."""
+    passing, module = place
+    layer = module.split(".", 2)[-1] if module.startswith("towers.") else module
+    return passing if passing in ("start", "update") else f"{passing} {layer or 'join'}"
 
 
 def _mib(figures, name):

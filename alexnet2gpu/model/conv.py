@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from alexnet2gpu.config.layers import windows
-from alexnet2gpu.model.device import has_triton
+from alexnet2gpu.model.device import has_triton, on_gpu
 from alexnet2gpu.model.plain import plain
 
 
@@ -40,7 +40,7 @@ class Conv2d(nn.Conv2d):
         self.weight = nn.Parameter(last)
 
     def forward(self, x):
-        if not x.is_cuda or plain() or torch.compiler.is_compiling():
+        if not on_gpu(x) or plain() or torch.compiler.is_compiling():
             return self._convolve(x, self.bias)
         few = not self.keep_padded and x.dim() == 4 and suits_blocks(self.in_channels, self.stride[0])
         if few and has_triton():

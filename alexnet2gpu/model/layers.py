@@ -93,7 +93,7 @@ class Dropout(nn.Module):
         if not self.training:
             return x if self.scaling == "inverted" else x * kept
         mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(kept, generator=self.generator)
-        dropped = x * mask
+        dropped = torch.where(mask, x, 0)
         return dropped / kept if self.scaling == "inverted" and kept else dropped
 
     def extra_repr(self):

@@ -9,7 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from alexnet2gpu.model.device import on_gpu
 from alexnet2gpu.model.plain import plain
+
+SMALL = 2**17  # elements of a weight that is multiplied by torch's own choice: oneDNN takes memory as large
+# for itself, and its calls as long
 
 
 @torch.library.custom_op("alexnet2gpu::linear", mutates_args=(), device_types="cpu")
@@ -52,6 +56,7 @@ def suits_onednn(x: Tensor) -> bool:
     return (
         not plain()
         and x.device.type == "cpu"
+        and not on_gpu(x)
         and x.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
@@ -78,4 +83,5 @@ class Linear(nn.Linear):
         pass
 
     def forward(self, x):
-        return linear(x, self.weight, self.bias)
+        small = self.weight.numel() < SMALL
+        return F.linear(x, self.weight, self.bias) if small else linear(x, self.weight, self.bias)

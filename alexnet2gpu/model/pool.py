@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from alexnet2gpu.config.layers import windows
-from alexnet2gpu.model.device import has_triton
+from alexnet2gpu.model.device import has_triton, kind_of
 from alexnet2gpu.model.plain import plain
 
 
@@ -36,7 +36,7 @@ class MaxPool2d(nn.MaxPool2d):
             return super().forward(x)
         window = self.kernel_size, self.stride, self.padding, self.ceil_mode
         last = x.is_contiguous(memory_format=torch.channels_last)
-        if last and has_kernels(x.device.type, x.dtype, self.kernel_size):
+        if last and has_kernels(kind_of(x), x.dtype, self.kernel_size):
             return by_kernel(x, *window)[0]
         return _MaxPool.apply(x, *window)
 
@@ -113,6 +113,8 @@ class _MaxPool(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, gradient):
         (maxima,) = ctx.saved_tensors
+        # in another layout than of_x, torch copies all three
+        gradient = gradient.contiguous(memory_format=ctx.layout)
         of_x = torch.empty(ctx.shape, dtype=gradient.dtype, device=gradient.device, memory_format=ctx.layout)
         torch.ops.aten.max_pool2d_with_indices_backward.grad_input(
             gradient, of_x, *ctx.window, maxima.long(), grad_input=of_x

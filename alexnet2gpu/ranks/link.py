@@ -46,10 +46,10 @@ class Link:
         """(B, C/n, ...) of this rank. When waited for: of each, in order, the own as it was."""
         packed = self._pack(half)  # (B, ..., C/n)
         self.sent[way] += (self.size - 1) * packed.nbytes
-        if _by_messages(half):
+        if self._by_messages(half):
             return self._swap([packed] * self.size, half)
         together = packed.new_empty(self.size * len(packed), *packed.shape[1:])  # (n B, ..., C/n)
-        work = all_gather(together, packed, group=self.group, async_op=True)
+        work = self._all_gather(together, packed)
 
         def wait():
             work.wait()
@@ -65,12 +65,12 @@ class Link:
         packed = [None if r == self.rank else self._pack(s) for r, s in enumerate(slices)]  # (B, ..., C/n)
         other = packed[self.rank - 1]
         self.sent["backward"] += (self.size - 1) * other.nbytes
-        if _by_messages(other):
+        if self._by_messages(other):
             return self._swap(packed, None)
         packed[self.rank] = torch.zeros_like(other)
         total = torch.empty_like(other)
         stacked = torch.cat(packed)  # (n B, ..., C/n)
-        work = reduce_scatter(total, stacked, group=self.group, async_op=True)
+        work = self._reduce_scatter(total, stacked)
 
         def wait():
             work.wait()
@@ -86,8 +86,7 @@ class Link:
         """Start to send packed[r] to rank r. When waited for: what came, and in its order `own`, if given."""
         others = [r for r in range(self.size) if r != self.rank]
         incoming = {r: torch.empty_like(packed[r]) for r in others}
-        work = [dist.irecv(incoming[r], group=self.group, group_src=r) for r in others]
-        work += [dist.isend(packed[r], group=self.group, group_dst=r) for r in others]
+        work = self._transfers(packed, incoming)
 
         def wait():
             for transfer in work:
@@ -99,6 +98,20 @@ class Link:
 
         return wait
 
+    def _by_messages(self, tensor):
+        return tensor.device.type == "cpu"
+
+    def _all_gather(self, together, own):
+        return all_gather(together, own, group=self.group, async_op=True)
+
+    def _reduce_scatter(self, own, stacked):
+        return reduce_scatter(own, stacked, group=self.group, async_op=True)
+
+    def _transfers(self, outgoing, incoming):
+        """Start to receive `incoming`, by rank, and to send those ranks what is `outgoing` to them."""
+        coming = [dist.irecv(tensor, group=self.group, group_src=r) for r, tensor in incoming.items()]
+        return coming + [dist.isend(outgoing[r], group=self.group, group_dst=r) for r in incoming]
+
 
 def add(own: Tensor, received: list[Tensor]) -> Tensor:
     """(B, C/n, ...) of this rank, and what `start_scatter` gives -> their sum, as `own` is."""
@@ -107,7 +120,3 @@ def add(own: Tensor, received: list[Tensor]) -> Tensor:
     for tensor in rest:
         total += tensor
     return total
-
-
-def _by_messages(tensor):
-    return tensor.device.type == "cpu"

@@ -53,7 +53,7 @@ class Regather(saved_tensors_hooks):
         if self.latest:
             gathered, half, link = self.latest
             x = gathered()
-            if x is not None and (tensor.data_ptr(), tensor.shape) == (x.data_ptr(), x.shape):
+            if x is not None and _place(tensor) == _place(x):
                 return half, link
         return tensor
 
@@ -62,3 +62,8 @@ class Regather(saved_tensors_hooks):
             return kept
         half, link = kept
         return link.gather(half, "backward")
+
+
+def _place(tensor):
+    """Where a tensor lies; those without data too lie somewhere."""
+    return tensor.untyped_storage()._cdata, tensor.storage_offset(), tensor.shape

@@ -130,9 +130,8 @@ class Run(contextlib.AbstractContextManager):
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         if not _is_at(self.folder / "lock", self.lock):
             if (self.folder / "lock").exists():
-                another = (
-                    "another run lies there now: go on with this one, with --resume, where it was moved to"
-                )
+                go_on = "go on with this one, with --resume, where it was moved to"
+                another = f"another run lies there now: {go_on}"
                 raise ValueError(f"--out {self.folder}: {another}")
             self.lock.close()
             self._take_lock(patience=0)

@@ -42,7 +42,7 @@ from alexnet2gpu.data.pack import layout
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults import files
-from alexnet2gpu.memory.any_mode import parts_of
+from alexnet2gpu.memory.predict import parts_of
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import keep_freed_memory

@@ -2,7 +2,7 @@
 
 import torch
 
-from alexnet2gpu.memory.any_mode import REPLICATED, SPLIT, parts_of
+from alexnet2gpu.memory.predict import REPLICATED, SPLIT, parts_of
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of

@@ -5,7 +5,8 @@ from functools import partial
 
 import torch
 
-from alexnet2gpu.memory.any_mode import parts_of, random_batch, second_step
+from alexnet2gpu.memory.any_mode import third_step
+from alexnet2gpu.memory.predict import parts_of, random_batch
 from alexnet2gpu.model.device import gpus, set_tf32
 from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.step import train_step
@@ -80,7 +81,7 @@ def step(mode, batch):
         config = config_of(batch=batch, precision=precision)
         with Ranks(grid(config, mode)) as ranks:
             ms = timed(mode, config, ranks, graph=mode == "single" and not DRY)  # as training has it
-            entry = second_step(mode, config, ranks)["measured"]
+            entry = third_step(mode, config, ranks)["measured"]
             ms, entries = max(ranks.gather(ms)), ranks.gather(entry)
         names = [name for name in ("peak", "reserved", "residual", "driver") if name in entry]
         found = {"ms": ms, "images_per_second": round(1000 * config.train.batch / ms)}

@@ -5,15 +5,8 @@ from functools import partial
 
 import torch
 
-from alexnet2gpu.memory.any_mode import (
-    MODES,
-    REPLICATED,
-    SPLIT,
-    parts_of,
-    random_batch,
-    second_step,
-    shape_of,
-)
+from alexnet2gpu.memory.any_mode import third_step
+from alexnet2gpu.memory.predict import MODES, REPLICATED, SPLIT, parts_of, random_batch, shape_of
 from alexnet2gpu.memory.report import error_of
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
@@ -65,10 +58,10 @@ def grid(config, mode):
 
 
 def figures(mode, batch, precision):
-    """What each rank held in its second step, and what was predicted; of rank 0 also where."""
+    """What each rank held in its third step, and what was predicted; of rank 0 also where."""
     config = config_of(batch=batch, precision=precision)
     with Ranks(grid(config, mode)) as ranks:
-        entry = second_step(mode, config, ranks)
+        entry = third_step(mode, config, ranks)
         moments = entry.pop("moments")
         entries = ranks.gather(entry)
     errors = [error_of(each["predicted"], each["measured"]) for each in entries]

@@ -64,8 +64,8 @@ def _find(rows, **wanted):
 
 
 def _place(row):
-    passing, _, layer = row["worst"]
-    return f"{passing} of {layer}"
+    passing, *_, module = row["worst"]
+    return f"{passing} of {module.split('.')[-1]}"
 
 
 def _modes(rows):
@@ -144,3 +144,14 @@ def _errors(cases):
         worst = f"{max(errors, key=abs):+.4%}" if any(errors) else "0"
         lines.append([name, len(errors), errors.count(0), worst])
     return table(["", "peaks measured", "predicted to the byte", "worst error"], lines)
+
+
+def against_tables(found):
+    """The table of predictions against torch's allocator."""
+    lines, rows = [], [row for part in found.values() for row in part["found"]]
+    for mode, name in NAMES.items():
+        errors = [max(row["errors"], key=abs) for row in rows if row["mode"] == mode]
+        if errors:
+            near = [sum(abs(error) <= limit for error in errors) for limit in (0, 0.001, 0.01)]
+            lines.append([name, len(errors), *near, f"{max(errors, key=abs):+.2%}"])
+    return {"networks": table(["", "networks", "to the byte", "within 0.1 %", "within 1 %", "worst"], lines)}

@@ -17,7 +17,7 @@ from functools import partial
 import torch
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.memory.any_mode import parts_of, random_batch
+from alexnet2gpu.memory.predict import parts_of, random_batch
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks

@@ -22,7 +22,7 @@ import torch
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
-from alexnet2gpu.memory.any_mode import parts_of, random_batch
+from alexnet2gpu.memory.predict import parts_of, random_batch
 from alexnet2gpu.model import linear
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.graph import GraphedStep

@@ -1,6 +1,8 @@
 """If these fail, the memory that the project predicts or reports is not what a step holds."""
 
+import subprocess
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,15 +12,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals, traffic
 from alexnet2gpu.memory import any_mode
-from alexnet2gpu.memory.measured.step import StepMemory
-from alexnet2gpu.memory.measured.storages import Ledger
-from alexnet2gpu.memory.predicted.step import predict_step
-from alexnet2gpu.model import linear, pool
-from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.model.norm import layer, native, operations
-from alexnet2gpu.model.optim import SGD2012, set_rates
-from alexnet2gpu.model.step import train_step, weight_dtype
-from alexnet2gpu.ranks.assemble import Parts
+from alexnet2gpu.memory.ledger import Ledger
+from alexnet2gpu.memory.measured import StepMemory
+from alexnet2gpu.memory.predict import parts_of, predict, random_batch
+from alexnet2gpu.model.norm import native
+from alexnet2gpu.model.step import train_step
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import Grid
+from bench.memory.networks import network
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"
@@ -43,8 +44,8 @@ def test_split_holds_half_and_ddp_all(on_ranks, tmp_path):
         for entry in entries:
             for category in ("weights", "gradients", "momentum"):
                 assert entry["measured"][category] == each, (mode, category)
-            assert entry["measured"]["buckets"] == (each if mode in ("ddp", "grid") else 0)
-            assert entry["predicted"] == entry["measured"], mode
+            assert entry["measured"]["buckets"] == 0  # gradients lie in them
+            assert entry["predicted"]["peak"] == pytest.approx(entry["measured"]["peak"], rel=0.01), mode
 
 
 def test_a_run_counts_what_it_sends(on_ranks, tmp_path):
@@ -53,32 +54,24 @@ def test_a_run_counts_what_it_sends(on_ranks, tmp_path):
     assert [rank["sent_per_image"] for rank in ranks_of(tmp_path / "split")] == [expected] * 2
 
 
-def step_of(config):
-    """A function that does a step on one device, given its number; the model, the optimizer, the
-    batch."""
-    train = config.train
-    model = AlexNet(config.model, memory=config.memory).to(weight_dtype(train.precision))
-    optimizer = SGD2012(model.named_parameters(), 0.9, 0.0005)
-    set_rates(optimizer, config.optim.schedule, 1)
-    images = torch.randn(train.batch, *config.model.input, dtype=weight_dtype(train.precision))
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.zeros(train.batch, dtype=torch.int64)
-
-    def step(number):
-        model.seed_dropout(0, 0, number)
-        train_step(model, optimizer, images, labels, train.precision)
-
-    return step, model, optimizer, (images, labels)
-
-
 def measured_step(config, batch):
     """A step on one device: the config with that batch, and StepMemory."""
     config = replace(config, train=replace(config.train, batch=batch))
-    step, model, optimizer, images_and_labels = step_of(config)
-    step(0)  # so that gradients of an earlier step are there and seen to go
-    with StepMemory(Parts(model, model, optimizer), images_and_labels) as memory:
-        step(1)
+    with Ranks(Grid(towers=range(config.model.towers)), keep_memory=False) as ranks:
+        parts, images_and_labels = parts_of("single", config, ranks), random_batch(config, ranks)
+        for number in (0, 1):
+            parts.model.seed_dropout(0, 0, number)
+            with StepMemory(parts, images_and_labels) as memory:
+                train_step(parts.model, parts.optimizer, *images_and_labels, config.train.precision)
     return config, memory
+
+
+def worst_in(moments):
+    """Of each place, the most that was held there."""
+    most = {}
+    for place, held in moments:
+        most[place] = max(held, most.get(place, 0))
+    return most
 
 
 RELU_AFTER_RELU = ["model.stages.0.norm2=relu"]  # cannot work in place
@@ -103,65 +96,55 @@ BFLOAT16 = ["train.precision=bfloat16"]
         (QUICK, ["memory.pool_places_only=false", *BFLOAT16]),
         (QUICK, ["memory.relu_in_place=false"]),
         (QUICK, ["model.stages.0.conv1.ceil=true", "model.stages.0.conv1.stride=2", *BFLOAT16]),
+        (QUICK, ["memory.recompute=[1, 3]"]),
         ("configs/lenet.yaml", BFLOAT16),
         ("configs/textbook.yaml", ["model.stages.0.fc6.out=64", "model.stages.0.fc7.out=32"]),
         ("configs/alexnet.yaml", SMALL_FC),
-        ("configs/alexnet.yaml", [*SMALL_FC, *BFLOAT16]),
         ("configs/alexnet.yaml", [*SMALL_FC, "memory.image_unpadded=false", *BFLOAT16]),
+        ("configs/alexnet.yaml", [*SMALL_FC, "memory.recompute=[1, 2, 3, 4, 5]"]),
     ],
 )
-def test_a_prediction_is_what_is_measured_in_every_place(file, settings):
-    """To the byte: categories, saved activations of every layer, the worst moment in every layer,
-    forward and backward; in the update but for some numbers of each image."""
-    config, memory = measured_step(load_config(file, settings), batch=2)
-    expected = predict_step(config, config.model.towers)
-    assert memory.saved == expected.saved
-    *moments, (last, in_update) = memory.moments
-    assert [(m.place, m.bytes) for m in expected.moments[:-1]] == moments
-    assert expected.moments[-1].place == last
-    assert abs(expected.moments[-1].bytes - in_update) < 32
-    assert expected.bytes == memory.bytes
+def test_a_prediction_is_what_torchs_allocator_gives(file, settings):
+    """The peak to 1 %, categories to the byte, and to 1 % the worst in every place, but for some 50 KiB that
+    oneDNN takes for itself."""
+    config, memory = measured_step(load_config(file, settings), batch=16)
+    expected = predict("single", config, 2, on_gpu=False)
+    assert expected.peak == pytest.approx(memory.bytes["peak"], rel=0.01)
+    saved = memory.bytes.pop("saved_activations")
+    assert expected.bytes["saved_activations"] == pytest.approx(saved, abs=2**16)  # and generators' states
+    for category, size in memory.bytes.items():
+        assert category == "peak" or expected.bytes[category] == size, category
+    found = worst_in(memory.moments)
+    for place, held in worst_in((m.place, m.bytes) for m in expected.moments).items():
+        if place in found:  # else something tiny was taken there, in the one or in the other
+            assert held == pytest.approx(found[place], rel=0.01, abs=2**18), place
 
 
-@pytest.mark.parametrize("settings", [[], BFLOAT16])
-def test_normalisation_without_a_compiler_is_predicted(settings, monkeypatch):
-    """To the byte: 5 images by twos, in layers that would else take them all at once."""
-    monkeypatch.setattr(native, "compiled", lambda dtype: None)
-    monkeypatch.setattr(operations, "images_at_once", lambda elements, on_gpu: 2)
-    config, memory = measured_step(load_config(QUICK, settings), batch=5)
-    assert predict_step(config, 2, kernel=False).bytes == memory.bytes
+def test_without_scratch_memory_a_prediction_is_exact():
+    """To the byte, in three networks."""
+    for name, batch in (("quick", 64), ("alexnet", 16), ("lenet", 64)):
+        config, memory = measured_step(load_config(f"configs/{name}.yaml"), batch)
+        assert predict("single", config, 2, on_gpu=False).peak == memory.bytes["peak"], name
 
 
-@pytest.mark.parametrize("settings", [[], BFLOAT16])
-def test_a_step_with_tritons_kernels_is_predicted(settings, monkeypatch):
-    """To the byte, on fake tensors, which stand on the CPU, but take a GPU's ways: torch's autograd does not
-    take those of a GPU that is not there. What lives and dies within a kernel's operation is not seen: that
-    of normalisation within a map has a temporary in backward."""
-    monkeypatch.setattr(layer, "has_kernels", lambda device, dtype, rule: layer.suits_triton(rule, 4))
-    monkeypatch.setattr(pool, "has_kernels", lambda device, dtype, kernel: pool.suits_triton(kernel, 4))
-    monkeypatch.setattr(linear, "suits_onednn", lambda x: False)
-    with FakeTensorMode():
-        monkeypatch.setattr(AlexNet, "to", lambda model, dtype: model)  # float32 already
-        config, memory = measured_step(load_config("configs/alexnet.yaml", settings), batch=16)
-    expected = predict_step(config, 2, on_gpu=True)
-    unseen = {("backward", tower, "map_norm2"): 4 * 16 * 128 * 27 * 27 for tower in (0, 1)}
-    *moments, _ = memory.moments
-    assert [(m.place, m.bytes - unseen.get(m.place, 0)) for m in expected.moments[:-1]] == moments
-    assert expected.saved == memory.saved
-    assert expected.bytes | {"peak": 0} == memory.bytes | {"peak": 0}
+def test_random_networks_are_predicted():
+    """Of 6 within 1 %; python -m bench.memory.against has hundreds."""
+    for number in range(6):
+        config = network(number)
+        config, memory = measured_step(config, config.train.batch)
+        expected = predict("single", config, 2, on_gpu=False)
+        assert expected.peak == pytest.approx(memory.bytes["peak"], rel=0.01), number
 
 
-@pytest.mark.parametrize("stages", ["[1]", "[1, 2, 3, 4, 5]"])
-def test_recomputed_stages_are_predicted(stages):
-    """But for what torch leaves out at the end of a stage that is computed again, to the byte."""
-    config = load_config("configs/alexnet.yaml", [f"memory.recompute={stages}", *SMALL_FC])
-    config, memory = measured_step(config, batch=2)
-    expected = predict_step(config, 2)
-    assert expected.bytes["peak"] == pytest.approx(memory.bytes["peak"], rel=1e-3)
-    something = [
-        {place: held for place, held in saved.items() if held} for saved in (expected.saved, memory.saved)
-    ]
-    assert something[0] == something[1]  # torch 2.11 enters places that hold nothing
+def test_a_prediction_starts_no_compiler_and_makes_no_memory(monkeypatch):
+    """A network of 40 GB, where no compiler can be started and none is missed."""
+    config = load_config("configs/alexnet.yaml", ["model.stages.2.fc6.out=1000000"])
+    expected = predict("single", config, 2, on_gpu=False)
+    monkeypatch.setattr(subprocess, "run", None)
+    monkeypatch.setattr(native, "compiled", None)
+    again = predict("single", config, 2, on_gpu=False)
+    assert expected.bytes == again.bytes and again.peak > 40e9
+    assert predict("split", config, 2, on_gpu=True).peak < 0.6 * again.peak
 
 
 @pytest.mark.parametrize(
@@ -183,35 +166,36 @@ def test_recomputed_stages_are_predicted(stages):
     ],
 )
 def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
-    """To the byte, on every rank. In every place too, exchanges as well, but for the
-    gradient of a bias."""
+    """Peaks to 1 %, the rest to the byte, on every rank."""
     config = load_config(QUICK, settings)
-    expected = any_mode.predict(mode, config, 2, on_gpu=False)
+    expected = predict(mode, config, 2, on_gpu=False, ranks=ranks)
     for entry in on_ranks(any_mode.step_on_rank, ranks, mode, config, None):
-        assert entry["measured"] == entry["predicted"] == expected.bytes
-        pairs = zip(expected.moments, entry["moments"], strict=True)
-        for moment, ((passing, _, name), held) in list(pairs)[:-1]:
-            assert (passing, name) == (moment.place[0], moment.place[2])
-            assert abs(moment.bytes - held) <= 1024, (passing, name)
+        found = entry["measured"]
+        assert expected.peak == pytest.approx(found["peak"], rel=0.01)
+        for category in set(found) - {"peak"}:  # but for numbers, as tensors
+            assert expected.bytes[category] == pytest.approx(found[category], abs=4096), category
 
 
 def test_on_gpus_a_message_holds_the_own_half_too():
     """Gathering by a collective takes one half more than by messages between ranks."""
     config = load_config(QUICK, ["memory.pool_places_only=false"])  # whose places differ, too
     half = traffic(config.model)[0].forward * config.train.batch
-    on_cpu, on_gpu = (
-        {moment.place: moment.bytes for moment in predict_step(config, 1, 2, on_gpu=on_gpu).moments}
-        for on_gpu in (False, True)
-    )
-    join = ("forward", None, "join 1")
-    assert on_gpu[join] - on_cpu[join] == half
+    moments = [predict("split", config, 2, on_gpu).moments for on_gpu in (False, True)]
+    on_cpu, on_gpu = (next(m.bytes for m in each if m.place == ("forward", "")) for each in moments)
+    assert on_gpu - on_cpu == half
 
 
 def test_fsdp_holds_its_part_of_weights_gradients_and_momentum(on_ranks):
     """Half, up to the five outputs of a tower's fc8, which two ranks share as three and two."""
     whole = 4 * totals(load_config(QUICK).model)[0]
-    entries = on_ranks(any_mode.step_on_rank, 2, "fsdp", load_config(QUICK), None)
+    config = load_config(QUICK)
+    entries = on_ranks(any_mode.step_on_rank, 2, "fsdp", config, None)
     shares = [entry["measured"] for entry in entries]
+    expected = predict("fsdp", config, 2, on_gpu=False)
+    for category in ("weights", "gradients", "momentum", "batch"):
+        assert expected.bytes[category] == shares[0][category]
+    # gloo's threads may let a message go last, which torch's profiler then does not see
+    assert 0.85 < expected.peak / shares[0]["peak"] < 1.01
     for category in ("weights", "gradients", "momentum"):
         assert sum(share[category] for share in shares) == whole
         assert all(share[category] < 0.51 * whole for share in shares)
@@ -226,70 +210,64 @@ def test_a_chain_counted_by_hand():
     )
     settings = ["model.towers=1", "model.input=[1, 2, 5]", f"model.stages={stages}"]
     config = load_config("configs/lenet.yaml", [*settings, "data.crop=null"])
-    _, memory = measured_step(config, batch=64)
+    config, memory = measured_step(config, batch=64)
     parameters = 4 * (10 * 20 + 20 + 20 * 5 + 5)
     hidden, logits, batch = 64 * 20 * 4, 64 * 5 * 4, 64 * 10 * 4 + 64 * 8
-    assert memory.saved == {(0, "fc1"): hidden, (0, "fc2"): logits}
+    expected = predict("single", config, 2, on_gpu=False)
+    assert expected.saved == {"towers.0.fc1": hidden, "towers.0.fc2": logits}
+    assert memory.bytes["saved_activations"] == hidden + logits
     for category in ("weights", "gradients", "momentum"):
         assert memory.bytes[category] == parameters
     # at worst, in the backward of ReLU: gradients of its output and of its input, with its output
     # still there; gradients of the second layer; the logits, the loss, the 1 that backward starts
     # from
     least = 2 * parameters + batch + hidden + logits
-    assert memory.bytes["peak"] == least + 2 * hidden + 4 * (20 * 5 + 5) + 8
+    most = least + 2 * hidden + 4 * (20 * 5 + 5) + 8
+    assert expected.moments[-3].bytes == most
+
+
+def ledger_of(work):
+    """A ledger that has watched `work`, of tensors without data."""
+    with FakeTensorMode():
+        ledger = Ledger("cpu")
+        ledger.arrive(("forward", "x"))
+        with ledger:
+            work()
+    return ledger
 
 
 def test_the_ledger_forgets_what_dies():
     """Ten temporaries one after another cost one at a time; ten that live together cost ten."""
-    size = 2**20
-    for keep, expected in ((False, size), (True, 10 * size)):
-        with Ledger([], buckets=False) as ledger:
-            ledger.place = ("forward", None, "")
-            kept = []
-            for _ in range(10):
-                temporary = torch.empty(size, dtype=torch.uint8)
-                if keep:
-                    kept.append(temporary)
-                del temporary
-            assert ledger.worst_since() == expected
+
+    def ten(kept):
+        for _ in range(10):
+            temporary = torch.empty(2**20, dtype=torch.uint8)
+            if kept is not None:
+                kept.append(temporary)
+            del temporary
+
+    assert ledger_of(partial(ten, None)).moments[0].bytes == 2**20
+    assert ledger_of(partial(ten, [])).moments[0].bytes == 10 * 2**20
 
 
 def test_the_ledger_sees_storages_change_their_size():
     """As FSDP does, outside of any operation."""
-    with Ledger([], buckets=False) as ledger:
+
+    def resize():
         storage = torch.zeros(10, dtype=torch.uint8).untyped_storage()
         storage.resize_(1000)
         storage.resize_(0)
-        assert ledger.worst_since() == 1000
-        assert ledger.worst_since() == 0
+
+    ledger = ledger_of(resize)
+    assert ledger.moments[0].bytes == 1000 and ledger.held == 0
 
 
 def test_views_and_in_place_results_are_counted_once():
-    with Ledger([], buckets=False) as ledger:
+    def views():
         big = torch.zeros(1000, dtype=torch.uint8)
-        alive = [big.view(10, 100), big[5:], big.add_(1), big.detach()]
-        assert ledger.worst_since() == 1000 and len(alive) == 4
+        return [big.view(10, 100), big[5:], big.add_(1), big.detach()]
 
-
-@pytest.mark.parametrize("file, settings, batch", [(QUICK, [], 16), ("configs/alexnet.yaml", BFLOAT16, 2)])
-def test_the_ledger_counts_what_torchs_allocator_gives(file, settings, batch):
-    """A whole step, as torch's profiler sees every allocation on the CPU, scratch memory inside
-    operations too. (In bfloat16 a convolution takes some going back, a few hundred KiB, which
-    makes a network's worst moment where that lies in a small one.)"""
-    config, memory = measured_step(load_config(file, settings), batch)
-    step, _, optimizer, _ = step_of(config)
-    step(0)
-    optimizer.zero_grad()  # what was there before, the profiler does not see go
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(profile_memory=True, activities=activities) as profile:
-        step(1)
-    held = most = 0
-    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    before = sum(memory.bytes[category] for category in ("weights", "momentum", "batch"))
-    assert memory.bytes["peak"] == pytest.approx(before + most, rel=1e-4)
+    assert ledger_of(views).moments[0].bytes == 1000
 
 
 def test_norms_that_keep_everything_are_most_of_what_is_kept():
@@ -297,7 +275,7 @@ def test_norms_that_keep_everything_are_most_of_what_is_kept():
 
     def kept(*settings):
         config = load_config("configs/alexnet.yaml", settings)
-        return predict_step(config, 2).bytes["saved_activations"]
+        return predict("single", config, 2, on_gpu=False).bytes["saved_activations"]
 
     plain = kept("memory.norm_input_only=false", "memory.pool_places_only=false")
     lean = kept("memory.pool_places_only=false")

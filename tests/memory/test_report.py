@@ -2,13 +2,15 @@
 
 import json
 import math
+import pickle
 
 import pytest
 import torch
 from conftest import REPOSITORY, program, ranks_of, train
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.memory import any_mode, report
+from alexnet2gpu.memory import any_mode, plan, report
+from alexnet2gpu.memory.predict import predict
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"
@@ -24,7 +26,7 @@ def test_a_budget_ends_between_two_batches(capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     for mode, step in (("single", 1), ("grid", 2)):
         fits, next_one = [line for line in lines if line[0] == mode]
-        assert int(next_one[1]) - int(fits[1]) == step
+        assert int(next_one[2]) - int(fits[2]) == step
         assert float(fits[9]) <= 64 < float(next_one[9]) + 0.05
         assert fits[-1] == "fits" and next_one[-3:] == ["does", "not", "fit"]
 
@@ -42,19 +44,18 @@ def test_a_budget_may_be_too_small_for_one_image(capsys):
     """Then the only line of the mode says so, and other modes have their own."""
     memory("--config", QUICK, "--budget", "5MiB", "--modes", "single", "split")
     modes = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
-    assert [(mode[0], mode[1], mode[-1]) for mode in modes[:1]] == [("single", "1", "fit")]
+    assert [(mode[0], mode[2], mode[-1]) for mode in modes[:1]] == [("single", "1", "fit")]
     assert [mode[0] for mode in modes] == ["single", "split", "split"]
 
 
 @pytest.mark.parametrize(
     "arguments, complaint",
     [
-        (["--budget", "much"], "--budget much: should be a number and KiB, MiB or GiB"),
-        (["--budget", "0GiB"], "--budget 0GiB: should be a number and KiB, MiB or GiB"),
+        (["--budget", "much"], "--budget much: should be a number and KiB, MiB, GiB, KB, MB or GB"),
+        (["--budget", "0GiB"], "--budget 0GiB: should be a number and KiB, MiB, GiB, KB, MB or GB"),
         (["--budget", "3GiB", "--batches", "8"], "finds the batches, so leave out --batches"),
-        (["--budget", "3GiB", "--modes", "fsdp", "--measure"], "there is no --budget for it"),
-        (["--modes", "fsdp"], "is measured, not predicted: add --measure"),
-        (["--modes", "ddp", "--batches", "7"], "batch 7 does not divide by the 2 replicas"),
+        (["--modes", "split", "--ranks", "3"], "--ranks 3: 2 towers divide over 2"),
+        (["--modes", "ddp", "--batches", "7"], "batch 7 does not divide by 2 replicas"),
         (["--modes", "split", "--config", "configs/lenet.yaml"], "1 tower cannot be split"),
         (["--modes", "ddp", "--replicas", "1"], "has 2 replicas or more, --replicas is 1"),
         (["--replicas", "0"], "should be whole numbers, at least 1"),
@@ -81,6 +82,58 @@ def test_figures_are_drawn(tmp_path):
     assert row["predicted"]["peak"] == sum(row["at_worst"].values())
 
 
+def test_a_batch_that_does_not_divide_says_so_in_its_row(capsys):
+    memory("--config", QUICK, "--modes", "single", "ddp", "--batches", "7")
+    *_, single, ddp = capsys.readouterr().out.splitlines()
+    assert single.split()[:3] == ["single", "1", "7"]
+    assert ddp.split()[:3] == ["ddp", "2", "7"] and ddp.endswith("does not divide by 2 replicas")
+
+
+def test_layers_are_left_as_json_and_csv(tmp_path, capsys):
+    """Every place adds up, the worst of them to the peak; and two configs stand side by side."""
+    where = "--modes", "split", "--beside", "configs/lenet.yaml", "--modes", "single"
+    memory("--config", QUICK, *where, "--layers", "--out", tmp_path)
+    assert "backward conv2" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
+    assert [row["config"] for row in rows] == ["quick", "lenet"]
+    for row in rows:
+        assert max(layer["bytes"] for layer in row["layers"]) == row["predicted"]["peak"]
+        for layer in row["layers"]:
+            parts = [size for kind, size in layer.items() if kind not in ("place", "bytes")]
+            assert sum(parts) == layer["bytes"]
+    head, *lines = (tmp_path / "layers.csv").read_text().splitlines()
+    assert head.split(",")[:6] == ["config", "mode", "batch", "precision", "pass", "module"]
+    assert len(lines) == sum(len(row["layers"]) for row in rows)
+
+
+def test_a_step_is_left_for_torchs_viewer(tmp_path):
+    """Allocations and their ends, each with its kind and place as frames; all ends have a beginning."""
+    memory("--config", QUICK, "--modes", "single", "--out", tmp_path)
+    events = pickle.loads((tmp_path / "step-single.pickle").read_bytes())["device_traces"][0]
+    held, most = {}, 0
+    for event in events:
+        if event["action"] == "alloc":
+            assert event["addr"] not in held and len(event["frames"]) == 2
+            held[event["addr"]] = event["size"]
+            most = max(most, sum(held.values()))
+        else:
+            assert held.pop(event["addr"]) == event["size"]
+    row = json.loads((tmp_path / "memory.json").read_text())["rows"][0]
+    assert most == row["predicted"]["peak"]
+
+
+@pytest.mark.parametrize("budget, step, expected", [(100, 1, [33, 34]), (100, 4, [32, 36]), (0, 1, [1])])
+def test_the_largest_that_fits_is_found_in_few_steps(budget, step, expected):
+    asked = []
+
+    def peak(batch):
+        asked.append(batch)
+        return 3 * batch
+
+    assert plan.largest(peak, budget, step) == expected
+    assert len(asked) <= 6
+
+
 def test_the_residual_of_a_gpu_is_shared_by_its_ranks():
     """Two ranks of GPU A have reserved 100 and 300 bytes, of which the driver counts 1,000."""
     assert report._residual(1000, "A", [("A", 100), ("A", 300), ("B", 5000)]) == 300
@@ -94,14 +147,14 @@ def test_it_starts_its_own_ranks(monkeypatch, capsys):
 
 
 def out_of_memory_on_rank_1(mode, config, ranks):
-    """In the place of any_mode.second_step: rank 0 waits for rank 1, which has run out of memory."""
+    """In the place of any_mode.third_step: rank 0 waits for rank 1, which has run out of memory."""
     if ranks.grid.rank == 1:
         raise torch.OutOfMemoryError
     ranks.wait()
 
 
 def trial_out_of_memory(mode, config, limit):
-    any_mode.second_step = out_of_memory_on_rank_1
+    any_mode.third_step = out_of_memory_on_rank_1
     return on_rank(mode, config, limit)
 
 
@@ -113,7 +166,7 @@ def test_a_rank_out_of_memory_ends_the_trial_of_all(monkeypatch):
     monkeypatch.setattr(any_mode, "step_on_rank", trial_out_of_memory)
     config = load_config(QUICK)
     assert any_mode.measure("split", config, 2, None) == []
-    row = report.row("split", config, None, [])
+    row = {"config": "quick", **report.row("split", 2, config, predict("split", config, 2, False), [])}
     assert "too much" in report.comparison([row], 2**40)
     assert "does not fit" in report.comparison([row], 2**40)
 
@@ -122,8 +175,13 @@ def test_the_comparison_shows_the_worst_rank_and_what_a_gpu_reserved():
     predicted = dict.fromkeys(["weights", "gradients", "momentum", "buckets", "batch"], 0)
     predicted |= {"saved_activations": 0, "peak": 3 * 2**20}
     measured = [{"peak": size * 2**20, "reserved": 8 * 2**20} for size in (3, 4)]
-    row = {"mode": "split", "batch": 2, "precision": "float32", "predicted": predicted}
-    row |= {"worst": ("backward", 0, "conv2"), "measured": measured, "errors": [0, -0.25]}
+    row = {"config": "quick", "mode": "split", "ranks": 2, "batch": 2, "precision": "float32"}
+    row |= {
+        "predicted": predicted,
+        "worst": ("backward", "towers.0.conv2"),
+        "measured": measured,
+        "errors": [0, -0.25],
+    }
     head, line = (line.split() for line in report.comparison([row], 2**21).splitlines())
     cells = dict(zip(head, line))
     assert (cells["peak"], cells["measured"], cells["error"]) == ("3.0", "4.0", "-25.00%")

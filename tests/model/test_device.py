@@ -62,9 +62,9 @@ def test_without_triton_it_is_said_and_nothing_ends(monkeypatch):
     monkeypatch.setattr(device, "gpus", lambda: 1)
     monkeypatch.setattr(torch, "zeros", lambda *shape, device: zeros)
     monkeypatch.setattr(pool_kernels, "largest", no_compiler)
-    device.has_triton.cache_clear()
+    device._builds_kernels.cache_clear()
     try:
         with pytest.warns(UserWarning, match="without Triton's kernels, so slower: .*C compiler"):
             assert not device.has_triton()
     finally:
-        device.has_triton.cache_clear()
+        device._builds_kernels.cache_clear()

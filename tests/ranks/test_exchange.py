@@ -55,7 +55,7 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None, mes
         Ranks(grid_of(network.towers, split=True, ddp=False)) as ranks,
     ):
         if not messages:
-            patch.setattr(link_module, "_by_messages", lambda tensor: False)
+            patch.setattr(link_module.Link, "_by_messages", lambda link, tensor: False)
         for function, wrong in (("_Exchange", exchange_backward), ("_GatherLogits", logits_backward)):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
@@ -190,7 +190,7 @@ def both_transports(pointwise):
     with pytest.MonkeyPatch.context() as patch, Ranks(grid_of(4, split=True, ddp=False)) as ranks:
         link = Link(ranks.split_group)
         if not pointwise:
-            patch.setattr(link_module, "_by_messages", lambda tensor: False)
+            patch.setattr(link_module.Link, "_by_messages", lambda link, tensor: False)
         half = torch.arange(6.0).view(2, 3, 1) + 10 * link.rank
         gradient = torch.arange(2.0 * 3 * link.size).view(2, 3 * link.size, 1) * (link.rank + 1)
         return link.gather(half), link.reduce_scatter(gradient)

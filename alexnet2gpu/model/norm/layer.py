@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from alexnet2gpu.config.layers import NormRule
-from alexnet2gpu.model.device import has_triton
+from alexnet2gpu.model.device import has_triton, kind_of, played
 from alexnet2gpu.model.norm import native, operations
 from alexnet2gpu.model.plain import plain
 
@@ -31,7 +31,7 @@ class ResponseNorm(nn.Module):
         if self.keep_all or plain():
             return written_out(x, self.rule)
         last = x.is_contiguous(memory_format=torch.channels_last)  # as everywhere in this network
-        if last and has_kernels(x.device.type, x.dtype, self.rule):
+        if last and has_kernels(kind_of(x), x.dtype, self.rule):
             return by_kernel(x, *self.rule)
         return _ByOperations.apply(x, self.rule)
 
@@ -53,7 +53,7 @@ def suits_triton(rule: NormRule, width: int) -> bool:
 def has_kernels(device: str, dtype: torch.dtype = torch.float32, rule: NormRule = NARROWEST) -> bool:
     """Whether a kernel does this rule for tensors of a type on "cpu" or "cuda" here, built if need be."""
     if device == "cpu":
-        return dtype in native.TYPES and native.compiled(dtype) is not None
+        return dtype in native.TYPES and (played() or native.compiled(dtype) is not None)
     return device == "cuda" and suits_triton(rule, dtype.itemsize) and has_triton()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from alexnet2gpu.config.layers import NormRule
+from alexnet2gpu.model.device import kind_of
 
 
 def images_at_once(elements: int, on_gpu: bool) -> int:
@@ -28,7 +29,7 @@ def gradient(x: Tensor, of_y: Tensor, rule: NormRule) -> Tensor:
 def _some_at_a_time(function, rule, *tensors):
     """(B, C, H, W) each -> same: `function` of them, on some images at a time."""
     x = tensors[0]
-    count = images_at_once(x.shape[1:].numel(), x.is_cuda)
+    count = images_at_once(x.shape[1:].numel(), kind_of(x) == "cuda")
     if len(x) <= count:
         return function(*tensors, rule).to(x.dtype)
     y = torch.empty_like(x)

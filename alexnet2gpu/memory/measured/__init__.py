@@ -1,1 +1,0 @@
-"""The memory of a step, as it is: see memory/__init__.py."""

@@ -1,0 +1,128 @@
+"""The memory of a training step in any mode, predicted from the config alone: the step is played (play.py).
+
+    single   all towers on one rank                                        1 rank
+    split    the towers over ranks                                         a rank per tower, or fewer
+    ddp      a whole replica on every rank                                 a rank per replica
+    grid     replicas, each split                                          towers x replicas
+    fsdp     what a user of torch would take today: weights, gradients
+             and momentum in parts, gathered layer by layer (FSDP2)        as ddp
+
+Images are random: memory does not depend on what is in them.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from alexnet2gpu.config.keys import Config
+from alexnet2gpu.memory.caching import replay
+from alexnet2gpu.memory.play import Estimate, Played, play
+from alexnet2gpu.memory.stand_ins import PlayedRanks, fake_mesh
+from alexnet2gpu.model.optim import set_rates
+from alexnet2gpu.model.step import train_step, weight_dtype
+from alexnet2gpu.ranks.assemble import Parts, assemble
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import Grid
+
+MODES = ("single", "split", "ddp", "grid", "fsdp")
+CUBLAS = 65 * 2**20  # bytes of its workspaces on an H100: `other` in bench/results/measure-1gpu.json
+SPLIT, REPLICATED = ("split", "grid"), ("ddp", "grid", "fsdp")
+
+
+def shape_of(mode: str, towers: int, replicas: int, ranks: int | None = None) -> tuple[int, int, int]:
+    """Towers on a rank, ranks in a replica, replicas; `ranks`: that a split goes over, its towers if not
+    given. Raises: ValueError if so many towers, replicas or ranks do not make this mode."""
+    if mode in SPLIT and towers == 1:
+        raise ValueError(f"--modes {mode}: a network of 1 tower cannot be split: leave it out")
+    if mode in REPLICATED and replicas < 2:
+        raise ValueError(f"--modes {mode}: has 2 replicas or more, --replicas is {replicas}")
+    span = (ranks or towers) if mode == "split" else towers if mode == "grid" else 1
+    if towers % span or mode == "split" and span < 2:
+        numbers = " or ".join(str(n) for n in range(2, towers + 1) if towers % n == 0)
+        raise ValueError(f"--ranks {span}: {towers} towers divide over {numbers}")
+    return towers // span, span, replicas if mode in REPLICATED else 1
+
+
+def predict(mode: str, config: Config, replicas: int, on_gpu: bool, ranks: int | None = None) -> Estimate:
+    """What any rank of the mode holds, all being alike, or the first, where FSDP's parts are not. Raises:
+    ValueError if the mode cannot be, or if fsdp is asked for in a process that has a process group."""
+    held, span, copies = shape_of(mode, config.model.towers, replicas, ranks)
+    grid = Grid(world=span * copies, local_world=span * copies, span=span, towers=range(held))
+    if mode != "fsdp":
+        return predict_rank(config, grid, on_gpu)
+    with fake_mesh(copies) as mesh:
+        return _play(partial(_played, mode, config, grid, mesh), on_gpu)
+
+
+def predict_rank(config: Config, grid: Grid, on_gpu: bool) -> Estimate:
+    """What a rank holds, as grid_of has it, in any mode but fsdp."""
+    return _play(partial(_played, "", config, grid), on_gpu)
+
+
+def _play(make, on_gpu):
+    """On a GPU, with what the allocator reserves."""
+    if not on_gpu:
+        return play(make)
+    estimate = play(make, "cuda")
+    allocator, _ = replay(estimate)
+    return replace(estimate, bytes={**estimate.bytes, "reserved": allocator.reserved + CUBLAS})
+
+
+def _played(mode, config, grid, mesh=None):
+    """The step of a rank whose others stand in."""
+    ranks = PlayedRanks(grid)
+    parts, batch = parts_of(mode, config, ranks, mesh), random_batch(config, ranks)
+    parts.model.seed_dropout(config.train.seed, grid.replica, 0)
+    weights = list(parts.model.parameters())
+    there = {
+        "weights": weights,
+        "momentum": [parts.optimizer.state[weight]["velocity"] for weight in weights],
+        ranks.buckets.kind: ranks.buckets.tensors,
+        "batch": batch,
+    }
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision)
+    if mode == "fsdp":  # settles in a first step
+        step()
+        parts.optimizer.zero_grad(set_to_none=True)
+    return Played(parts.model, parts.optimizer, step, there)
+
+
+def parts_of(mode: str, config: Config, ranks: Ranks, mesh: Any = None) -> Parts:
+    """What a step of a mode works on, at the first epoch's rates. `mesh`: of fsdp's ranks, if there is
+    one."""
+    change = None
+    if mode == "fsdp":
+        from torch.distributed.device_mesh import DeviceMesh
+
+        mesh = mesh or DeviceMesh.from_group(ranks.replica_group, ranks.device.type)
+        change = partial(shard_fully, mesh=mesh)
+    parts = assemble(config, ranks, change)
+    set_rates(parts.optimizer, config.optim.schedule, 1)
+    return parts
+
+
+def random_batch(config: Config, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Random images (B, C, H, W), channels last as from data/batches.py, and labels (B,) of a replica, the
+    same on every rank."""
+    count, draw = config.train.batch // ranks.grid.replicas, torch.Generator().manual_seed(0)
+    images = 60 * torch.randn(count, *config.model.input, generator=draw)
+    images = images.contiguous(memory_format=torch.channels_last)
+    images = images.to(ranks.device, weight_dtype(config.train.precision))
+    (*_, classifier) = config.model.stages[-1].values()
+    labels = torch.randint(classifier.out, (count,), generator=draw).to(ranks.device)
+    return images, labels
+
+
+def shard_fully(model, mesh):
+    """FSDP2 as its tutorial has it, in place: every layer with weights, then the rest."""
+    from torch.distributed.fsdp import fully_shard
+
+    model.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
+    for tower in model.towers.values():
+        for layer in tower.children():
+            if list(layer.parameters()):
+                fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
