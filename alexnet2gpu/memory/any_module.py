@@ -96,7 +96,7 @@ def _played(make_model, inputs, targets, make_optimizer, how, mesh):
     model = make_model()
     model.train()
     if how.mode == "fsdp":
-        _shard(model, how.wrap or _has_own_parameters, mesh)
+        shard(model, mesh, how.wrap or has_own_parameters)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     make_optimizer = make_optimizer or partial(torch.optim.SGD, lr=0.0)
     optimizer = make_optimizer(_largest_part(parameters, how.ranks) if how.mode == "zero1" else parameters)
@@ -170,11 +170,13 @@ def _without_data(given, how):
     return made.contiguous(memory_format=torch.channels_last) if last else made
 
 
-def _has_own_parameters(module):
+def has_own_parameters(module: nn.Module) -> bool:
+    """Whether a module has some that are not another's within it."""
     return any(True for _ in module.parameters(recurse=False))
 
 
-def _shard(model, wrap, mesh):
+def shard(model: nn.Module, mesh: Any, wrap: Callable[[nn.Module], bool] = has_own_parameters) -> None:
+    """FSDP2 as its tutorial has it, in place: every module that `wrap` accepts, then the rest."""
     from torch.distributed.fsdp import fully_shard
 
     for module in reversed(list(model.modules())[1:]):

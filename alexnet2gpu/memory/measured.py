@@ -110,7 +110,8 @@ class _Profile:
     def stop(self, given):
         events, held, place = _disable_profiler_legacy(), given, 0
         self.moments, self.saved, taken = [(START, held)], 0, False
-        own = next(thread for thread in events if any(event.name() == f"{MARK}1" for event in thread))
+        # of no thread, if the step ended before it came anywhere
+        own = next((thread for thread in events if any(e.name() == f"{MARK}1" for e in thread)), ())
         for event in own:
             if event.kind() == "push" and event.name().startswith(MARK):
                 place, taken = int(event.name().removeprefix(MARK)), False

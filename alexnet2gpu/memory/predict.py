@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from alexnet2gpu.config.keys import Config
+from alexnet2gpu.memory.any_module import shard
 from alexnet2gpu.memory.caching import replay
 from alexnet2gpu.memory.play import Estimate, Played, play
 from alexnet2gpu.memory.stand_ins import PlayedRanks, fake_mesh
@@ -117,12 +118,6 @@ def random_batch(config: Config, ranks: Ranks) -> tuple[Tensor, Tensor]:
 
 
 def shard_fully(model, mesh):
-    """FSDP2 as its tutorial has it, in place: every layer with weights, then the rest."""
-    from torch.distributed.fsdp import fully_shard
-
+    """FSDP2, every layer with weights on its own."""
     model.to(memory_format=torch.contiguous_format)  # FSDP2 takes no other
-    for tower in model.towers.values():
-        for layer in tower.children():
-            if list(layer.parameters()):
-                fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    shard(model, mesh)

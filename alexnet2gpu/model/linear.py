@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from alexnet2gpu.model.device import on_gpu
+from alexnet2gpu.model.device import kind_of
 from alexnet2gpu.model.plain import plain
 
 SMALL = 2**17  # elements of a weight that is multiplied by torch's own choice: oneDNN takes memory as large
@@ -55,8 +55,7 @@ def suits_onednn(x: Tensor) -> bool:
     """Whether `linear` is to take oneDNN for a tensor like this."""
     return (
         not plain()
-        and x.device.type == "cpu"
-        and not on_gpu(x)
+        and kind_of(x) == "cpu"
         and x.dtype == torch.float32
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")

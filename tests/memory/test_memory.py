@@ -280,3 +280,12 @@ def test_norms_that_keep_everything_are_most_of_what_is_kept():
     plain = kept("memory.norm_input_only=false", "memory.pool_places_only=false")
     lean = kept("memory.pool_places_only=false")
     assert 0.4 < 1 - lean / plain < 0.6
+
+
+def test_an_error_in_a_step_is_not_hidden():
+    """Also one that comes before the step is anywhere."""
+    config = load_config(QUICK)
+    with Ranks(Grid(towers=range(2)), keep_memory=False) as ranks:
+        parts, batch = parts_of("single", config, ranks), random_batch(config, ranks)
+        with pytest.raises(ZeroDivisionError), StepMemory(parts, batch):
+            raise ZeroDivisionError
