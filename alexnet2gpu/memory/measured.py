@@ -50,7 +50,7 @@ class StepMemory:
         self.parameters, self.replicated, self.batch = list(parts.model.parameters()), parts.replicated, batch
         self.velocities = [parts.optimizer.state[parameter]["velocity"] for parameter in self.parameters]
         self.optimizer, self.in_buckets = parts.optimizer, _in_buckets(parts.replicated)
-        meter = _Allocator if self.parameters[0].is_cuda else _Profile
+        meter = _Allocator if self.parameters[0].is_cuda else Profile
         self.meter = meter()
         self.places = Places(parts.model, parts.optimizer, self.meter.arrive, self.meter.end_forward)
         self.bytes: dict[str, int] = {}
@@ -91,9 +91,10 @@ class StepMemory:
         return [parameter.grad for parameter in self.parameters if parameter.grad is not None]
 
 
-class _Profile:
-    """On the CPU: every allocation and release, as torch's profiler has them. This one, which it keeps for
-    its own users of old, says nothing while it runs; torch.profiler says what it lacks, of GPUs, too."""
+class Profile:
+    """On the CPU: every allocation and release from `start` to `stop`, as torch's profiler has them; needs to
+    be told of places. This profiler, which torch keeps for its own users of old, says nothing while it runs;
+    torch.profiler says what it lacks, of GPUs, too."""
 
     def start(self):
         self.more, self.places, self.ends = {}, [START], None

@@ -18,6 +18,7 @@ from alexnet2gpu.model.norm.operations import images_at_once
 
 aten = torch.ops.aten
 THREADS = 1  # of the rank: oneDNN takes a buffer for each
+OF_ONEDNN = 8 * 2**10  # bytes in which it notes what to multiply
 CPU: dict[Callable, Callable] = {}  # operation -> bytes, from its arguments
 CUDA: dict[Callable, Callable] = {}
 
@@ -96,23 +97,51 @@ def _convolution(x, weight, bias, stride, padding, *rest):
     if not _by_onednn(x):
         return _copy(x, layout) + _windows(x, weight, stride, padding, out)
     if layout == torch.channels_last:
-        return _copy(x, layout) + weight.nbytes  # in oneDNN's own order
-    return _in_eights(out, x)  # in oneDNN's own order, before it is copied
+        return _copy(x, layout) + weight.nbytes + OF_ONEDNN  # in oneDNN's own order
+    own_y, y = _in_eights(out, x), x.element_size() * math.prod(out)
+    return max(_own_x(x, weight) + weight.nbytes + own_y - y, own_y)  # before it is copied
 
 
 @_on(CPU, aten.convolution_backward.default)
-def _convolution_backward(of_y, x, weight, biases, stride, padding, *rest):
-    wanted = rest[-1]
-    layout = _layout(x, weight)
+def _convolution_backward(of_y, x, weight, biases, stride, padding, dilation, *rest):
+    *_, groups, wanted = rest
+    layout, strided = _layout(x, weight), max(stride) > 1
     copies = _copy(x, layout) + _copy(of_y, layout)
     if not _by_onednn(x):
         return copies + _windows(x, weight, stride, padding, of_y.shape)
     if layout == torch.channels_last:
-        return copies + 2 * weight.nbytes
-    of_y, own_x = _in_eights(of_y.shape, x), _in_eights(x.shape, x)
-    reads_as_is = 1 < x.shape[1] <= 3 or x.shape[1] == 1 and weight.shape[2] > 1
-    for_weight = of_y + (0 if reads_as_is else own_x)
-    return max(for_weight, of_y + own_x - x.nbytes if wanted[0] else 0)
+        return copies + max(2 * weight.nbytes, 7 * OF_ONEDNN if strided else 0)
+    of_y, of_x = _in_eights(of_y.shape, x), _in_eights(x.shape, x) if x.shape[1] > 3 else x.nbytes
+    each_map, kernel = groups == x.shape[1] > 1, max(weight.shape[2:])
+    while_x = of_y + of_x - x.nbytes if wanted[0] else 0
+    after_x = of_x * (2 if strided and groups == 1 else 1) - weight.nbytes if wanted[0] else 0
+    while_weight = 0 if each_map and kernel > 3 else of_y + _own_x(x, weight)
+    return copies + max(while_x, after_x, while_weight, weight.nbytes)
+
+
+def _own_x(x, weight):
+    """Bytes of images in oneDNN's own order, if it does not read them as they are."""
+    as_is = 1 < x.shape[1] <= 3 or x.shape[1] == 1 and weight.shape[2] > 1
+    return 0 if as_is else _in_eights(x.shape, x)
+
+
+@_on(CPU, aten.native_batch_norm_backward.default)
+def _batch_norm_backward(of_y, x, *rest):
+    """Normalization.cpp"""
+    return x.nbytes
+
+
+@_on(CPU, aten.native_layer_norm.default, aten.native_layer_norm_backward.default)
+def _layer_norm(*tensors_and_more):
+    """layer_norm.cpp"""
+    tensors = [t for t in tensors_and_more[:2] if isinstance(t, Tensor)]  # x, or the gradient of y and x
+    return sum(_copy(t, torch.contiguous_format) for t in tensors)
+
+
+@_on(CPU, aten._scaled_dot_product_flash_attention_for_cpu_backward.default)
+def _attention_backward(of_y, *rest):
+    """FlashAttention.cpp"""
+    return _copy(of_y.transpose(1, 2), torch.contiguous_format)
 
 
 @_on(CPU, aten.avg_pool2d_backward.default)

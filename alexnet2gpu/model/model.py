@@ -129,7 +129,10 @@ class AlexNet(nn.Module):
     def _side_by_side(self, stage, x):
         """(B, C, ...) -> (B, C'/n, ...). A function of its own, so that no half outlives the join."""
         halves = self.run(list(self.towers.values()), stage, x)
-        return torch.cat(halves, dim=1) if len(halves) > 1 else halves[0]
+        if len(halves) == 1:
+            return halves[0]
+        # with channels last in memory, which torch forgets where a half has a single map
+        return torch.cat([half.movedim(1, -1) for half in halves], dim=-1).movedim(-1, 1)
 
     def seed_dropout(self, seed: int, replica: int, step: int) -> None:
         """Set each tower's generator of dropout masks by (seed, tower, replica, step)."""

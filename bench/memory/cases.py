@@ -8,12 +8,11 @@ from bench.results import REPOSITORY, table
 PAGE = REPOSITORY / "docs" / "memory.md"
 NAMES = {"single": "one device", "split": "split over 2", "ddp": "DDP over 2", "grid": "2 x 2 grid"}
 FOUR = list(NAMES)
+NEAR = ["to the byte", "within 0.1 %", "within 1 %", "worst"]
 NAMES["fsdp"] = "FSDP2 over 2"
 KINDS = ["weights", "momentum", "gradients", "batch", "saved_activations"]
 BATCHES = ["--batches", "128", "64", "16"]
 BOTH = ["--precision", "float32", "bfloat16"]
-OTHER_WIDTHS = {"0.conv1": 64, "0.conv2": 128, "1.conv3": 256, "1.conv4": 192, "1.conv5": 128}
-OTHER_WIDTHS |= {"2.fc6": 1024, "3.fc7": 2048, "4.fc8": 100}
 OFF = ["norm_input_only", "pool_places_only", "image_unpadded", "relu_in_place", "gradients_in_buckets"]
 LEVERS = {f"{lever}: false": [f"memory.{lever}=false"] for lever in OFF}
 LEVERS["all five"] = sum(LEVERS.values(), [])
@@ -27,12 +26,7 @@ CASES = {  # name: (config, settings, further options) of launch/memory.py
         for name, settings in LEVERS.items()
     },
     "quick": ("quick", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
-    "other widths": (
-        "alexnet",
-        [f"model.stages.{layer}.out={width}" for layer, width in OTHER_WIDTHS.items()],
-        [*BATCHES, *BOTH, "--modes", *FOUR],
-    ),
-    "textbook": ("textbook", [], [*BATCHES, *BOTH, "--modes", "single", "ddp"]),
+    "textbook": ("textbook", [], [*BATCHES, "--modes", "single", "ddp"]),
     "alexnet": ("alexnet", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
 }
 
@@ -71,10 +65,9 @@ def _place(row):
 def _modes(rows):
     lines = []
     for row in rows:
-        held = row.get("predicted") or row["measured"][0]
-        parts = [_mib(held[kind]) for kind in KINDS]
-        predicted = _mib(row["predicted"]["peak"]) if "predicted" in row else "-"
-        lines.append([NAMES[row["mode"]], *parts, predicted, f"**{_peak(row)}**", _place(row)])
+        expected = row["predicted"]
+        parts = [_mib(expected[kind]) for kind in [*KINDS, "peak"]]
+        lines.append([NAMES[row["mode"]], *parts, f"**{_peak(row)}**", _place(row)])
     head = ["", *KINDS[:4], "saved for backward", "peak, predicted", "measured", "where"]
     return table(head, lines)
 
@@ -131,19 +124,19 @@ def _levers(cases):
 
 
 def _errors(cases):
-    """Of each network: peaks of ranks measured, how many were predicted to the byte, the worst."""
+    """Of each network: peaks of ranks measured, how near they were predicted."""
     groups = {}
-    for case, (config, settings, _) in CASES.items():
-        more = ", levers" if case.startswith("lever") else ", other widths" if settings else ""
+    for case, (config, *_) in CASES.items():
+        more = ", levers" if case.startswith("lever") else ""
         for row in cases[case]["rows"] if case in cases else []:
-            if "predicted" in row:
-                expected, found = row["predicted"]["peak"], groups.setdefault(config + more, [])
-                found += [expected / rank["peak"] - 1 for rank in row["measured"]]
-    lines = []
-    for name, errors in groups.items():
-        worst = f"{max(errors, key=abs):+.4%}" if any(errors) else "0"
-        lines.append([name, len(errors), errors.count(0), worst])
-    return table(["", "peaks measured", "predicted to the byte", "worst error"], lines)
+            groups.setdefault(config + more, []).extend(row["errors"])
+    return table(["", "peaks", *NEAR], [[name, *_near(errors)] for name, errors in groups.items()])
+
+
+def _near(errors):
+    """Cells of a table: how many there are, how many are near, the worst."""
+    near = [sum(abs(error) <= limit for error in errors) for limit in (0, 0.001, 0.01)]
+    return [len(errors), *near, f"{max(errors, key=abs):+.2%}" if any(errors) else "0"]
 
 
 def against_tables(found):
@@ -152,6 +145,5 @@ def against_tables(found):
     for mode, name in NAMES.items():
         errors = [max(row["errors"], key=abs) for row in rows if row["mode"] == mode]
         if errors:
-            near = [sum(abs(error) <= limit for error in errors) for limit in (0, 0.001, 0.01)]
-            lines.append([name, len(errors), *near, f"{max(errors, key=abs):+.2%}"])
-    return {"networks": table(["", "networks", "to the byte", "within 0.1 %", "within 1 %", "worst"], lines)}
+            lines.append([name, *_near(errors)])
+    return {"networks": table(["", "networks", *NEAR], lines)}

@@ -94,3 +94,15 @@ def test_without_triton_blocks_are_not_made(on_gpu, monkeypatch):
 def test_other_tools_get_torchs_own_operations(tool, on_gpu, monkeypatch):
     monkeypatch.setattr(tool, lambda: True)
     assert on_gpu(*WINDOWS["without overhang"][:2]) == (False, False)
+
+
+@pytest.mark.parametrize("overhang", [(0, 0), (1, 2)])
+def test_a_kernel_of_one_pixel_reads_every_third_itself(overhang, monkeypatch):
+    """As oneDNN does it, with 3 maps that lie last, it writes beyond its memory (valgrind shows it)."""
+    layer, convolve, strides = conv.Conv2d(3, 5, 1, 3).double(), F.conv2d, []
+    torch.nn.init.normal_(layer.weight)
+    layer.overhang = below, right = overhang
+    x = torch.randn(2, 3, 13, 17, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    expected = convolve(F.pad(x, (0, right, 0, below)), layer.weight, layer.bias, 3)
+    monkeypatch.setattr(F, "conv2d", lambda *args: strides.append(args[3:]) or convolve(*args))
+    assert torch.equal(layer(x), expected) and strides == [()]

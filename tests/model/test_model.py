@@ -167,3 +167,11 @@ def test_maps_lie_with_channels_last_however_images_come(channels, layout):
     maps = [y for y in maps if y.dim() == 4]
     assert len(maps) > 10
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in maps)
+
+
+def test_maps_lie_with_channels_last_where_each_tower_has_one():
+    """Of a single map torch cannot tell."""
+    model = AlexNet(load_config("configs/quick.yaml").model)
+    model.run = lambda towers, stage, x: [torch.zeros(2, 1, 4, 5), torch.ones(2, 1, 4, 5)]
+    both = model._side_by_side(0, None)
+    assert both.stride() == (40, 1, 10, 2) and torch.equal(both[0, :, 0, 0], torch.tensor([0.0, 1.0]))
