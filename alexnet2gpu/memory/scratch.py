@@ -186,6 +186,12 @@ def _norm_backward_on_gpu(x, of_y, across_maps, *rest):
     return _norm_backward(x, of_y) + (0 if across_maps else 4 * some * x.shape[1:].numel())
 
 
+@_on(CPU, torch.ops.c10d._reduce_scatter_base_.default)
+def _reduce_scatter(part, whole, *rest):
+    """ProcessGroupGloo.cpp: a sum over all of a copy. (Its threads take more, which are not asked.)"""
+    return whole.nbytes
+
+
 @_on(CPU, aten.avg_pool3d.default)
 def _avg_pool3d(x, *rest):
     """AveragePool3d.cpp"""
