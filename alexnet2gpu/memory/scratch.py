@@ -110,7 +110,7 @@ def _convolution_backward(of_y, x, weight, biases, stride, padding, dilation, *r
     if not _by_onednn(x):
         return copies + _windows(x, weight, stride, padding, of_y.shape)
     if layout == torch.channels_last:
-        return copies + max(2 * weight.nbytes, 7 * OF_ONEDNN if strided else 0)
+        return copies + max(2 * weight.nbytes, 7 * OF_ONEDNN if strided and groups == 1 else 0)
     of_y, of_x = _in_eights(of_y.shape, x), _in_eights(x.shape, x) if x.shape[1] > 3 else x.nbytes
     each_map, kernel = groups == x.shape[1] > 1, max(weight.shape[2:])
     while_x = of_y + of_x - x.nbytes if wanted[0] else 0

@@ -9,9 +9,11 @@ import torch
 from conftest import REPOSITORY
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.memory.plan import Case
 from alexnet2gpu.memory.predict import predict
 from alexnet2gpu.model.norm import native
 from bench.memory import cases
+from bench.memory.cards import cards_table
 from bench.results import rewrite
 
 
@@ -63,3 +65,14 @@ def test_what_the_page_says_of_a_gpu_is_so():
     assert max(map(abs, others)) < 0.0005 and round(worst, 3) == -0.039
     *others, worst = sorted(reserved, key=abs)
     assert max(map(abs, others)) < 0.08 and -0.14 < worst < -0.12
+
+
+def test_what_the_page_says_of_cards_is_so():
+    """Of that of 2012 today, and the whole table of its results."""
+    found = json.loads((REPOSITORY / "bench" / "results" / "memory-cards.json").read_text())["found"]
+    text, config = cases.PAGE.read_text(), load_config("configs/alexnet.yaml")
+    assert rewrite(text, {"cards": cards_table(found)}) == text
+    for row in found[:2]:
+        case, budget = Case(row["mode"], config, 2), 3 * 2**30
+        assert case.needs(True, row["batch"]) <= budget < case.needs(True, row["batch"] + 1)
+        assert f"{row['batch']} " in text.split("<!-- cards -->")[0]
