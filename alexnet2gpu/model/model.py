@@ -131,6 +131,8 @@ class AlexNet(nn.Module):
         halves = self.run(list(self.towers.values()), stage, x)
         if len(halves) == 1:
             return halves[0]
+        if halves[0].dim() == 2:
+            return torch.cat(halves, dim=1)
         # with channels last in memory, which torch forgets where a half has a single map
         return torch.cat([half.movedim(1, -1) for half in halves], dim=-1).movedim(-1, 1)
 
