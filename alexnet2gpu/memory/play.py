@@ -16,9 +16,11 @@ Storages are of a kind:
     scratch                                 within one operation
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -30,6 +32,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alexnet2gpu.memory.ledger import Ledger, Moment, Storage
 from alexnet2gpu.memory.places import START, Places, without_garbage
 from alexnet2gpu.model.device import played_on
+
+MERSENNE_TWISTER = 5056  # bytes of the state of a generator of random numbers
 
 
 class Played(NamedTuple):
@@ -63,7 +67,7 @@ class Estimate:
 
 def play(make: Callable[[], Played], device: str = "cpu") -> Estimate:
     """Play the step that `make` makes, as on a "cpu" or on a "cuda"."""
-    with played_on(device), FakeTensorMode(), _Numbers(), patch.object(nn.Module, "_apply", _convert):
+    with played_on(device), FakeTensorMode(), _Numbers(), _stand_ins(device):
         model, optimizer, step, there = make()
         ledger = Ledger(device)
         for kind, tensors in there.items():
@@ -83,6 +87,27 @@ def play(make: Callable[[], Played], device: str = "cpu") -> Estimate:
         for parameter in parameters:
             name(parameter)
         return _told(ledger)
+
+
+@contextlib.contextmanager
+def _stand_ins(device):
+    """Of torch, what does not work, or is not seen, on tensors without data."""
+    state = partial(torch.empty, MERSENNE_TWISTER if device == "cpu" else 0, dtype=torch.uint8)
+
+    class Generator(torch.Generator):
+        def get_state(self):
+            return state()
+
+        def set_state(self, state):
+            pass
+
+    with (
+        patch.object(nn.Module, "_apply", _convert),
+        patch.object(torch, "Generator", Generator),
+        patch.object(torch, "get_rng_state", state),
+        patch.object(torch, "set_rng_state", lambda state: None),
+    ):
+        yield
 
 
 class _Numbers(TorchDispatchMode):

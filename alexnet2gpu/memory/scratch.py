@@ -167,10 +167,11 @@ def _linear(x, weight, bias):
 
 @_on(CPU, aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
 def _of_two(first, second, **how):
-    """TensorIterator.cpp: operands of another type than the result's are copied."""
-    tensors = [t for t in (first, second) if isinstance(t, Tensor) and t.dim()]
+    """TensorIterator.cpp: operands of another type than the result's are copied, 8 bytes of a number too."""
     wide = torch.result_type(first, second)
-    return sum(t.numel() * wide.itemsize for t in tensors if t.dtype != wide)
+    tensors = [t for t in (first, second) if isinstance(t, Tensor) and t.dim()]
+    copies = sum(t.numel() * wide.itemsize for t in tensors if t.dtype != wide)
+    return copies + (0 if isinstance(second, Tensor) else 8 + wide.itemsize % 8)
 
 
 @_on(CPU, gradient_by_kernel._opoverload)
