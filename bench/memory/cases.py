@@ -20,7 +20,7 @@ LEVERS |= {"regather: true": ["memory.regather=true"], "recompute: [1]": ["memor
 CASES = {  # name: (config, settings, further options) of launch/memory.py
     "modes": ("alexnet", [], ["--batches", "128"]),
     # four ranks of 3 GiB, which with kept memory would take 6 of the machine's each
-    "budget": ("alexnet", ["train.keep_memory=false"], ["--budget", "3GiB"]),
+    "budget": ("alexnet", ["train.keep_memory=false"], ["--budget", "3GiB", "--modes", *FOUR]),
     **{
         f"lever {name}": ("alexnet", settings, ["--batches", "128", "--modes", *FOUR])
         for name, settings in LEVERS.items()
