@@ -22,7 +22,7 @@ COLOURS = {
     "narrow weights": "#9b7bb8",
     "gradients of activations": "#d9663f",
     "temporary": "#8c2f39",
-    "scratch": "#111111",
+    "scratch": "#e0559f",
 }
 
 
@@ -113,18 +113,19 @@ def draw_timeline(title: str, expected: Estimate, measured: Sequence[Sequence], 
         axes.set_xlim(-0.5, len(places) - 0.5)
     kinds = {kind for moment in expected.moments for kind in moment.parts}
     _legend(plt, grid[0, 0], kinds, bool(measured))
-    names = [_name(place) for place in places]
+    towers = len({module.split(".")[1] for _, module in places if module.startswith("towers.")})
+    names = [_name(place, towers > 1) for place in places]
     grid[-1, 0].set_xticks(range(len(names)), names, rotation=90, fontsize=7)
     figure.suptitle(title)
     save(figure, file)
 
 
-def _name(place):
+def _name(place, with_tower):
     passing, module = place
     if not module.startswith("towers."):
         return {"start": "start", "update": "update"}.get(passing) or module or "join"
     _, tower, *layer = module.split(".")
-    return f"{'.'.join(layer)} ({tower})"
+    return ".".join(layer) + f" ({tower})" * with_tower
 
 
 def _along(places, moments):
