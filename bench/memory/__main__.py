@@ -1,6 +1,6 @@
 """The study of docs/memory.md in one command: every prediction beside its measurement.
 
-    python -m bench.memory [CASE ...]       all of them: an hour and a half on two cores, 16 GiB
+    python -m bench.memory [CASE ...]       all of them: an hour on two cores, 16 GiB
 
 Each case of cases.py is a command of launch/memory.py. Its rows go to bench/results/memory-cpu.json (or
 -gpu.json), where those of cases that are not run stay. On the CPU, the tables of docs/memory.md are rewritten
@@ -26,7 +26,7 @@ FIGURES = REPOSITORY / "docs" / "results" / "memory"
 def measure(name):
     """The rows of a case, with where they come from. The figures of `modes` go to the study."""
     config, settings, options = CASES[name]
-    command = ["launch/memory.py", "--config", f"configs/{config}.yaml", "--measure", *options]
+    command = ["launch/memory.py", "--config", f"configs/{config}.yaml", *options]
     command += sets(settings)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, *command, "--out", folder], cwd=REPOSITORY, check=True)

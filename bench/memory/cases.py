@@ -11,18 +11,18 @@ FOUR = list(NAMES)
 NEAR = ["to the byte", "within 0.1 %", "within 1 %", "worst"]
 NAMES["fsdp"] = "FSDP2 over 2"
 KINDS = ["weights", "momentum", "gradients", "batch", "saved_activations"]
-BATCHES = ["--batches", "128", "16"]
+MEASURED = ["--measure", "--batches", "128"]
+BATCHES = [*MEASURED, "16"]
 BOTH = ["--precision", "float32", "bfloat16"]
 OFF = ["norm_input_only", "pool_places_only", "image_unpadded", "relu_in_place", "gradients_in_buckets"]
 LEVERS = {f"{lever}: false": [f"memory.{lever}=false"] for lever in OFF}
 LEVERS["all five"] = sum(LEVERS.values(), [])
 LEVERS |= {"regather: true": ["memory.regather=true"], "recompute: [1]": ["memory.recompute=[1]"]}
 CASES = {  # name: (config, settings, further options) of launch/memory.py
-    "modes": ("alexnet", [], ["--batches", "128"]),
-    # four ranks of 3 GiB, which with kept memory would take 6 of the machine's each
-    "budget": ("alexnet", ["train.keep_memory=false"], ["--budget", "3GiB", "--modes", *FOUR]),
+    "modes": ("alexnet", [], MEASURED),
+    "budget": ("alexnet", [], ["--budget", "3GiB", "--modes", *FOUR]),
     **{
-        f"lever {name}": ("alexnet", settings, ["--batches", "128", "--modes", *FOUR])
+        f"lever {name}": ("alexnet", settings, [*MEASURED, "--modes", *FOUR])
         for name, settings in LEVERS.items()
     },
     "quick": ("quick", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
@@ -95,7 +95,8 @@ def _budget(rows):
     lines = []
     for mode in FOUR:
         fits, beyond = (row for row in rows if row["mode"] == mode)
-        cells = [f"**{fits['batch']}**", _both(fits), beyond["batch"], _both(beyond), _place(beyond)]
+        peaks = [_mib(row["predicted"]["peak"]) for row in (fits, beyond)]
+        cells = [f"**{fits['batch']}**", peaks[0], beyond["batch"], peaks[1], _place(beyond)]
         lines.append([NAMES[mode], *cells])
     head = ["", "largest batch", "peak", "the next", "peak", "where"]
     return table(head, lines)
@@ -129,7 +130,7 @@ def _errors(cases):
     for case, (config, *_) in CASES.items():
         more = ", levers" if case.startswith("lever") else ""
         for row in cases[case]["rows"] if case in cases else []:
-            groups.setdefault(config + more, []).extend(row["errors"])
+            groups.setdefault(config + more, []).extend(row.get("errors", ()))
     return table(["", "peaks", *NEAR], [[name, *_near(errors)] for name, errors in groups.items()])
 
 
