@@ -70,8 +70,11 @@ def check(args, here):
         raise ValueError(f"--device {args.device}: cannot be measured here, only predicted")
     if args.budget and args.batches:
         raise ValueError("--budget: finds the batches, so leave out --batches")
-    if min(args.replicas, args.ranks or 1, *(args.batches or [1])) < 1:
-        raise ValueError("--batches, --replicas and --ranks: should be whole numbers, at least 1")
+    numbers = args.replicas, args.ranks or 1, *(args.batches or [1])
+    if not 1 <= min(numbers) <= max(numbers) < 2**31:
+        raise ValueError(
+            "--batches, --replicas and --ranks: should be whole numbers, at least 1, below 2**31"
+        )
 
 
 def planned(args, config, on_gpu):

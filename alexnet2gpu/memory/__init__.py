@@ -6,6 +6,7 @@
     ledger.py       every storage, from its making to its end
     places.py       where in the step a process is
     scratch.py      what operations take and give back: the one table that is written by hand
+    convolutions.py that of convolutions
     stand_ins.py    links, buckets and groups without other ranks
     caching.py      what a GPU's allocator makes of it
     measured.py     what torch's allocator gives in a real step: nothing of the above has a part in it

@@ -56,8 +56,13 @@ class How:
             raise ValueError(f"mode {self.mode!r} is none of {', '.join(MODES)}")
         if self.device not in ("cpu", "cuda"):
             raise ValueError(f"device {self.device!r} is neither cpu nor cuda")
-        if not 1 <= self.ranks <= MOST_RANKS or self.accumulate < 1:
+        counts = all(type(number) is int for number in (self.ranks, self.accumulate))
+        if not counts or not 1 <= self.ranks <= MOST_RANKS or self.accumulate < 1:
             raise ValueError(f"ranks has to be 1 to {MOST_RANKS}, accumulate at least 1")
+        if self.bucket_mb <= 0:
+            raise ValueError(f"bucket_mb has to be more than 0, not {self.bucket_mb}")
+        if not isinstance(self.autocast, torch.dtype | None):
+            raise ValueError(f"autocast has to be a type such as torch.bfloat16, not {self.autocast!r}")
         if self.mode == "single" and self.ranks > 1:
             raise ValueError("mode single has 1 rank: take ddp, fsdp or zero1")
 
@@ -70,7 +75,8 @@ def estimate(
     how: How = How(),
 ) -> Estimate:
     """What the rank that holds most holds in a step: forward, loss, backward, update; in the steady state,
-    with the optimizer's state there and gradients None before it.
+    with the optimizer's state there and gradients None before it. What the module gives, and the loss, stay
+    until the step is over, as in a usual loop.
 
     Args:
         make_model: makes the module.
@@ -94,6 +100,8 @@ def estimate(
 
 def _played(make_model, inputs, targets, make_optimizer, how, mesh):
     model = make_model()
+    if any(type(parameter) is nn.Parameter for parameter in model.parameters()):
+        raise ValueError("make_model has to make the module: it gave one that is there already")
     model.train()
     if how.mode == "fsdp":
         shard(model, mesh, how.wrap or has_own_parameters)
@@ -106,13 +114,7 @@ def _played(make_model, inputs, targets, make_optimizer, how, mesh):
                 group["foreach"] = True
     batch = [_without_data(each, how) for each in _arguments(inputs)]
     labels = None if targets is None else _without_data(targets, how)
-    step = partial(_step, model, optimizer, batch, labels, how)
-    if how.mode == "fsdp":
-        step()  # settles in the first
-    else:
-        for parameter in parameters:
-            parameter.grad = torch.empty_like(parameter)
-        optimizer.step()
+    _step(model, optimizer, batch, labels, how)  # makes the state of parameters that a gradient reaches
     optimizer.zero_grad(set_to_none=True)
     model.zero_grad(set_to_none=True)
     buckets = Buckets(how.bucket_mb)
@@ -140,12 +142,13 @@ def _step(model, optimizer, batch, labels, how, buckets=None):
             output = model(*tree_map(part, batch))
             loss = _loss(output, None if labels is None else part(labels))
         loss.backward()
-        del output, loss
     optimizer.step()
 
 
 def _loss(output, labels):
     tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    if not tensors:
+        raise ValueError("the module gives no tensor of which there could be a loss")
     if labels is None:
         return sum(tensor.sum() for tensor in tensors)
     return F.cross_entropy(tensors[0], labels)
@@ -162,7 +165,12 @@ def _arguments(inputs):
 def _without_data(given, how):
     """A rank's share of a batch that is given as a tensor or as (shape, dtype)."""
     share = how.ranks * how.accumulate
-    (count, *rest), dtype = (given.shape, given.dtype) if isinstance(given, Tensor) else given
+    try:
+        (count, *rest), dtype = (given.shape, given.dtype) if isinstance(given, Tensor) else given
+    except (TypeError, ValueError):
+        raise ValueError(
+            "inputs and targets: a tensor or (shape, dtype), inputs also a list of them"
+        ) from None
     if count % share:
         raise ValueError(f"a batch of {count} does not divide by {how.ranks} ranks x {how.accumulate} passes")
     made = torch.empty(count // how.ranks, *rest, dtype=dtype)

@@ -1,8 +1,8 @@
 """A ledger of storages: every one that is there before a step, or that an operation makes, until its end; and
 the worst moment in every place of the step.
 
-Autograd adds two gradients of one tensor in place where nobody else has the first. While it is watched it
-makes a third. So such a sum counts from when one of the two has gone.
+Autograd adds two gradients of one tensor in place where nobody else has the first, and where that is no view.
+While it is watched it makes a third. So such a sum counts from when one of the two has gone.
 """
 
 import sys
@@ -50,20 +50,16 @@ class Ledger(TorchDispatchMode):
         super().__init__()
         self.device, self.place, self.held = device, START, 0
         self.entries, self.events, self.moments = {}, [], []
-        self.arrived, self.after_forward, self.pending = False, None, None
+        self.arrived, self.pending = False, None
 
     def give(self, kind: str, tensors) -> None:
         """Enter what is there before the step."""
         for tensor in tensors:
-            self._enter(local(tensor).untyped_storage(), kind)
+            self._enter(_storage(local(tensor)), kind)
 
     def arrive(self, place: Place) -> None:
         """From now on, in this place."""
         self.place, self.arrived = place, True
-
-    def end_forward(self) -> None:
-        """What has been made until now and is there is for the way back."""
-        self.after_forward = len(self.moments)
 
     def entry_of(self, tensor: Tensor) -> Storage | None:
         """What is known of a tensor's storage."""
@@ -96,13 +92,14 @@ class Ledger(TorchDispatchMode):
         result = function(*args, **kwargs)
         given = {id(storage) for storage in _storages((args, kwargs))}
         made = [storage for storage in _storages(result) if id(storage) not in given]
-        if made and function is torch.ops.aten.add.Tensor and self._of_the_engine():
+        add = function is torch.ops.aten.add.Tensor and not args[0]._is_view()
+        if made and add and self._of_the_engine():
             self.pending = weakref.ref(made[0]), given
             return result
         narrow = function is torch.ops.aten._to_copy.default and self.entry_of(args[0])
         for storage in made:
             self._enter(storage, "narrow weights" if narrow and narrow.kind == "weights" else "")
-        if size := scratch_of(function, args, kwargs, self.device):
+        if size := scratch_of(function, args, self.device):
             entry = self._new(size, "scratch")
             self._count(entry, True)
             self._count(entry, False)
@@ -165,4 +162,10 @@ class Ledger(TorchDispatchMode):
 
 
 def _storages(tree):
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [_storage(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _storage(tensor):
+    if tensor.layout is not torch.strided:
+        raise ValueError("a sparse tensor, as an embedding's sparse gradient, cannot be estimated")
+    return tensor.untyped_storage()

@@ -44,7 +44,7 @@ class Places:
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
         arrive: Callable[[Place], None],
-        end_forward: Callable[[], None],
+        end_forward: Callable[[], None] = lambda: None,
     ):
         self.model, self.optimizer, self.arrive, self.end_forward = model, optimizer, arrive, end_forward
 
@@ -65,6 +65,8 @@ class Places:
     def _enter(self, name, module, inputs):
         if self.within:
             self._announce(inputs, self.within[-1])
+        elif not name:  # again, where gradients are summed up over several passes
+            self.passing = "forward"
         self.within.append(name)
         self.arrive((self.passing, name))
 

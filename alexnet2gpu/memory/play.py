@@ -17,6 +17,7 @@ Storages are of a kind:
 """
 
 import contextlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet2gpu.memory.ledger import Ledger, Moment, Storage
-from alexnet2gpu.memory.places import START, Places, without_garbage
+from alexnet2gpu.memory.places import LOSS, START, Places, without_garbage
 from alexnet2gpu.model.device import played_on
 
 MERSENNE_TWISTER = 5056  # bytes of the state of a generator of random numbers
@@ -67,7 +68,7 @@ class Estimate:
 
 def play(make: Callable[[], Played], device: str = "cpu") -> Estimate:
     """Play the step that `make` makes, as on a "cpu" or on a "cuda"."""
-    with played_on(device), FakeTensorMode(), _Numbers(), _stand_ins(device):
+    with played_on(device), _fake_mode(), _Numbers(), _stand_ins(device):
         model, optimizer, step, there = make()
         ledger = Ledger(device)
         for kind, tensors in there.items():
@@ -80,13 +81,25 @@ def play(make: Callable[[], Played], device: str = "cpu") -> Estimate:
                 entry.kind = "gradients"
 
         for parameter in parameters:
-            parameter.register_post_accumulate_grad_hook(name)
-        places = Places(model, optimizer, ledger.arrive, ledger.end_forward)
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(name)
+        places = Places(model, optimizer, ledger.arrive)
         with without_garbage(), ledger, places:
             step()
         for parameter in parameters:
             name(parameter)
         return _told(ledger)
+
+
+@contextlib.contextmanager
+def _fake_mode():
+    """Tensors without data; those with data that are used along with them are taken for such. Whatever there
+    is to warn of, it is for the real step to do."""
+    as_it_is = patch.object(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, create=True)
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad(), as_it_is:
+        warnings.simplefilter("ignore")
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            yield
 
 
 @contextlib.contextmanager
@@ -111,11 +124,12 @@ def _stand_ins(device):
 
 
 class _Numbers(TorchDispatchMode):
-    """A number that is asked of a tensor without data is 1: Adam's count of steps, as it may be."""
+    """A number that is asked of a tensor without data is 1, or nearly (Adam's count of steps, and what NAdam
+    subtracts from 1); a truth is false: nothing is nan."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten._local_scalar_dense.default:
-            return 1.0 if args[0].is_floating_point() else 1
+            return {torch.bool: False}.get(args[0].dtype, 0.99 if args[0].is_floating_point() else 1)
         return function(*args, **(kwargs or {}))
 
 
@@ -139,8 +153,8 @@ def _told(ledger):
     saved, scratch = Counter(), 0
     sizes = dict.fromkeys([*given, "gradients", "buckets"], 0)
     for storage in born:
-        storage.kind = _kind(storage, ledger.after_forward)
-        if storage.kind in ("activations", "narrow weights") and storage.born <= ledger.after_forward:
+        storage.kind = _kind(storage, ledger.moments)
+        if storage.kind in ("activations", "narrow weights") and storage.place[0] == "forward":
             saved[storage.place[1]] += storage.bytes
         elif storage.place == START or storage.kind == "gradients" and storage.died is None:
             sizes[storage.kind] += storage.bytes
@@ -152,13 +166,14 @@ def _told(ledger):
     return Estimate(dict(sizes), dict(saved), ledger.moments, list(ledger.events))
 
 
-def _kind(storage, after_forward):
+def _kind(storage, moments):
     """Of a storage, known from where it is used or from how long it lived."""
     narrow = storage.kind == "narrow weights"
     if storage.kind and not narrow:
         return storage.kind
-    if storage.born <= after_forward:
-        saved = storage.died is None or storage.died > after_forward
+    if storage.place[0] == "forward" and storage.place != LOSS:
+        end = LOSS if storage.died is None else moments[storage.died - 1].place
+        saved = end[0] != "forward" or end == LOSS
         return "temporary" if not saved else storage.kind or "activations"
     lives_on = storage.died is None or storage.died > storage.born
     return storage.kind or ("gradients of activations" if lives_on else "temporary")

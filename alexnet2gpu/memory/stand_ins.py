@@ -2,6 +2,7 @@
 is made."""
 
 import contextlib
+import random
 from collections.abc import Iterator
 
 import torch
@@ -68,15 +69,19 @@ class Buckets:
     def hold(self, model: nn.Module, in_buckets: bool = True) -> None:
         """Have the gradients of a model come into buckets."""
         self.kind = "gradients" if in_buckets else "buckets"
-        limit, group, size = 2**20, [], 0
+        by_type = {}
         for parameter in reversed([p for p in model.parameters() if p.requires_grad]):
-            group.append(parameter)
-            size += parameter.nbytes
-            if size >= limit:
+            by_type.setdefault(parameter.dtype, []).append(parameter)
+        for parameters in by_type.values():
+            limit, group, size = 2**20, [], 0
+            for parameter in parameters:
+                group.append(parameter)
+                size += parameter.nbytes
+                if size >= limit:
+                    self._fill(group, in_buckets)
+                    limit, group, size = self.limit, [], 0
+            if group:
                 self._fill(group, in_buckets)
-                limit, group, size = self.limit, [], 0
-        if group:
-            self._fill(group, in_buckets)
 
     def _fill(self, group, in_buckets):
         bucket = torch.empty(sum(p.numel() for p in group), dtype=group[0].dtype)
@@ -103,8 +108,10 @@ def fake_mesh(ranks: int) -> Iterator:
 
     if dist.is_initialized():
         raise ValueError("fsdp cannot be estimated in a process that has a process group: do it before")
+    drawn = random.getstate()  # from which torch names groups
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield init_device_mesh("cpu", (ranks,))
     finally:
         dist.destroy_process_group()
+        random.setstate(drawn)

@@ -48,9 +48,9 @@ def peak_of(model, optimizer, ranks=1, autocast=None, accumulate=1, there=()):
     def step():
         for x, y in zip(images.chunk(accumulate), labels.chunk(accumulate)):
             with torch.autocast("cpu", autocast, enabled=autocast is not None):
-                loss = F.cross_entropy(model(x), y)
+                output = model(x)
+                loss = F.cross_entropy(output, y)
             loss.backward()
-            del loss
         optimizer.step()
 
     for _ in range(2):

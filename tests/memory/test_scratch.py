@@ -28,7 +28,7 @@ def taken(function, *args):
 
 
 def check(function, *args):
-    assert abs(scratch_of(function, args, {}, "cpu") - taken(function, *args)) < BESIDE
+    assert abs(scratch_of(function, args, "cpu") - taken(function, *args)) < BESIDE
 
 
 # maps, C', kernel, stride, pad, groups
