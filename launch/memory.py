@@ -13,6 +13,7 @@ matplotlib PNG. Batches count the images of all ranks together.
 """
 
 import json
+import math
 import os
 import pickle
 import re
@@ -86,7 +87,7 @@ def planned(args, config, on_gpu):
             case = Case(mode, with_train(config, precision=precision), args.replicas, args.ranks)
             batches = dict.fromkeys(args.batches or [config.train.batch])
             if args.budget:
-                batches = largest(partial(case.needs, on_gpu), args.budget, case.copies)
+                batches = largest(partial(case.needs, on_gpu, args.budget), args.budget, case.copies)
             yield from map(case.with_batch, batches)
 
 
@@ -118,7 +119,7 @@ def main(argv=None):
     with Watch(Grid()):
         rows, steps = [], []
         for name, case in tqdm(todo, disable=not args.measure or not sys.stderr.isatty()):
-            expected, ranks = case.mistake or case.predict(on_gpu), None
+            expected, ranks = case.mistake or case.predict(on_gpu, args.budget or math.inf), None
             if args.measure and not case.mistake:
                 ranks = any_mode.measure(case.mode, case.config, case.replicas, args.budget, case.ranks)
             rows.append({"config": name, **report.row(case.mode, case.number, case.config, expected, ranks)})

@@ -20,6 +20,7 @@ COLOURS = {
     "batch": "#4f9d69",
     "activations": "#e2a33c",
     "narrow weights": "#9b7bb8",
+    "gathered weights": "#5fb3b3",
     "gradients of activations": "#d9663f",
     "temporary": "#8c2f39",
     "scratch": "#e0559f",

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
+from alexnet2gpu.memory.caching import with_reserved
 from alexnet2gpu.memory.play import Estimate, Played, play
 from alexnet2gpu.memory.stand_ins import Buckets, fake_mesh
 
@@ -31,14 +32,15 @@ MOST_RANKS = 1024
 class How:
     """How a step is done.
 
-    mode        single; ddp: DistributedDataParallel, gradients in its buckets; fsdp: FSDP2's fully_shard;
-                zero1: ddp, with ZeroRedundancyOptimizer, which has a parameter's state on one rank only
-    ranks       among which the batch is shared out
+    mode        single; ddp: DistributedDataParallel with gradient_as_bucket_view=True (without, it holds
+                gradients twice); fsdp: FSDP2's fully_shard; zero1: ddp, with ZeroRedundancyOptimizer, which
+                has a parameter's state on one rank only
+    ranks       among which the batch is shared out: 32 images on 8 ranks are 4 on each
     device      "cpu", or "cuda", for which no GPU is needed
     autocast    the type in which is computed, such as torch.bfloat16
     accumulate  so many passes over parts of the batch to an update
     bucket_mb   MiB of a bucket of ddp and zero1
-    wrap        of fsdp: whether a module is sharded on its own; by default one that has parameters of its own
+    wrap        of fsdp: whether a module is sharded on its own; by default see `shard`
     """
 
     mode: str = "single"
@@ -85,17 +87,21 @@ def estimate(
         targets: of cross-entropy, likewise; without, the loss is the sum of what the module gives.
         make_optimizer: of the module's parameters; without, there is none.
 
-    Returns: bytes: `.peak`, as torch's allocator would report it, scratch memory included; `.bytes` by
-        category; `.moments`, in order, each with its `.place` (pass, module), its `.bytes` at worst and their
-        `.parts` by kind.
+    Returns: bytes: `.peak`, as torch's allocator would report it, scratch memory included, at the moment
+        `.worst`; `.moments`, in order, each with its `.place` (pass, module), its `.bytes` at worst and their
+        `.parts` by kind (play.py names them); `.bytes` of weights, buffers, optimizer, gradients, buckets,
+        batch, saved_activations, scratch, peak, and on "cuda" what the allocator has `reserved`.
 
     Raises: ValueError if a batch cannot be shared out, or if fsdp is asked for in a process that has a
         process group; whatever the module raises.
     """
+    if isinstance(make_model, nn.Module):
+        raise ValueError("make_model: a class or a function that makes the module, not the module itself")
     mesh = fake_mesh(how.ranks) if how.mode == "fsdp" else contextlib.nullcontext()
     with mesh as ranks:
         made = partial(_played, make_model, inputs, targets, make_optimizer, how, ranks)
-        return play(made, how.device)
+        found = play(made, how.device)
+    return with_reserved(found) if how.device == "cuda" else found
 
 
 def _played(make_model, inputs, targets, make_optimizer, how, mesh):
@@ -104,7 +110,7 @@ def _played(make_model, inputs, targets, make_optimizer, how, mesh):
         raise ValueError("make_model has to make the module: it gave one that is there already")
     model.train()
     if how.mode == "fsdp":
-        shard(model, mesh, how.wrap or has_own_parameters)
+        shard(model, mesh, how.wrap)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     make_optimizer = make_optimizer or partial(torch.optim.SGD, lr=0.0)
     optimizer = make_optimizer(_largest_part(parameters, how.ranks) if how.mode == "zero1" else parameters)
@@ -178,17 +184,16 @@ def _without_data(given, how):
     return made.contiguous(memory_format=torch.channels_last) if last else made
 
 
-def has_own_parameters(module: nn.Module) -> bool:
-    """Whether a module has some that are not another's within it."""
-    return any(True for _ in module.parameters(recurse=False))
-
-
-def shard(model: nn.Module, mesh: Any, wrap: Callable[[nn.Module], bool] = has_own_parameters) -> None:
-    """FSDP2 as its tutorial has it, in place: every module that `wrap` accepts, then the rest."""
+def shard(model: nn.Module, mesh: Any, wrap: Callable[[nn.Module], bool] | None = None) -> None:
+    """FSDP2 as its tutorial has it, in place: every module that `wrap` accepts, then the rest. By default,
+    every one that has parameters of its own; attention, which calls no module within it, as a whole."""
     from torch.distributed.fsdp import fully_shard
 
+    attention = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
+    within = {part for whole in attention for part in list(whole.modules())[1:]}
     for module in reversed(list(model.modules())[1:]):
-        if wrap(module):
+        own = any(True for _ in module.parameters(recurse=False)) and module not in within
+        if wrap(module) if wrap else own:
             fully_shard(module, mesh=mesh)
     fully_shard(model, mesh=mesh)
 

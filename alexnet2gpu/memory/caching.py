@@ -7,16 +7,19 @@ for to what it takes from the driver.
     larger                 out of a segment of its own, rounded up to 2 MiB
 
 The smallest free block that suffices is taken, and the rest of it stays free if it has at least 512 bytes, in
-a segment of the large more than 1 MiB. A block that is freed joins its free neighbours. Segments are kept.
+a segment of the large more than 1 MiB. A block that is freed joins its free neighbours. Segments are kept,
+until one more would go beyond a limit: then those that are free are given back.
 """
 
+import math
 from bisect import bisect_left, insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alexnet2gpu.memory.ledger import Storage
 from alexnet2gpu.memory.play import Estimate
 
 SMALL, MIB = 2**20, 2**20
+CUBLAS = 65 * MIB  # of its workspaces on an H100: `other` in bench/results/measure-1gpu.json
 STEPS = 3  # until blocks are where they will be
 
 
@@ -38,9 +41,11 @@ class Block:
 
 
 class CachingAllocator:
-    """Without a GPU: addresses are counted from 2**40 on."""
+    """Without a GPU: addresses are counted from 2**40 on. `limit`: bytes that it may reserve; take raises
+    MemoryError beyond."""
 
-    def __init__(self):
+    def __init__(self, limit: float = math.inf):
+        self.limit = limit
         self.free_blocks = {True: [], False: []}  # small, large: by size, then address
         self.reserved, self.allocated, self.most_allocated, self.next = 0, 0, 0, 2**40
         self.segments: list[tuple[int, int]] = []  # address and size
@@ -80,20 +85,41 @@ class CachingAllocator:
 
     def _segment(self, size, small):
         taken = 2 * MIB if small else 20 * MIB if size < 10 * MIB else -(-size // (2 * MIB)) * 2 * MIB
+        if self.reserved + taken > self.limit:
+            self._give_back()
+        if self.reserved + taken > self.limit:
+            raise MemoryError
         block = Block(self.next, taken, small)
         self.segments.append((self.next, taken))
         self.next += taken + 2 * MIB
         self.reserved += taken
         return block
 
+    def _give_back(self):
+        for small, blocks in self.free_blocks.items():
+            self.reserved -= sum(block.size for block in blocks if not (block.before or block.after))
+            self.free_blocks[small] = [block for block in blocks if block.before or block.after]
+
     def _add(self, block):
         insort(self.free_blocks[block.small], block, key=lambda block: block.key)
 
 
-def replay(estimate: Estimate) -> tuple[CachingAllocator, list[tuple[bool, Block, Storage]]]:
+def with_reserved(estimate: Estimate, limit: float = math.inf) -> Estimate:
+    """The same with what the allocator has `reserved`, cuBLAS's workspaces among it: within the limit, if it
+    can do with that."""
+    try:
+        allocator, _ = replay(estimate, limit - CUBLAS)
+    except MemoryError:
+        allocator, _ = replay(estimate)
+    return replace(estimate, bytes={**estimate.bytes, "reserved": allocator.reserved + CUBLAS})
+
+
+def replay(
+    estimate: Estimate, limit: float = math.inf
+) -> tuple[CachingAllocator, list[tuple[bool, Block, Storage]]]:
     """Some steps like the one that was played. Returns: the allocator then; of the last step, all that was
-    there before and what was taken (True) or given back, in order."""
-    allocator, blocks, told = CachingAllocator(), {}, []
+    there before and what was taken (True) or given back, in order. Raises: MemoryError beyond the limit."""
+    allocator, blocks, told = CachingAllocator(limit), {}, []
     start = sum(born and storage.place[0] == "start" for storage, born in estimate.events)
     for number in range(STEPS):
         last = number == STEPS - 1

@@ -71,7 +71,7 @@ class Ledger(TorchDispatchMode):
         def resize_(storage, size):  # as FSDP does, outside of any operation
             kind = ledger._leave(id(storage))
             resized = ledger.resize(storage, size)
-            ledger._enter(storage, kind)
+            ledger._enter(storage, kind or "gathered weights")
             return resized
 
         torch.UntypedStorage.resize_ = resize_

@@ -1,5 +1,6 @@
 """What rows a table of memory has: modes, each with batches, or with the largest that fits a budget."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -71,27 +72,30 @@ class Case(NamedTuple):
         """The same with another batch."""
         return self._replace(config=with_train(self.config, batch=batch))
 
-    def needs(self, on_gpu: bool, batch: int) -> int:
+    def needs(self, on_gpu: bool, budget: float, batch: int) -> int:
         """What a budget is asked for: the peak, on a GPU what the allocator reserves."""
-        return self.with_batch(batch).predict(on_gpu).bytes["reserved" if on_gpu else "peak"]
+        return self.with_batch(batch).predict(on_gpu, budget).bytes["reserved" if on_gpu else "peak"]
 
-    def predict(self, on_gpu: bool) -> Estimate:
-        """What a rank holds."""
-        return predict(self.mode, self.config, self.replicas, on_gpu, self.ranks)
+    def predict(self, on_gpu: bool, limit: float = math.inf) -> Estimate:
+        """What a rank holds. `limit`: of what a GPU's allocator may reserve."""
+        return predict(self.mode, self.config, self.replicas, on_gpu, self.ranks, limit)
 
 
 def largest(peak: Callable[[int], int], budget: int, step: int = 1) -> list[int]:
     """The largest multiple of `step` whose `peak` fits a budget, if one does, and the next. Peaks grow nearly
-    in proportion, so the next guess lies on the line through the last two."""
+    in proportion, so the next guess lies on the line through the last two; in the middle, if the one before
+    left more than half to search."""
     fits, beyond, at = 0, None, {}
-    guess = 1
+    guess, gap = 1, math.inf
     while beyond is None or beyond - fits > 1:
         at[guess] = peak(guess * step)
         if at[guess] <= budget:
             fits = guess
         else:
             beyond = guess
-        guess = _between(fits, beyond, at, budget)
+        last, gap = gap, math.inf if beyond is None else beyond - fits
+        halve = beyond is not None and gap > last / 2
+        guess = (fits + beyond) // 2 if halve else _between(fits, beyond, at, budget)
     return [number * step for number in (fits, beyond) if number]
 
 
@@ -103,5 +107,6 @@ def _between(fits, beyond, at, budget):
     near, far = known
     slope = (at[near] - at[far]) / (near - far)
     guess = round(near + (budget - at[near]) / slope) if slope > 0 else fits * 2
-    most = fits * 64 + 1 if beyond is None else beyond - 1
-    return min(max(guess, fits + 1), most)
+    if beyond is None:
+        return min(max(guess, fits + 1 + fits // 8), fits * 64 + 1)
+    return min(max(guess, fits + 1), beyond - 1)

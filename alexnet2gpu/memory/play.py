@@ -11,6 +11,7 @@ Storages are of a kind:
     buckets                                 DDP's, if gradients do not lie in them
     activations                             made going forward, for the way back
     narrow weights                          autocast's copies of weights among them
+    gathered weights                        FSDP's, of all ranks
     gradients of activations                made going back, for a place that comes later
     temporary                               gone before the step comes to another place
     scratch                                 within one operation
@@ -149,14 +150,14 @@ def _convert(module, function, recurse=True):
 def _told(ledger):
     """Of the step that a ledger has seen."""
     born = [storage for storage, is_born in ledger.events if is_born]
-    given = dict.fromkeys(storage.kind for storage in born if storage.place == START)
+    given = [storage.kind for storage in born if storage.place == START and storage.kind]
     saved, scratch = Counter(), 0
     sizes = dict.fromkeys([*given, "gradients", "buckets"], 0)
     for storage in born:
         storage.kind = _kind(storage, ledger.moments)
         if storage.kind in ("activations", "narrow weights") and storage.place[0] == "forward":
             saved[storage.place[1]] += storage.bytes
-        elif storage.place == START or storage.kind == "gradients" and storage.died is None:
+        elif storage.kind in (given if storage.place == START else ["gradients"] * (storage.died is None)):
             sizes[storage.kind] += storage.bytes
         elif storage.kind == "scratch":
             scratch = max(scratch, storage.bytes)

@@ -10,7 +10,7 @@
 Images are random: memory does not depend on what is in them.
 """
 
-from dataclasses import replace
+import math
 from functools import partial
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory.any_module import shard
-from alexnet2gpu.memory.caching import replay
+from alexnet2gpu.memory.caching import with_reserved
 from alexnet2gpu.memory.play import Estimate, Played, play
 from alexnet2gpu.memory.stand_ins import PlayedRanks, fake_mesh
 from alexnet2gpu.model.optim import set_rates
@@ -29,7 +29,6 @@ from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
 
 MODES = ("single", "split", "ddp", "grid", "fsdp")
-CUBLAS = 65 * 2**20  # bytes of its workspaces on an H100: `other` in bench/results/measure-1gpu.json
 SPLIT, REPLICATED = ("split", "grid"), ("ddp", "grid", "fsdp")
 
 
@@ -47,15 +46,18 @@ def shape_of(mode: str, towers: int, replicas: int, ranks: int | None = None) ->
     return towers // span, span, replicas if mode in REPLICATED else 1
 
 
-def predict(mode: str, config: Config, replicas: int, on_gpu: bool, ranks: int | None = None) -> Estimate:
-    """What any rank of the mode holds, all being alike, or the first, where FSDP's parts are not. Raises:
-    ValueError if the mode cannot be, or if fsdp is asked for in a process that has a process group."""
+def predict(
+    mode: str, config: Config, replicas: int, on_gpu: bool, ranks: int | None = None, limit: float = math.inf
+) -> Estimate:
+    """What any rank of the mode holds, all being alike, or the first, where FSDP's parts are not. `limit`: of
+    what a GPU's allocator may reserve. Raises: ValueError if the mode cannot be, or if fsdp is asked for in a
+    process that has a process group."""
     held, span, copies = shape_of(mode, config.model.towers, replicas, ranks)
     grid = Grid(world=span * copies, local_world=span * copies, span=span, towers=range(held))
     if mode != "fsdp":
-        return predict_rank(config, grid, on_gpu)
+        return _play(partial(_played, "", config, grid), on_gpu, limit)
     with fake_mesh(copies) as mesh:
-        return _play(partial(_played, mode, config, grid, mesh), on_gpu)
+        return _play(partial(_played, mode, config, grid, mesh), on_gpu, limit)
 
 
 def predict_rank(config: Config, grid: Grid, on_gpu: bool) -> Estimate:
@@ -63,13 +65,9 @@ def predict_rank(config: Config, grid: Grid, on_gpu: bool) -> Estimate:
     return _play(partial(_played, "", config, grid), on_gpu)
 
 
-def _play(make, on_gpu):
+def _play(make, on_gpu, limit=math.inf):
     """On a GPU, with what the allocator reserves."""
-    if not on_gpu:
-        return play(make)
-    estimate = play(make, "cuda")
-    allocator, _ = replay(estimate)
-    return replace(estimate, bytes={**estimate.bytes, "reserved": allocator.reserved + CUBLAS})
+    return with_reserved(play(make, "cuda"), limit) if on_gpu else play(make)
 
 
 def _played(mode, config, grid, mesh=None):

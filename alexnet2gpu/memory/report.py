@@ -194,7 +194,7 @@ def layers_text(row: dict) -> str:
 def layers_csv(rows: Sequence[dict]) -> str:
     """The `layers` of all rows as CSV, in bytes."""
     kinds, keys = _kinds(rows), ("config", "mode", "batch", "precision")
-    lines = [[*keys, "pass", "module", *kinds, "in all"]]
+    lines = [["config", "mode", "images", "precision", "pass", "module", *kinds, "in all"]]
     for row in rows:
         for layer in row.get("layers", ()):
             held = [layer.get(kind, 0) for kind in kinds]

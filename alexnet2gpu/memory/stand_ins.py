@@ -3,6 +3,7 @@ is made."""
 
 import contextlib
 import random
+import sys
 from collections.abc import Iterator
 
 import torch
@@ -108,10 +109,11 @@ def fake_mesh(ranks: int) -> Iterator:
 
     if dist.is_initialized():
         raise ValueError("fsdp cannot be estimated in a process that has a process group: do it before")
-    drawn = random.getstate()  # from which torch names groups
+    drawn, hook = random.getstate(), sys.excepthook  # torch names groups, and the rank of errors
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
     try:
         yield init_device_mesh("cpu", (ranks,))
     finally:
         dist.destroy_process_group()
         random.setstate(drawn)
+        sys.excepthook = hook

@@ -8,6 +8,7 @@ bench/results/memory-cards.json and into docs/memory.md. A few minutes on any ma
 """
 
 from dataclasses import replace
+from functools import partial
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import load_config
@@ -15,7 +16,7 @@ from alexnet2gpu.memory.plan import Case, largest
 from bench.memory.cases import NAMES, PAGE
 from bench.results import RESULTS, origin, redraw, table, write_json
 
-CARDS = {"GTX 580, 3 GB": 3, "8 GB": 8, "24 GB": 24, "80 GB": 80}
+CARDS = {"GTX 580, 3 GiB": 3, "8 GiB": 8, "24 GiB": 24, "80 GiB": 80}
 MODES = ("single", "split", "ddp")
 STEPS = 16  # to a factor of 1
 
@@ -40,10 +41,10 @@ def cards():
     for card, size in CARDS.items():
         for mode in MODES:
             case, budget = Case(mode, config, 2), size * 2**30
-            batch = largest(lambda n, case=case: case.needs(True, n), budget, case.copies)
+            batch = largest(partial(case.needs, True, budget), budget, case.copies)
 
-            def wider(n, case=case):
-                return case._replace(config=widened(config, n)).needs(True, config.train.batch)
+            def wider(n, case=case, budget=budget):
+                return case._replace(config=widened(config, n)).needs(True, budget, config.train.batch)
 
             factor = largest(wider, budget)
             found.append({"card": card, "mode": mode, "batch": batch[0], "width": factor[0] / STEPS})

@@ -27,16 +27,17 @@ CASES = {  # name: (config, settings, further options) of launch/memory.py
     },
     "quick": ("quick", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
     "textbook": ("textbook", [], [*BATCHES, "--modes", "single", "ddp"]),
-    "alexnet": ("alexnet", [], [*BATCHES, *BOTH, "--modes", *FOUR]),
+    "alexnet": ("alexnet", [], [*BATCHES, "--modes", *FOUR]),
+    "bfloat16": ("alexnet", [], [*BATCHES[1:], "--precision", "bfloat16", "--modes", *FOUR]),
 }
 
 
 def tables(cases):
     """The tables of docs/memory.md by the names of their marks, of those cases that are there."""
     drawn = {"modes": ("modes", _modes), "half": ("modes", _half)}
-    drawn |= {"budget": ("budget", _budget), "batches": ("alexnet", _batches)}
+    drawn |= {"budget": ("budget", _budget)}
     texts = {name: draw(cases[case]["rows"]) for name, (case, draw) in drawn.items() if case in cases}
-    return texts | {"levers": _levers(cases), "errors": _errors(cases)}
+    return texts | {"batches": _batches(cases), "levers": _levers(cases), "errors": _errors(cases)}
 
 
 def _mib(size):
@@ -48,8 +49,9 @@ def _peak(row):
 
 
 def _both(row):
-    """The peak as predicted and as measured, or one figure if they agree to its last digit."""
-    return ", ".join(dict.fromkeys([_mib(row["predicted"]["peak"]), _peak(row)]))
+    """The peak as predicted and as measured, if it was, or one figure if they agree to its last digit."""
+    measured = [_peak(row)] if "measured" in row else []
+    return ", ".join(dict.fromkeys([_mib(row["predicted"]["peak"]), *measured]))
 
 
 def _find(rows, **wanted):
@@ -102,9 +104,10 @@ def _budget(rows):
     return table(head, lines)
 
 
-def _batches(rows):
+def _batches(cases):
     lines = []
-    for precision, batch in itertools.product(("float32", "bfloat16"), (16, 128)):
+    rows = [row for case in ("alexnet", "bfloat16") if case in cases for row in cases[case]["rows"]]
+    for precision, batch in itertools.product({row["precision"]: 0 for row in rows}, (16, 128)):
         found = [_find(rows, mode=mode, batch=batch, precision=precision) for mode in FOUR]
         lines.append([precision, batch, *map(_both, found)])
     return table(["", "batch", *(NAMES[mode] for mode in FOUR)], lines)
@@ -113,7 +116,7 @@ def _batches(rows):
 def _levers(cases):
     shown = {name: (f"`{name}`", f"lever {name}", "float32") for name in LEVERS}
     shown["all five"] = ("all five", *shown["all five"][1:])
-    shown = [("as it is", "modes", "float32"), *shown.values(), ("`bfloat16`", "alexnet", "bfloat16")]
+    shown = [("as it is", "modes", "float32"), *shown.values(), ("`bfloat16`", "bfloat16", "bfloat16")]
     lines = []
     for name, case, precision in shown:
         if case in cases:
@@ -130,7 +133,8 @@ def _errors(cases):
     for case, (config, *_) in CASES.items():
         more = ", levers" if case.startswith("lever") else ""
         for row in cases[case]["rows"] if case in cases else []:
-            groups.setdefault(config + more, []).extend(row.get("errors", ()))
+            if "errors" in row:
+                groups.setdefault(config + more, []).extend(row["errors"])
     return table(["", "peaks", *NEAR], [[name, *_near(errors)] for name, errors in groups.items()])
 
 
