@@ -101,6 +101,20 @@ def test_what_is_around_stays_as_it_is_and_does_not_matter():
     assert random.getstate() == drawn and torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize("wrap", [None, lambda module: isinstance(module, nn.TransformerEncoderLayer)])
+def test_fsdp_takes_attention_and_a_wrap_of_ones_own(wrap):
+    made = partial(Of, BODIES["transformer"])
+    whole = estimate(made, IMAGES, LABELS, SGD)
+    found = estimate(made, IMAGES, LABELS, SGD, How("fsdp", ranks=4, wrap=wrap))
+    assert 0.25 <= found.bytes["weights"] / whole.bytes["weights"] < 0.26
+    assert found.worst.parts["gathered weights"] > 0.5 * whole.bytes["weights"]
+
+
+def test_on_a_gpu_the_allocator_reserves_more_than_it_is_asked_for():
+    found = estimate(partial(Of, Twice), IMAGES, LABELS, SGD, How(device="cuda"))
+    assert found.peak < found.bytes["reserved"] - 65 * 2**20 < found.peak + 60 * 2**20
+
+
 def test_gradients_of_two_types_have_buckets_of_their_own():
     def mixed():
         return nn.Sequential(nn.Flatten(), nn.Linear(6240, 30), Double(), nn.Linear(30, 10).double())
@@ -120,6 +134,7 @@ def test_gradients_of_two_types_have_buckets_of_their_own():
         (lambda: nn.Identity(), {"ranks": 2.0}, "ranks has to be 1 to 1024"),
         (lambda: nn.Identity(), {"autocast": "bfloat16"}, "autocast has to be a type such as torch.bfloat16"),
         (lambda: THERE, {}, "make_model has to make the module"),
+        (THERE, {}, "make_model: a class or a function"),
         (partial(nn.Embedding, 9, 3, sparse=True), {}, "a sparse tensor"),
     ],
 )

@@ -102,7 +102,7 @@ def test_layers_are_left_as_json_and_csv(tmp_path, capsys):
             parts = [size for kind, size in layer.items() if kind not in ("place", "bytes")]
             assert sum(parts) == layer["bytes"]
     head, *lines = (tmp_path / "layers.csv").read_text().splitlines()
-    assert head.split(",")[:6] == ["config", "mode", "batch", "precision", "pass", "module"]
+    assert head.split(",")[:6] == ["config", "mode", "images", "precision", "pass", "module"]
     assert len(lines) == sum(len(row["layers"]) for row in rows)
 
 
