@@ -8,6 +8,7 @@ Goes to bench/results/memory-modules.json, and from there into docs/memory.md. H
 """
 
 import gc
+import itertools
 from functools import partial
 
 import torch
@@ -48,15 +49,13 @@ FILE = RESULTS / "memory-modules.json"
 
 def alone():
     """On one device, of each, batch and optimizer: peaks of a step, in bytes."""
-    for name in NAMES:
-        for batch in BATCHES:
-            for kind in OPTIMIZERS:
-                yield {
-                    **_row(name, batch, kind),
-                    "allocator": [by_allocator(name, batch, kind)],
-                    "memtracker": by_memtracker(name, batch, kind),
-                    "kitsune": by_kitsune(name, batch, kind),
-                }
+    for batch, kind, name in itertools.product(BATCHES, OPTIMIZERS, NAMES):
+        yield {
+            **_row(name, batch, kind),
+            "allocator": [by_allocator(name, batch, kind)],
+            "memtracker": by_memtracker(name, batch, kind),
+            "kitsune": by_kitsune(name, batch, kind),
+        }
 
 
 def parallel():
@@ -171,6 +170,7 @@ def by_kitsune(name, batch, kind):
 def modules_table(found):
     """A row for each module and mode: the worst error over batches and optimizers."""
     lines, columns = [], ("estimated", "memtracker", "kitsune")
+    found = [row for part in found.values() for row in part["found"]]
     for name, mode in dict.fromkeys((row["module"], row["mode"]) for row in found):
         rows = [row for row in found if (row["module"], row["mode"]) == (name, mode)]
         cells = []
@@ -184,15 +184,14 @@ def modules_table(found):
 
 def main():
     found = read_json(FILE)
-    for part in (alone, parallel):
+    for part in (parallel, alone):
         rows = []
         for row in part():
             rows.append(row)
             print(*row.values(), f"{row['estimated'] / max(row['allocator']) - 1:+.3%}", flush=True)
-        found[part.__name__] = {**origin(), "threads": torch.get_num_threads(), "found": rows}
-        write_json(FILE, found)
-    rows = [row for part in found.values() for row in part["found"]]
-    redraw(PAGE, {"modules": modules_table(rows)})
+            found[part.__name__] = {**origin(), "threads": torch.get_num_threads(), "found": rows}
+            write_json(FILE, found)
+    redraw(PAGE, {"modules": modules_table(found)})
 
 
 if __name__ == "__main__":
