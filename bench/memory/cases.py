@@ -78,8 +78,7 @@ def _half(rows):
     kinds = {
         "weights, momentum, gradients": [*KINDS[:3], "buckets"],
         "the batch: every rank sees every image": ["batch"],
-        "what the layer at work makes": ["temporary"],
-        "gradients of activations": ["gradients of activations"],
+        "gradients of activations": ["temporary", "gradients of activations"],
         "activations still saved": ["activations"],
     }
     whole, half = (_find(rows, mode=mode)["at_worst"] for mode in ("single", "split"))
@@ -141,7 +140,7 @@ def _errors(cases):
 def _near(errors):
     """Cells of a table: how many there are, how many are near, the worst."""
     near = [sum(abs(error) <= limit for error in errors) for limit in (0, 0.001, 0.01)]
-    return [len(errors), *near, f"{max(errors, key=abs):+.2%}" if any(errors) else "0"]
+    return [len(errors), *near, f"{max(errors, key=abs):+.4%}" if any(errors) else "0"]
 
 
 def against_tables(found):
