@@ -30,7 +30,7 @@ def test_the_tables_of_the_study_are_those_of_its_results(results):
 
 
 def test_what_was_measured_at_full_size_is_predicted_today(results):
-    """Every peak of float32 at batch 128 within 0.1 %; weights, gradients and momentum to the byte."""
+    """Every peak of float32 at batch 128 within 0.2 %; weights, gradients and momentum to the byte."""
     if native.compiled(torch.float32) is None:
         pytest.skip("measured with a C compiler, without which normalisation takes more memory")
     for case, found in results.items():
@@ -48,7 +48,7 @@ def test_what_was_measured_at_full_size_is_predicted_today(results):
             train = replace(config.train, batch=batch, precision=precision)
             expected = predict(row["mode"], replace(config, train=train), 2, on_gpu=False)
             for measured in row["measured"]:
-                assert expected.bytes["peak"] == pytest.approx(measured["peak"], rel=1e-3), row
+                assert expected.bytes["peak"] == pytest.approx(measured["peak"], rel=2e-3), row
                 for category in ("weights", "gradients", "momentum", "batch"):
                     assert expected.bytes[category] == measured[category], (category, row)
 
