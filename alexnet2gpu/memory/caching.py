@@ -47,7 +47,7 @@ class CachingAllocator:
     def __init__(self, limit: float = math.inf):
         self.limit = limit
         self.free_blocks = {True: [], False: []}  # small, large: by size, then address
-        self.reserved, self.allocated, self.most_allocated, self.next = 0, 0, 0, 2**40
+        self.reserved, self.next = 0, 2**40
         self.segments: list[tuple[int, int]] = []  # address and size
 
     def take(self, size: int) -> Block:
@@ -65,13 +65,10 @@ class CachingAllocator:
             block.size, block.after = size, rest
             self._add(rest)
         block.free = False
-        self.allocated += block.size
-        self.most_allocated = max(self.most_allocated, self.allocated)
         return block
 
     def give(self, block: Block) -> None:
         """Free a block."""
-        self.allocated -= block.size
         block.free = True
         for other in (block.before, block.after):
             if other and other.free:
@@ -120,7 +117,7 @@ def replay(
     """Some steps like the one that was played. Returns: the allocator then; of the last step, all that was
     there before and what was taken (True) or given back, in order. Raises: MemoryError beyond the limit."""
     allocator, blocks, told = CachingAllocator(limit), {}, []
-    start = sum(born and storage.place[0] == "start" for storage, born in estimate.events)
+    start = sum(born and storage.born == 0 for storage, born in estimate.events)
     for number in range(STEPS):
         last = number == STEPS - 1
         events = estimate.events if not number else estimate.events[start:]
@@ -134,6 +131,6 @@ def replay(
             if not born:
                 allocator.give(blocks.pop(storage))
         if not last:
-            for storage in [each for each in blocks if each.place[0] != "start"]:
+            for storage in [each for each in blocks if each.born > 0]:
                 allocator.give(blocks.pop(storage))
     return allocator, told

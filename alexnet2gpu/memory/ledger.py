@@ -55,7 +55,8 @@ class Ledger(TorchDispatchMode):
     def give(self, kind: str, tensors) -> None:
         """Enter what is there before the step."""
         for tensor in tensors:
-            self._enter(_storage(local(tensor)), kind)
+            if entry := self._enter(_storage(local(tensor)), kind):
+                entry.born = 0
 
     def arrive(self, place: Place) -> None:
         """From now on, in this place."""
@@ -128,10 +129,11 @@ class Ledger(TorchDispatchMode):
     def _enter(self, storage, kind):
         key = id(storage)
         if key in self.entries or not storage.nbytes():
-            return
+            return None
         entry = self._new(storage.nbytes(), kind)
         self.entries[key] = weakref.ref(storage, lambda _: self._leave(key)), entry
         self._count(entry, True)
+        return entry
 
     def _leave(self, key):
         _, entry = self.entries.pop(key, (None, None))

@@ -32,7 +32,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from alexnet2gpu.memory.ledger import Ledger, Moment, Storage
-from alexnet2gpu.memory.places import LOSS, START, Places, without_garbage
+from alexnet2gpu.memory.places import LOSS, Places, without_garbage
 from alexnet2gpu.model.device import played_on
 
 MERSENNE_TWISTER = 5056  # bytes of the state of a generator of random numbers
@@ -150,14 +150,14 @@ def _convert(module, function, recurse=True):
 def _told(ledger):
     """Of the step that a ledger has seen."""
     born = [storage for storage, is_born in ledger.events if is_born]
-    given = [storage.kind for storage in born if storage.place == START and storage.kind]
+    given = [storage.kind for storage in born if storage.born == 0]
     saved, scratch = Counter(), 0
     sizes = dict.fromkeys([*given, "gradients", "buckets"], 0)
     for storage in born:
         storage.kind = _kind(storage, ledger.moments)
         if storage.kind in ("activations", "narrow weights") and storage.place[0] == "forward":
             saved[storage.place[1]] += storage.bytes
-        elif storage.kind in (given if storage.place == START else ["gradients"] * (storage.died is None)):
+        elif storage.born == 0 or storage.kind == "gradients" and storage.died is None:
             sizes[storage.kind] += storage.bytes
         elif storage.kind == "scratch":
             scratch = max(scratch, storage.bytes)

@@ -106,6 +106,8 @@ def test_fsdp_takes_attention_and_a_wrap_of_ones_own(wrap):
     made = partial(Of, BODIES["transformer"])
     whole = estimate(made, IMAGES, LABELS, SGD)
     found = estimate(made, IMAGES, LABELS, SGD, How("fsdp", ranks=4, wrap=wrap))
+    on_gpu = estimate(made, IMAGES, LABELS, SGD, How("fsdp", ranks=4, wrap=wrap, device="cuda"))
+    assert on_gpu.bytes["reserved"] > on_gpu.peak
     assert 0.25 <= found.bytes["weights"] / whole.bytes["weights"] < 0.26
     assert found.worst.parts["gathered weights"] > 0.5 * whole.bytes["weights"]
 
