@@ -39,6 +39,19 @@ def batch_of(ranks=1):
     return torch.randn(16 // ranks, 3, 40, 52), torch.zeros(16 // ranks, dtype=torch.int64)
 
 
+def most_taken(step):
+    """Bytes that torch's allocator gives at most while something is done, on one thread."""
+    config = torch._C._profiler._ExperimentalConfig()
+    _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, config))
+    step()
+    held = most = 0
+    for event in max(_disable_profiler_legacy(), key=len):
+        if event.kind() == "memory_alloc":
+            held += event.cpu_memory_usage()
+            most = max(most, held)
+    return most
+
+
 def peak_of(model, optimizer, ranks=1, autocast=None, accumulate=1, there=()):
     """What torch's allocator gives in the third step, with what was there before."""
     images, labels = batch_of(ranks)
@@ -58,18 +71,11 @@ def peak_of(model, optimizer, ranks=1, autocast=None, accumulate=1, there=()):
         optimizer.zero_grad()
     state = [v for values in optimizer.state.values() for v in values.values() if torch.is_tensor(v)]
     tensors = [*model.parameters(), *model.buffers(), *state, images, labels, *there]
-    held = most = sum(getattr(t, "to_local", lambda t=t: t)().nbytes for t in tensors)
-    config = torch._C._profiler._ExperimentalConfig()
+    held = sum(getattr(t, "to_local", lambda t=t: t)().nbytes for t in tensors)
     with without_garbage():
-        _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, config))
-        step()
-        events = max(_disable_profiler_legacy(), key=len)
+        most = most_taken(step)
     torch.set_num_threads(threads)
-    for event in events:
-        if event.kind() == "memory_alloc":
-            held += event.cpu_memory_usage()
-            most = max(most, held)
-    return most
+    return held + most
 
 
 @pytest.mark.parametrize("make_optimizer", [SGD, ADAM])

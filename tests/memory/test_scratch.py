@@ -3,7 +3,7 @@ torch's allocator, operation by operation, in sizes that tell one tensor from an
 
 import pytest
 import torch
-from torch.autograd import ProfilerConfig, ProfilerState, _disable_profiler_legacy, _enable_profiler_legacy
+from test_any_module import most_taken
 from torch.utils._pytree import tree_leaves
 
 from alexnet2gpu.memory.scratch import scratch_of
@@ -16,14 +16,8 @@ BESIDE = 40_000  # bytes of oneDNN's own, by thread and instructions
 def taken(function, *args):
     """Bytes that torch's allocator gives at most, beyond what is returned."""
     function(*args)
-    config = torch._C._profiler._ExperimentalConfig()
-    _enable_profiler_legacy(ProfilerConfig(ProfilerState.CPU, False, True, False, False, False, config))
-    made = function(*args)
-    held = most = 0
-    for event in max(_disable_profiler_legacy(), key=len):
-        if event.kind() == "memory_alloc":
-            held += event.cpu_memory_usage()
-            most = max(most, held)
+    made = []
+    most = most_taken(lambda: made.append(function(*args)))
     return most - sum(tensor.nbytes for tensor in tree_leaves(made) if isinstance(tensor, torch.Tensor))
 
 
