@@ -38,6 +38,18 @@ class Twice(nn.Module):
         return self.one(self.one(x).relu())
 
 
+class Wide(nn.Module):
+    """At its worst where the two gradients of its weight are added."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.last = nn.Linear(700, 700), nn.Linear(700, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)[:, :700]
+        return self.last(self.one(self.one(x).relu()).relu())
+
+
 class Asks(nn.Linear):
     factor = torch.ones(240)
 
@@ -83,6 +95,13 @@ def test_a_module_is_estimated(name, make_optimizer):
     optimizer = make_optimizer([parameter for parameter in model.parameters() if parameter.requires_grad])
     expected = estimate(made, IMAGES, LABELS, make_optimizer)
     assert expected.peak == pytest.approx(peak_of(model, optimizer), rel=0.003)
+
+
+def test_two_gradients_of_one_weight_are_added_in_a_third():
+    """Since they are views, of what a product gave. In place, it would be 18 % less."""
+    model = Wide()
+    found = peak_of(model, SGD(model.parameters()))
+    assert estimate(Wide, IMAGES, LABELS, SGD).peak == pytest.approx(found, rel=0.003)
 
 
 def test_passes_of_an_update_are_no_recomputing():
