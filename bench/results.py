@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from alexnet2gpu.model.device import gpus
-from alexnet2gpu.runs.folder import read_metrics
+from alexnet2gpu.runs.metrics import read_metrics
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "bench" / "results"

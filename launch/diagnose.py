@@ -11,6 +11,7 @@ classifier.
 """
 
 import sys
+from dataclasses import replace
 
 from options import Parser, device
 
@@ -31,23 +32,21 @@ def parse(argv):
 def main(argv=None):
     with one_line_mistakes():
         args = parse(argv)
-        from alexnet2gpu.config.load import load_config
         from alexnet2gpu.data.batches import check_batch
-        from alexnet2gpu.data.sources import load_images
+        from alexnet2gpu.data.sources import load_experiment
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.runs.diagnose import complaint, diagnose
 
-        first = load_config(args.config, args.set).train.seed
-        seeds = [f"train.seed={first + number}" for number in range(args.seeds)]
-        configs = [load_config(args.config, [*args.set, seed]) for seed in seeds]
-        images, _ = load_images(configs[0].data, configs[0].model)
-        check_batch(configs[0].train.batch, 1, len(images))
+        config, images, _ = load_experiment(args.config, args.set)
+        check_batch(config.train.batch, 1, len(images))
+        seeds = range(config.train.seed, config.train.seed + args.seeds)
+    print(*(f"{remark}\n" for remark in images.remarks), sep="", end="")
     verdicts = []
     with Watch(Grid()):  # an image may be found changed when it is read
-        for config in configs:
-            found = diagnose(config, images, device())
-            print(words(found, config.train.seed), end="\n\n")
+        for seed in seeds:
+            found = diagnose(replace(config, train=replace(config.train, seed=seed)), images, device())
+            print(words(found, seed), end="\n\n")
             verdicts.append(complaint(found.health))
     if any(verdicts):
         print(f"warning: {next(filter(None, verdicts))}")

@@ -34,55 +34,47 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
-        from alexnet2gpu.config.load import load_config
-        from alexnet2gpu.data.prepare import find_statistics
-        from alexnet2gpu.data.sources import load_images
+        from alexnet2gpu.data.sources import load_test_images
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
         from alexnet2gpu.ranks.modes import grid_of
         from alexnet2gpu.runs import agreement
-        from alexnet2gpu.runs.checkpoints.format import config_of, newest_checkpoint, read_state
+        from alexnet2gpu.runs.checkpoints.format import read_state
         from alexnet2gpu.runs.checkpoints.towers import read_towers
-        from alexnet2gpu.runs.evaluate import average, check_alike, check_images
+        from alexnet2gpu.runs.evaluate import average, check_alike, check_images, find_saved, words
 
         args = parse(argv)
-        found = [newest_checkpoint(path) for path in args.checkpoints]
-        configs = [load_config(args.config or config_of(path), args.set) for path in found]
-        check_alike(configs, found, args.views)
-        grid = grid_of(configs[0].model.towers, args.split_model, args.ddp)
-        images, test = load_images(configs[0].data, configs[0].model)
+        networks = [find_saved(place, args.config, args.set) for place in args.checkpoints]
+        check_alike(networks, args.views)
+        config, found, learned = networks[0]
+        grid = grid_of(config.model.towers, args.split_model, args.ddp)
+        test = load_test_images(config.data, config.model, learned)
         check_images(test, grid.replicas)
-        for path, config in zip(found, configs):
-            read_towers(path, config.model, range(config.model.towers))  # those of other ranks
+        for network in networks:
+            model = network.config.model
+            read_towers(network.checkpoint, model, range(model.towers))  # those of other ranks
             # too: all ranks come to the same conclusion, and rank 0 prints it
-        for config in configs:
-            find_statistics(images, config.data)
-        told = {"--views": args.views, **agreement.told(configs, images, test)}
-        for number, path in enumerate(found, 1):
-            files = {"checkpoint": path.name, **read_state(path).towers}
+        configs = [network.config for network in networks]
+        told = {"--views": args.views, **agreement.told(configs, {"test images": test})}
+        for number, network in enumerate(networks, 1):
+            files = {"checkpoint": network.checkpoint.name, **read_state(network.checkpoint).towers}
             told |= {f"network {number}: {key}": value for key, value in files.items()}
 
-    figures = []
-    train = configs[0].train
+    figures, train = [], config.train
     with Watch(grid) as watch, Ranks(grid, train.threads, train.keep_memory) as ranks:
         agreement.check_agreement(told, ranks)
-        networks = list(zip(configs, found))
-        for alone, averaged in average(networks, images, test, ranks, args.views, watch.tick):
-            path = found[len(figures)]
+        if grid.rank == 0:
+            print(*(f"{remark}\n" for remark in test.remarks), sep="", end="")
+        for alone, averaged in average(networks, test, ranks, args.views, watch.tick):
+            path = networks[len(figures)].checkpoint
             figures.append({"checkpoint": str(path), "alone": alone, "averaged": averaged})
             if grid.rank == 0:
-                print(f"{path}: {words(alone)}", flush=True)
-        if grid.rank == 0 and len(found) > 1:
-            print(f"average of {len(found)} networks: {words(averaged)}")
+                print(f"{path}: {words(alone)}, loss {alone['test_loss']:.4f}", flush=True)
+        if grid.rank == 0 and len(networks) > 1:
+            print(f"average of {len(networks)} networks: {words(averaged)}, loss {averaged['test_loss']:.4f}")
         if grid.rank == 0 and args.out:
             document = {"views": args.views, "images": len(test), "networks": figures}
             args.out.write_text(json.dumps(document, indent=1) + "\n")
-
-
-def words(figures):
-    """The figures of `mean_errors` as text."""
-    top1, top5 = figures["top1_error"], figures["top5_error"]
-    return f"top-1 error {top1:.2%}, top-5 error {top5:.2%}, loss {figures['test_loss']:.4f}"
 
 
 if __name__ == "__main__":

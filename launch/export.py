@@ -29,11 +29,11 @@ def main(argv=None):
     with one_line_mistakes():
         args = parse(argv)
         from alexnet2gpu.runs.checkpoints.export import export
-        from alexnet2gpu.runs.checkpoints.format import config_of, newest_checkpoint
+        from alexnet2gpu.runs.evaluate import find_saved
 
-        found = newest_checkpoint(args.checkpoint)
-        export(args.config or config_of(found), found, args.out, args.set)
-    print(f"{found}: {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
+        saved = find_saved(args.checkpoint, args.config, args.set)
+        export(saved, args.out)
+    print(f"{saved.checkpoint}: {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

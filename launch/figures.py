@@ -49,19 +49,18 @@ def main(argv=None):
 
 def load(args):
     """The first run's newest network, training and validation images; None without checkpoint."""
-    from alexnet2gpu.config.load import load_config
     from alexnet2gpu.data.sources import load_images
-    from alexnet2gpu.runs.checkpoints.format import config_of, newest_checkpoint
-    from alexnet2gpu.runs.evaluate import load_trained
+    from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
+    from alexnet2gpu.runs.evaluate import find_saved
 
     try:
-        newest = newest_checkpoint(args.runs[0])
+        newest_checkpoint(args.runs[0])
     except ValueError:
         print(f"{args.runs[0]}: no checkpoint yet, so no more than curves")
         return None
-    config = load_config(config_of(newest), args.set)
-    train, test = load_images(config.data, config.model)
-    return load_trained(config, newest, train, device()), train, test
+    saved = find_saved(args.runs[0], overrides=args.set)
+    sets = load_images(saved.config.data, saved.config.model)
+    return saved.load(device()), *map(saved.learned.relabelled, sets)
 
 
 def draw(trained, train, test, among, out):

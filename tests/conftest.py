@@ -60,11 +60,11 @@ def photographs_folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def packs(photographs_folder, tmp_path_factory):
     """Store -> the folder packed in it, by two processes."""
-    from alexnet2gpu.data.pack import growth, packing
+    from alexnet2gpu.data.pack import layout, packing
 
     base = tmp_path_factory.mktemp("packs")
     for store in ("raw", "jpeg"):
-        form = growth.Form(store, scenes.SIZE, quality=80)
+        form = layout.Form(store, scenes.SIZE, quality=80)
         packing.make_pack(photographs_folder, base / store, form, workers=2)
     return {store: base / store for store in ("raw", "jpeg")}
 

@@ -6,6 +6,7 @@ Widths (`out`) count all towers together, as in a paper's table; a tower has `ou
     conv        out, init, kernel, stride 1, pad 0, ceil false,  (C, H, W) -> (out/n, H', W')
                 bias 0
     linear      out, init, bias 0                                (F,) -> (out/n,)
+                `out: classes`: as many as the images have, rounded up to a multiple of n
     relu, tanh, sigmoid                                          any shape, unchanged
     lrn         size, alpha, beta, k   across neighbouring maps  (C, H, W), unchanged
     map_norm    size, alpha, beta, k   across pixels of a map    (C, H, W), unchanged
@@ -95,7 +96,7 @@ class Conv(Windowed):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Layer):
-    out: int = bounded(least=1, most=2**31 - 1)
+    out: int | Literal["classes"] = bounded(least=1, most=2**31 - 1)  # keys.py puts a number for `classes`
     init: float | Literal["xavier"] = bounded(least=0)
     bias: float = 0.0
 

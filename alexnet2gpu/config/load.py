@@ -20,10 +20,16 @@ LARGEST_CONFIG = 2**16  # characters of a file, which take 5 s to parse at the w
 
 def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a config; `overrides` are "key.path=value" strings, as given to --set. A relative `file` is looked
-    for in the current directory, then in the repository.
+    for in the current directory, then in the repository. The network is as for images that are not read yet.
 
     Raises: ValueError, naming the file or the override, and the key.
     """
+    return read_config(file, overrides).of_classes()
+
+
+def read_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """As `load_config`, but a layer may still have `out: classes`: who has read the images says how many
+    there are, with `of_classes`."""
     found = [path for path in (Path(file), REPOSITORY / file) if os.path.isfile(path)]
     if not found:
         known = ", ".join(sorted(f"configs/{p.name}" for p in REPOSITORY.glob("configs/*.yaml")))
@@ -36,7 +42,7 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
             changed.append((put_override(tree, override), source))
         source = str(file)
         config = build_section(Config, tree)
-        check_rules(config)
+        check_rules(config.of_classes())
     except (ValueError, OSError, RecursionError) as error:
         key = getattr(error, "key", "")
         blame = [said for path, said in changed if key and f"{key}.".startswith(f"{path}.")]

@@ -20,6 +20,11 @@ class Network:
     input: tuple[int, int, int] = bounded(least=1, most=2**16)
     stages: tuple[dict[str, Layer], ...] = ()
 
+    @property
+    def last(self) -> Layer:
+        """The layer that gives the logits."""
+        return list(self.stages[-1].values())[-1]
+
 
 class Row(NamedTuple):
     """One layer in its place; counts are per tower and, for multiply-adds, per image."""

@@ -1,8 +1,9 @@
 """Images, wherever they come from, and the batches made of them.
 
     sources.py   load_images: a pack, the bundled sample, Fashion-MNIST, CIFAR-10, arrays
-    idx.py       the files of MNIST and Fashion-MNIST
+    idx.py       the files of MNIST and Fashion-MNIST; arrays.py: one's own
     images.py    uint8 pixels (N, H, W, C) and labels; their mean and covariance
+    task.py      what of them a trained network's user must know: classes, mean image
     pack/        a folder of photographs, made ready for training once
     epoch.py     what is done to each image in an epoch: order, crop, mirror, colour
     crops.py     crops, cut ahead of time by threads

@@ -11,6 +11,8 @@ from alexnet2gpu.data.images import Images
 from alexnet2gpu.faults import files
 
 IDX_FILES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat")  # the classes of Fashion-MNIST, by number
+CLOTHES += ("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 MOST_UNPACKED = 2**28  # bytes of a compressed file, unless it has a 32nd of them; MNIST has 47 million
 
 
@@ -57,7 +59,7 @@ def read_idx_folder(folder: Path) -> tuple[Images, Images]:
         pixels = pixels[..., None] if pixels.ndim == 3 else pixels
         numbers = read_idx(labels, len(pixels))
         try:
-            parts.append(Images(pixels, numbers, classes=10))
+            parts.append(Images(pixels, numbers, len(CLOTHES), CLOTHES))
         except ValueError as error:
             raise ValueError(f"{images}: {error}") from None
     return tuple(parts)

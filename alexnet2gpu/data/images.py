@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from alexnet2gpu.config.keys import MOST_CLASSES
+
 
 @dataclass(frozen=True)
 class Images:
@@ -15,7 +17,10 @@ class Images:
         pixels: (N, H, W, C) uint8, RGB if C is 3: an array, or a pack's pixels (pack/stores.py), which have
             its shape and dtype and give an image's `[i, rows]`, all columns of them.
         labels: (N,) whole numbers, each in 0 .. classes - 1; they become int64.
-        classes: how many there are; `names` of them, if they have names.
+        classes: how many there are; their `names`, which are `class 0`, `class 1` ... if they have none.
+        listing: a checksum of the photographs' paths and classes; None if they are no files.
+        grey_bits: of their deepest grey: pack/photograph.py.
+        remarks: what a user should know of how they were found, a line each.
         mean: (H, W, C), the mean over all images; None for an array: it is found when it is wanted.
         covariance: (C, C) of the channels over all pixels, likewise.
 
@@ -28,6 +33,9 @@ class Images:
     names: tuple[str, ...] | None = None
     mean: np.ndarray | None = None
     covariance: np.ndarray | None = None
+    listing: str | None = None
+    grey_bits: int = 16
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self):
         pixels, labels = self.pixels, self.labels
@@ -40,6 +48,8 @@ class Images:
             raise ValueError(f"{wanted}, not {labels.dtype} {labels.shape}")
         if labels.min() < 0 or labels.max() >= self.classes:
             raise ValueError(f"labels from {labels.min()} to {labels.max()}, with {self.classes} classes")
+        if self.names is None and self.classes <= MOST_CLASSES:
+            object.__setattr__(self, "names", tuple(f"class {n}" for n in range(self.classes)))
         # not before they are counted: a small file may say that it has any number of them
         object.__setattr__(self, "labels", np.array(labels, np.int64))
         shapes = {"mean": pixels.shape[1:], "covariance": pixels.shape[3:] * 2}
@@ -52,6 +62,11 @@ class Images:
 
     def __len__(self):
         return self.pixels.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of an image."""
+        return tuple(self.pixels.shape[1:])
 
     def mean_image(self) -> np.ndarray:
         """(H, W, C) float32, the mean over all images, 0 to 255."""
@@ -68,12 +83,6 @@ class Images:
             some = range(first, min(first + 64, len(self)))
             moments.add(np.stack([self.pixels[i, :] for i in some]))
         return moments
-
-
-def name_of(images: Images, label: int) -> str:
-    """A class's name, or its number if classes have no names or the network has more outputs."""
-    names = images.names or ()
-    return names[label] if label < len(names) else f"class {label}"
 
 
 class Moments:

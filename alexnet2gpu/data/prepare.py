@@ -21,6 +21,7 @@ from alexnet2gpu.config.keys import Config, Data
 from alexnet2gpu.data.crops import Corners, cut_ahead, threads_for
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.on_gpu import keep_those_that_fit
+from alexnet2gpu.data.task import Learned
 from alexnet2gpu.model.device import gpus, has_triton
 from alexnet2gpu.model.step import weight_dtype
 
@@ -36,11 +37,12 @@ def find_statistics(images: Images, data: Data) -> None:
 
 class Preparation:
     """See above; of the training `images`, mean and colours count. What is subtracted is the centre of the
-    mean image, wherever a crop was cut, as in the code of 2012. `ranks` are on this machine."""
+    mean image, wherever a crop was cut, as in the code of 2012. For testing, what a run has left of them
+    will do. `ranks` are on this machine."""
 
-    def __init__(self, images: Images, config: Config, device: torch.device, ranks: int = 1):
+    def __init__(self, images: Images | Learned, config: Config, device: torch.device, ranks: int = 1):
         self.data, self.ranks, self.kernel, self.kept = config.data, ranks, None, []
-        _, height, width, _ = images.pixels.shape
+        height, width, _ = images.shape
         self.crop = self.data.crop or height
         self.centre = (height - self.crop) // 2, (width - self.crop) // 2
         self.device, self.dtype = device, weight_dtype(config.train.precision)
@@ -55,7 +57,7 @@ class Preparation:
             mean = images.mean_image()[top : top + self.crop, left : left + self.crop].reshape(self.crop, -1)
             mean = self._to_device(torch.from_numpy(mean)).to(self.dtype)
             self.mean = mean.contiguous()  # (crop, crop * C), as the kernel reads it
-        if self.data.colour:
+        if self.data.colour and isinstance(images, Images):
             self.components = colour_components(images.colour_covariance(), self.data.colour_law)
 
     def keep(self, *sets: Images) -> None:

@@ -4,8 +4,7 @@
     fashion-mnist          60,000 + 10,000, 28x28 grey, ten classes (Xiao, Rasul and Vollgraf 2017)
     cifar-10               50,000 + 10,000, 32x32 RGB, ten classes (Krizhevsky 2009)
     folder                 photographs in class folders, packed when they are first used: pack/
-    arrays                 your own, memory-mapped: train_images.npy and test_images.npy, uint8
-                           (N, H, W, C), train_labels.npy and test_labels.npy, whole numbers
+    arrays                 your own: arrays.py
     synthetic              noise in the shape that the network reads, for tests and for measuring
 
 With --data DIR, files are read from there and nothing is downloaded. Without it, torchvision downloads to
@@ -16,31 +15,54 @@ import contextlib
 import fcntl
 import io
 import socket
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu.config.keys import Data
+from alexnet2gpu.config.keys import Config, Data
+from alexnet2gpu.config.load import read_config
 from alexnet2gpu.config.network import Network
 from alexnet2gpu.config.text import shape_text
+from alexnet2gpu.data.arrays import read_arrays
 from alexnet2gpu.data.idx import IDX_FILES, read_idx_folder
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.data.pack.growth import Form
-from alexnet2gpu.data.pack.layout import is_pack, pack_of, read_pack
-from alexnet2gpu.data.pack.packing import make_pack
-from alexnet2gpu.data.pack.photographs import classes_of
+from alexnet2gpu.data.pack.layout import Form
+from alexnet2gpu.data.pack.reading import all_to_test, read_photographs
+from alexnet2gpu.data.task import Learned
 from alexnet2gpu.faults import files
 
 SAMPLE = Path(__file__).parent / "fashion_mnist_sample"
 DOWNLOADS = Path("~/.cache/alexnet2gpu")
-MOST_CLASSES = 2**31  # a layer has no more outputs
 FASHION_FILES = f"{', '.join(IDX_FILES)} (compressed or not)"
 WITHOUT_DIR = {
     "folder": "say where the photographs are with --data DIR, or try random pixels with "
     "--set data.name=synthetic",
     "arrays": "say where they are with --data DIR",
 }
+
+
+def load_experiment(file: str, overrides: Sequence[str]) -> tuple[Config, Images, Images]:
+    """A config, its network with an output for each class of its images; the training and the test images.
+
+    Raises: ValueError, as `load_config` and `load_images`.
+    """
+    config = read_config(file, overrides)
+    train, test = load_images(config.data, config.model)
+    return config.of_classes(train.classes), train, test
+
+
+def load_test_images(data: Data, network: Network, learned: Learned) -> Images:
+    """Images to test a network on that has been trained, with the numbers that their classes have there: the
+    test images of `data`; of photographs that are all in FOLDER/CLASS/* those held out, if it was trained on
+    the others, else all of them.
+
+    Raises: ValueError, as `load_images`, or if they are of a class that it has not learned.
+    """
+    of_folder = data.name == "folder" and data.dir is not None
+    if of_folder and all_to_test(Path(data.dir), learned.task.listing):
+        return learned.relabelled(_photographs(data, network, to_test=True)[1])
+    return learned.relabelled(load_images(data, network)[1])
 
 
 def load_images(data: Data, network: Network) -> tuple[Images, Images]:
@@ -62,12 +84,13 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
         "fashion-mnist": lambda: _published(data.dir, _read_fashion_mnist, "Fashion-MNIST", FASHION_FILES),
         "cifar-10": lambda: _published(data.dir, _read_cifar_10, "CIFAR-10", "cifar-10-batches-py"),
         "folder": lambda: _read_photographs(data, network),
-        "arrays": lambda: _read_arrays(Path(data.dir)),
+        "arrays": lambda: read_arrays(Path(data.dir)),
         "synthetic": lambda: _draw_noise(data, network),
     }[data.name]
     train, test = read()
     shape, test_shape = train.pixels.shape[1:], test.pixels.shape[1:]
-    _check_fit(shape, max(train.classes, test.classes), data, network)
+    _check_fit(shape, data, network)
+    _check_classes(max(train.classes, test.classes), data, network)
     if shape != test_shape:
         raise ValueError(
             f"data.name {data.name}: training images are {shape_text(shape)}, test images "
@@ -121,44 +144,32 @@ def _read_cifar_10(folder, download):
         parts = [datasets.CIFAR10(folder, train, download=download) for train in (True, False)]
     except RuntimeError:
         raise ValueError(f"--data {folder}: no cifar-10-batches-py in it, or not whole") from None
-    return tuple(Images(part.data, np.array(part.targets), classes=10) for part in parts)
+    return tuple(Images(part.data, np.array(part.targets), 10, tuple(part.classes)) for part in parts)
 
 
 def _read_photographs(data, network):
-    source, size = Path(data.dir), data.size
-    target = pack_of(source, data.store, size)
-    if not is_pack(target):  # what would be found wrong with it afterwards, is found wrong now
-        _check_fit((size, size, 3), len(classes_of(source)), data, network)
-        make_pack(source, target, Form(data.store, size))
-    return read_pack(target)
+    train, val = _photographs(data, network)
+    if train is None:
+        raise ValueError(f"--data {data.dir}: there is no train/ in it, nor folders of classes, to train on")
+    return train, val
 
 
-def _read_arrays(folder):
-    parts = []
-    for name in ("train", "test"):
-        pair = [folder / f"{name}_{kind}.npy" for kind in ("images", "labels")]
-        arrays = [_map_array(file) for file in pair]
-        try:
-            parts.append(Images(*arrays, MOST_CLASSES))
-        except ValueError as error:
-            raise ValueError(f"{pair[0]}, {pair[1].name}: {error}") from None
-    classes = 1 + max(int(part.labels.max()) for part in parts)
-    return tuple(replace(part, classes=classes) for part in parts)
+def _photographs(data, network, to_test=False):
+    form = Form(data.store, data.size, channels=1 if network.input[0] == 1 else 3)
 
+    def check(classes):
+        _check_fit(form.shape, data, network)
+        _check_classes(classes, data, network)
 
-def _map_array(file):
-    try:
-        open(file, "rb", opener=files.regular).close()
-        return np.lib.format.open_memmap(file, mode="r")  # np.load would take what is no array, too
-    except Exception as error:  # numpy raises whatever it likes
-        raise ValueError(f"{file}: unreadable: {str(error)[:300]}") from None
+    return read_photographs(Path(data.dir), form, check, to_test)
 
 
 def _draw_noise(data, network):
     """512 training and 64 test images, bordered if to be cropped; brightness is the class."""
     channels, side, _ = network.input
     side = data.crop + 8 if data.crop else side
-    classes = _outputs(network)
+    outputs = network.last.out
+    classes = data.usual_classes if outputs == "classes" else data.classes or outputs
     draw = np.random.default_rng(0)
     parts = []
     for count in (512, 64):
@@ -169,11 +180,7 @@ def _draw_noise(data, network):
     return tuple(parts)
 
 
-def _outputs(network):
-    return list(network.stages[-1].values())[-1].out
-
-
-def _check_fit(shape, classes, data, network):
+def _check_fit(shape, data, network):
     height, width, channels = shape
     crop = data.crop or height
     side = data.resize or crop
@@ -182,12 +189,17 @@ def _check_fit(shape, classes, data, network):
         raise ValueError(f"{who} have {channels} channels, but model.input says {network.input[0]}")
     fits = crop <= min(height, width) and (data.crop or height == width)
     if not fits or (side, side) != network.input[1:]:
+        wanted = network.input[1]
+        crop, resize = (wanted, "null") if wanted <= min(height, width) else (min(height, width), wanted)
         raise ValueError(
             f"{who} of {height}x{width} pixels do not give the {shape_text(network.input[1:])} of "
-            "model.input: set data.crop or data.resize"
+            f"model.input: --set data.crop={crop} --set data.resize={resize}"
         )
-    if classes > _outputs(network):
-        raise ValueError(
-            f"{who} are of {classes} classes, but the network has {_outputs(network)} "
-            "outputs: set the `out` of its last layer"
-        )
+
+
+def _check_classes(found, data, network):
+    who, outputs = f"data.name {data.name}: images are of {found} classes", network.last.out
+    if data.classes and found > data.classes:
+        raise ValueError(f"{who}, but data.classes is {data.classes}: leave it out")
+    if outputs != "classes" and found > outputs:
+        raise ValueError(f"{who}, but the network has {outputs} outputs: give its last layer `out: classes`")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from alexnet2gpu.data.images import Images, name_of
+from alexnet2gpu.data.images import Images
 from alexnet2gpu.figures.page import OTHER, RIGHT, picture, pyplot, save, short
 
 NAMED = 30  # classes whose names still fit the axes of the matrix of confusions
@@ -16,7 +16,24 @@ def draw(images: Images, chosen: Sequence[int], probabilities: np.ndarray, file:
     """Each chosen image under the name of its class, and below it the five likeliest classes with their
     probabilities, of `probabilities` (N, outputs) of all N images, as bars, the true one in another
     colour."""
-    plt = pyplot()
+    labels = images.labels[chosen]
+    titles = [images.names[label] for label in labels]
+    pixels = [images.pixels[image, :, :] for image in chosen]
+    figure = _draw(pixels, titles, labels, images.names, probabilities[chosen])
+    handles = [pyplot().Rectangle((0, 0), 1, 1, color=colour) for colour in (RIGHT, OTHER)]
+    figure.legend(handles, ["the true class", "another"], loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle("Validation images, and the probabilities of the five likeliest classes")
+    save(figure, file)
+
+
+def draw_photographs(images: Images, probabilities: np.ndarray, titles: Sequence[str], file: Path) -> None:
+    """The same of images whose classes are not known, under other titles."""
+    unknown = [None] * len(images)
+    save(_draw(images.pixels, titles, unknown, images.names, probabilities), file)
+
+
+def _draw(pixels, titles, labels, names, probabilities):
+    plt, chosen = pyplot(), range(len(pixels))
     across = min(4, len(chosen))
     down = -(-len(chosen) // across)
     size, heights = (2.7 * across, 4.3 * down + 0.4), [2.4, 1.4] * down
@@ -24,26 +41,22 @@ def draw(images: Images, chosen: Sequence[int], probabilities: np.ndarray, file:
     figure, grid = plt.subplots(2 * down, across, figsize=size, **look)
     for axes in grid.flat:
         axes.set_axis_off()
-    for number, image in enumerate(chosen):
+    for number in chosen:
         row, column = divmod(number, across)
-        label = int(images.labels[image])
         above = grid[2 * row, column]
-        above.imshow(picture(images.pixels[image, :, :]))
-        above.set_title(short(name_of(images, label), 28), fontsize=10)
-        _draw_bars(grid[2 * row + 1, column], images, label, probabilities[image])
-    handles = [plt.Rectangle((0, 0), 1, 1, color=colour) for colour in (RIGHT, OTHER)]
-    figure.legend(handles, ["the true class", "another"], loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle("Validation images, and the probabilities of the five likeliest classes")
-    save(figure, file)
+        above.imshow(picture(pixels[number]))
+        above.set_title(short(titles[number], 28), fontsize=10)
+        _draw_bars(grid[2 * row + 1, column], names, labels[number], probabilities[number])
+    return figure
 
 
-def _draw_bars(axes, images, label, probabilities):
+def _draw_bars(axes, names, label, probabilities):
     """Names lie over the bars, where they have the whole width."""
     likeliest = np.argsort(-probabilities, kind="stable")[:5]
     for row, answer in enumerate(likeliest):
         share = probabilities[answer]
         axes.barh(row, share, 0.85, color=RIGHT if answer == label else OTHER)
-        axes.text(0.02, row, short(name_of(images, int(answer)), 22), va="center", fontsize=8)
+        axes.text(0.02, row, short(names[answer], 22), va="center", fontsize=8)
         axes.text(0.99, row, f"{share:.1%}", va="center", ha="right", fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_ylim(4.6, -0.6)
@@ -84,14 +97,14 @@ def draw_confusion(counts: np.ndarray, images: Images, file: Path) -> None:
     axes.set_xlabel("answer")
     axes.set_ylabel("true class")
     if classes <= NAMED:
-        names = [short(name_of(images, label), 20) for label in range(classes)]
+        names = [short(images.names[label], 20) for label in range(classes)]
         axes.set_xticks(range(classes), names, rotation=90, fontsize=8)
         axes.set_yticks(range(classes), names, fontsize=8)
     right = np.trace(counts) / max(counts.sum(), 1)
     figure.suptitle(f"{counts.sum():,} validation images, {right:.1%} right")
     lines = ["Most frequent confusions", ""]
     for true, taken, count in most_confused(counts, 10):
-        true_name, taken_name = (short(name_of(images, label), 22) for label in (true, taken))
+        true_name, taken_name = (short(images.names[label], 22) for label in (true, taken))
         lines.append(f"{true_name}\n  taken for {taken_name}:\n  {count} of {counts[true].sum()}")
     beside.text(0, 1, "\n".join(lines), va="top", fontsize=8.5, in_layout=False)
     beside.set_axis_off()

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from alexnet2gpu.figures.page import pyplot, save, short
-from alexnet2gpu.runs.folder import read_metrics
+from alexnet2gpu.runs.metrics import read_metrics
 
 History = dict[str, tuple[list[int], list[float]]]  # key -> steps, and the values at them
 NOTHING = [], []

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.data.batches import EvaluationBatches
-from alexnet2gpu.data.images import Images, name_of
+from alexnet2gpu.data.images import Images
 from alexnet2gpu.figures.page import RIGHT, picture, pyplot, save, short, spread
 from alexnet2gpu.model.step import computing_in
 from alexnet2gpu.runs.evaluate import Trained
@@ -98,5 +98,5 @@ def draw(
 
 def _show(axes, images, image, words, colour):
     axes.imshow(picture(images.pixels[image, :, :]))
-    name = short(name_of(images, int(images.labels[image])), 18)
+    name = short(images.names[images.labels[image]], 18)
     axes.set_title(f"{name}\n{words}", fontsize=8, color=colour)

@@ -110,8 +110,7 @@ def random_batch(config: Config, ranks: Ranks) -> tuple[Tensor, Tensor]:
     images = 60 * torch.randn(count, *config.model.input, generator=draw)
     images = images.contiguous(memory_format=torch.channels_last)
     images = images.to(ranks.device, weight_dtype(config.train.precision))
-    (*_, classifier) = config.model.stages[-1].values()
-    labels = torch.randint(classifier.out, (count,), generator=draw).to(ranks.device)
+    labels = torch.randint(config.model.last.out, (count,), generator=draw).to(ranks.device)
     return images, labels
 
 

@@ -25,10 +25,10 @@ FIRST = 2  # steps that are not recorded: libraries choose their kernels, Triton
 
 class GraphedStep:
     """`train_step` of a model with all its towers on one GPU. Called with images (B, C, H, W) and labels (B,)
-    there, B the same at every call, it returns what `train_step` does."""
+    there, B the same at every call, it returns what `train_step` does; `how` are its other arguments."""
 
-    def __init__(self, model: AlexNet, optimizer: SGD2012, precision: str):
-        self.model, self.optimizer, self.precision = model, optimizer, precision
+    def __init__(self, model: AlexNet, optimizer: SGD2012, *how):
+        self.model, self.optimizer, self.how = model, optimizer, how
         self.stream, self.side_by_side = torch.cuda.Stream(), SideBySide(len(model.towers))
         self.calls, self.rates, self.graph = 0, None, None
 
@@ -36,7 +36,7 @@ class GraphedStep:
         """One update. Raises: RuntimeError or torch.OutOfMemoryError if the step cannot be recorded."""
         self.calls += 1
         if self.calls <= FIRST:
-            return train_step(self.model, self.optimizer, images, labels, self.precision)
+            return train_step(self.model, self.optimizer, images, labels, *self.how)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         if rates != self.rates:
             self._record(images, labels)
@@ -59,7 +59,7 @@ class GraphedStep:
         how = {"stream": self.stream, "capture_error_mode": "thread_local"}
         try:
             with torch.cuda.graph(self.graph, **how):
-                self.figures = train_step(self.model, self.optimizer, images, labels, self.precision)
+                self.figures = train_step(self.model, self.optimizer, images, labels, *self.how)
         except RuntimeError as error:  # of a recording that was broken off; what broke it counts
             lacked = isinstance(error.__context__, torch.OutOfMemoryError)
             raise (error.__context__ if lacked else error) from None

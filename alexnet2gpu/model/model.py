@@ -102,7 +102,7 @@ class AlexNet(nn.Module):
         joins: one callable per stage, see above; by default each passes on what it gets.
         wrap: what becomes of each stage's first layer; by default it stays as it is.
 
-    Images (B, C, H, W) -> logits (B, classes), the same in every mode.
+    Images (B, C, H, W) -> logits (B, classes), the same in every mode. Raises: ValueError for other sizes.
     """
 
     def __init__(
@@ -119,9 +119,11 @@ class AlexNet(nn.Module):
         own = {str(index): Tower(network, index, seed, memory, wrap) for index in held}
         self.towers = nn.ModuleDict(own)
         self.joins = joins or [all_here] * len(network.stages)
-        self.run = one_by_one
+        self.run, self.reads = one_by_one, tuple(network.input)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1:] != self.reads:
+            raise ValueError(f"images are {tuple(x.shape)}, and the network reads (B, {', '.join(map(str, self.reads))})")
         for stage, join in enumerate(self.joins):
             x = join(self._side_by_side(stage, x))  # (B, C, ...), channels of all towers
         return x  # (B, classes)

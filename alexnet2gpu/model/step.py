@@ -46,20 +46,26 @@ def arithmetic(train: Train, device: torch.device) -> str:
 
 
 def train_step(
-    model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, precision: str
+    model: nn.Module,
+    optimizer: SGD2012,
+    images: Tensor,
+    labels: Tensor,
+    precision: str,
+    classes: int | None = None,
 ) -> Tensor:
-    """One update from the images (B, C, H, W) and labels (B,) of this replica.
+    """One update from the images (B, C, H, W) and labels (B,) of this replica. With `classes`, outputs beyond
+    so many are no answers; the loss is over all.
 
     Returns: (2,) mean loss and share of wrong answers before the update, on the device.
     """
     model.train()
     optimizer.zero_grad(set_to_none=True)
     with computing_in(precision, images.device):
-        logits = model(images)  # (B, classes)
+        logits = model(images)  # (B, outputs)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     loss = F.cross_entropy(logits, labels)
     loss.backward()
     optimizer.halt_unless_finite(loss)
     optimizer.step()
-    wrong = (logits.detach().argmax(1) != labels).to(loss.dtype).mean()
+    wrong = (logits.detach()[:, :classes].argmax(1) != labels).to(loss.dtype).mean()
     return torch.stack([loss.detach(), wrong])

@@ -78,4 +78,4 @@ def graph_of(parts: Parts, config: Config, ranks: Ranks) -> GraphedStep | None:
     one_gpu = ranks.device.type == "cuda" and ranks.grid.world == 1
     if not (config.train.graph and one_gpu) or config.memory.recompute:
         return None
-    return GraphedStep(parts.model, parts.optimizer, config.train.precision)
+    return GraphedStep(parts.model, parts.optimizer, config.train.precision, config.data.classes)

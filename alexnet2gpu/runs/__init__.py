@@ -5,8 +5,10 @@
     train.py       from start to end
     loop.py        epochs, evaluations, checkpoints
     evaluate.py    errors, of one view or ten, of one network or several
+    predict.py     the likeliest classes of photographs
     nonfinite.py   where numbers stop being finite
-    out.py         which directory; folder.py: what a run leaves there; writer.py: in the background
+    out.py         which directory; folder.py: what a run leaves there; writer.py: in the background;
+                   metrics.py: its figures, read
     checkpoints/   its state, for any mode from any mode
 
 Imports config, model, ranks, memory, faults and data.

@@ -53,12 +53,6 @@ def kernels(config: Config, device: torch.device) -> str:
     return f"{device.type}, {'own kernels' if own else 'operations of torch'}"
 
 
-def labels_of(images: Images) -> dict[str, Any]:
-    """How many images, and a checksum of their labels: which run it is (checkpoints/resume.py)."""
-    labels = np.ascontiguousarray(images.labels, np.int64)
-    return {"number": len(images), "labels": files.checksum(labels)}
-
-
 def content_of(images: Images) -> dict[str, Any]:
     """Checksums: of labels and pixels, a pack's as they were written, of other images those of a sample."""
     sums = getattr(images.pixels, "sums", None)
@@ -66,24 +60,23 @@ def content_of(images: Images) -> dict[str, Any]:
         chosen = np.linspace(0, len(images) - 1, min(SAMPLE, len(images))).astype(int)
         sums = np.stack([images.pixels[i] for i in chosen])
     return {
-        **labels_of(images),
-        "classes": files.checksum("\n".join(images.names or ()).encode()),
+        "number": len(images),
+        "labels": files.checksum(np.ascontiguousarray(images.labels, np.int64)),
+        "classes": files.checksum("\n".join(images.names).encode()),
         "pixels": files.checksum(np.ascontiguousarray(sums)),
     }
 
 
-def told(configs: Sequence[Config], images: Images, test: Images) -> dict[str, Any]:
-    """What a rank was told, and has found, by keys; of several networks with their numbers."""
+def told(configs: Sequence[Config], sets: Mapping[str, Images]) -> dict[str, Any]:
+    """What a rank was told, and has found, by keys; of several networks with their numbers. `sets` of images
+    by what they are for."""
     keys = {}
     for number, config in enumerate(configs, 1):
         whose = f"network {number}: " if len(configs) > 1 else ""
         tree = flat(plain_tree(config))
         keys |= {whose + key: value for key, value in tree.items() if key not in OF_A_MACHINE}
-    data = {"training images": content_of(images), "test images": content_of(test)}
-    if any(config.data.mean == "image" or config.data.colour for config in configs):
-        # it is known then; the sample may miss an image
-        data["mean image"] = files.checksum(np.ascontiguousarray(images.mean_image()))
-    order = draw_epoch(0, 1, (1000, *images.pixels.shape[1:]), 1, True)  # as numpy draws it
+    data = {name: content_of(images) for name, images in sets.items()}
+    order = draw_epoch(0, 1, (1000, 9, 8, 3), 1, True)  # as numpy draws it
     data["random order"] = files.checksum(b"".join(drawn.tobytes() for drawn in order))
     made = versions()
     return {**keys, **flat(data), "version.code": made["code"], "version.torch": made["torch"]}

@@ -5,7 +5,7 @@ networks, are probabilities; so it was in 2012 for both.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.load import read_config
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
+from alexnet2gpu.data.task import Learned, read_learned
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.step import computing_in, ready
 from alexnet2gpu.ranks.assemble import build_model
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.runs.checkpoints.format import config_of, newest_checkpoint, read_state
 from alexnet2gpu.runs.checkpoints.towers import load_network, read_towers, restore
 
 
@@ -38,8 +41,8 @@ def evaluate(
     """Mean loss and errors over all images, of which each replica sees a share; the same on every rank.
     `told_to_stop` is called equally often on all ranks, and gives the same on all.
 
-    Returns: test_loss, top1_error and top5_error; errors are fractions of 1. None if told to stop.
-    """
+    Returns: test_loss, top1_error and, of more than five classes, top5_error; errors are fractions of 1.
+    None if told to stop."""
     sums, own = 0, log_probabilities(model, batches, precision)
     for _ in range(batches.most):
         batch = next(own, None)
@@ -47,7 +50,7 @@ def evaluate(
             sums = sums + errors(*batch)
         if told_to_stop():
             return None
-    return mean_errors(sums, ranks)
+    return mean_errors(sums, ranks, batches.images.classes)
 
 
 @torch.no_grad()
@@ -55,11 +58,12 @@ def log_probabilities(
     model: AlexNet, batches: EvaluationBatches, precision: str
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Logarithms of the classes' probabilities (B, classes) in float64, averaged over the views of each of B
-    images; labels (B,)."""
+    images; labels (B,). Outputs that stand for no class are left out."""
+    classes = batches.images.classes
     model.eval()
     for views, labels in batches:
         with computing_in(precision, views.device):
-            logits = model(views).double()  # (B * views, classes)
+            logits = model(views).double()[:, :classes]  # (B * views, classes)
         log_p = F.log_softmax(logits, dim=1).unflatten(0, (len(labels), -1))
         yield log_p.logsumexp(1) - math.log(batches.views), labels
 
@@ -72,10 +76,18 @@ def errors(log_p: Tensor, labels: Tensor) -> Tensor:
     return torch.stack([loss, (~best[:, 0]).sum(), (~best.any(1)).sum(), loss.new_tensor(len(labels))])
 
 
-def mean_errors(sums: Tensor, ranks: Ranks) -> dict[str, float]:
-    """What `errors` gave, (4,) of each replica's own images -> means over those of all."""
+def mean_errors(sums: Tensor, ranks: Ranks, classes: int) -> dict[str, float]:
+    """What `errors` gave, (4,) of each replica's own images -> means over those of all; of five classes or
+    fewer no top-5 error."""
     loss, top1, top5, count = ranks.sum_over_replicas(sums).tolist()
-    return {"test_loss": loss / count, "top1_error": top1 / count, "top5_error": top5 / count}
+    top5 = {"top5_error": top5 / count} if classes > 5 else {}
+    return {"test_loss": loss / count, "top1_error": top1 / count} | top5
+
+
+def words(figures: Mapping[str, float]) -> str:
+    """The errors among the figures of `mean_errors`."""
+    top5 = f", top-5 error {figures['top5_error']:.2%}" if "top5_error" in figures else ""
+    return f"top-1 error {figures['top1_error']:.2%}{top5}"
 
 
 class Trained(NamedTuple):
@@ -99,57 +111,68 @@ class Trained(NamedTuple):
         return tuple(map(torch.cat, zip(*parts)))
 
 
-def load_trained(config: Config, checkpoint: Path, images: Images, device: torch.device) -> Trained:
-    """The network of a checkpoint, all towers on one device; of the training `images` the mean counts.
-    Raises: ValueError if the checkpoint is unreadable or of another network."""
-    model = ready(load_network(config, checkpoint), config.train, device)
-    return Trained(config, model.eval(), Preparation(images, config, device))
+class Saved(NamedTuple):
+    """A trained network on the disk."""
+
+    config: Config
+    checkpoint: Path
+    learned: Learned
+
+    def load(self, device: torch.device) -> Trained:
+        """All its towers on one device. Raises: ValueError if the checkpoint is unreadable or of another
+        network."""
+        model = ready(load_network(self.config, self.checkpoint), self.config.train, device)
+        return Trained(self.config, model.eval(), Preparation(self.learned, self.config, device))
 
 
-def check_alike(configs: Sequence[Config], checkpoints: Sequence[Path], views: int) -> None:
-    """Raises: ValueError if networks do not tell the same classes apart in the same images over as many
-    towers, or if ten views cannot be cropped from them."""
-    tasks = [_task(config) for config in configs]
-    for config, path, task in zip(configs, checkpoints, tasks):
-        if task != tasks[0]:
-            raise ValueError(f"{path}: cannot be averaged with {checkpoints[0]}: {task} is not {tasks[0]}")
-        if views > 1 and config.data.crop is None:
+def find_saved(place: Path, config: str | None = None, overrides: Sequence[str] = ()) -> Saved:
+    """Of a run's directory the newest checkpoint, or that of its own directory; the config is the run's
+    unless another is given. Raises: ValueError if there is none, or if it is unreadable."""
+    found = newest_checkpoint(place)
+    learned = read_learned(read_state(found).images, found)
+    settings = read_config(config or config_of(found), overrides).of_classes(len(learned.task.names))
+    return Saved(settings, found, learned)
+
+
+def check_alike(networks: Sequence[Saved], views: int) -> None:
+    """Raises: ValueError if networks do not tell the same classes apart in images of the same shape over as
+    many towers, or if ten views cannot be cropped from them."""
+    first = networks[0]
+    for network in networks:
+        path, (others, theirs) = network.checkpoint, (_likeness(of) for of in (network, first))
+        differ = [f"{key} {others[key]} is not {theirs[key]}" for key in others if others[key] != theirs[key]]
+        if differ:
+            raise ValueError(f"{path}: cannot be averaged with {first.checkpoint}: {'; '.join(differ)}")
+        if views > 1 and network.config.data.crop is None:
             whole = f"--views {views}: {path} reads whole images (data.crop null)"
             raise ValueError(f"{whole}, so there are no corners to crop: leave --views out")
 
 
-def _task(config):
-    last, data = list(config.model.stages[-1].values())[-1], config.data
-    outputs = f"{config.model.towers} towers, {last.out} outputs"
-    return f"{outputs}, data.name {data.name}, data.dir {data.dir}, data.size {data.size}"
+def _likeness(network):
+    task = network.learned.task
+    return {"model.towers": network.config.model.towers, "images": task.shape, "classes": task.names}
 
 
 def average(
-    networks: Sequence[tuple[Config, Path]],
-    images: Images,
-    test: Images,
-    ranks: Ranks,
-    views: int,
-    tick: Callable[[], None],
+    networks: Sequence[Saved], test: Images, ranks: Ranks, views: int, tick: Callable[[], None]
 ) -> Iterator[tuple[dict, dict]]:
     """Evaluate one network after the other; only one is in memory at a time, and the sum of the probabilities
     of this replica's images, float64 on the CPU.
 
     Args:
-        networks: the config of each and the directory of its checkpoint.
-        images, test: training images, of which the mean is subtracted; images to classify.
+        test: images to classify, with the numbers of the networks' classes.
         tick: called after each batch: faults/watch.py.
 
     Yields: the figures of `mean_errors` of each network alone, and of the mean of all so far; the same on
         every rank.
     """
     total = 0
-    for number, (config, checkpoint) in enumerate(networks, 1):
+    for number, (config, checkpoint, learned) in enumerate(networks, 1):
         model = build_model(config, ranks)
         restore(read_towers(checkpoint, config.model, ranks.grid.towers), model)
-        trained = Trained(config, model, Preparation(images, config, ranks.device, ranks.grid.local_world))
+        trained = Trained(config, model, Preparation(learned, config, ranks.device, ranks.grid.local_world))
         log_p, labels = trained.classify(test, ranks.grid, views, tick)
         del model, trained
         total = total + log_p.exp()
         sums = [errors(log_p, labels), errors((total / number).log(), labels)]
-        yield tuple(mean_errors(sum_.to(ranks.device), ranks) for sum_ in sums)
+        yield tuple(mean_errors(sum_.to(ranks.device), ranks, test.classes) for sum_ in sums)

@@ -1,9 +1,12 @@
 """The directory `runs/NAME/` that a run leaves, written by rank 0.
 
 config.yaml     every key as resolved, loadable again
+task.json       the classes, and what else is known of the training images: data/task.py
+mean.npy        the mean image, if one is subtracted
 metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second; every
-                evaluation: step, epoch, test_loss, top1_error, top5_error. Losses are means over the global
-                batch and the steps since the last line, errors fractions of 1, lr is the rate of the weights
+                evaluation: step, epoch, test_loss, top1_error and, of more than five classes, top5_error.
+                Losses are means over the global batch and the steps since the last line, errors
+                fractions of 1, lr is the rate of the weights
 memory.json     bytes per rank, by category: memory/report.py
 checkpoints/    the newest of them, and the best: checkpoints/format.py
 run.json        is there once there has been a checkpoint
@@ -21,40 +24,20 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import config_text
+from alexnet2gpu.data.task import MEAN, Learned, as_json
 from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.store import store_of_all_starts
 from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of, set_aside, step_of
+from alexnet2gpu.runs.metrics import read_metrics
 from alexnet2gpu.runs.writer import Writer
 
 RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
 BEGUN = "run"  # its key in the store
-LONGEST = 2**16  # characters of a line of metrics.jsonl
-
-
-def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a metrics.jsonl, but for those that are not whole, such as the last one of a run that is
-    going on, and others than of numbers; none if there is no file. Raises: OSError."""
-    with contextlib.suppress(FileNotFoundError), open(file, errors="replace", opener=files.regular) as opened:
-        while line := opened.readline(LONGEST):
-            try:
-                parsed = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if not isinstance(parsed, dict) or not all(map(_is_number, parsed.values())):
-                continue
-            if isinstance(parsed.get("step"), int) and parsed["step"] >= 0:
-                yield parsed
-
-
-def _is_number(value):
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
 
 
 class Run(contextlib.AbstractContextManager):
@@ -75,10 +58,17 @@ class Run(contextlib.AbstractContextManager):
             with contextlib.suppress(OSError):
                 opened.close()
 
-    def start(self, config: Config, progress: Progress, damaged: list[Path], word: str = "") -> None:
-        """Make the directory, with the `word` of this start in its lock; set `damaged` checkpoints aside;
-        forget what earlier starts have done beyond `progress`: it will be done again. Raises: ValueError if
-        another process writes this run, or has gone on with it meanwhile."""
+    def start(
+        self,
+        config: Config,
+        progress: Progress,
+        damaged: list[Path],
+        word: str = "",
+        learned: Learned | None = None,
+    ) -> None:
+        """Make the directory, with what is `learned` in it and the `word` of this start in its lock; set
+        `damaged` checkpoints aside; forget what earlier starts have done beyond `progress`: it will be done
+        again. Raises: ValueError if another process writes this run, or has gone on with it meanwhile."""
         if not self.writes:
             return
         self.word = word
@@ -96,7 +86,11 @@ class Run(contextlib.AbstractContextManager):
         self.log_file = open(self.metrics, "a+b", opener=files.regular)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store_of_all_starts().set(BEGUN, str(self.folder))
-        self._write("config.yaml", config_text(config))
+        self._write("config.yaml", config_text(config).encode())
+        if learned:
+            self._write("task.json", json.dumps(as_json(learned.task), indent=1).encode() + b"\n")
+        if learned and learned.mean is not None:
+            self._write(MEAN, learned.mean_file())
 
     def _take_lock(self, patience):
         """Raises: ValueError if another process has it."""
@@ -117,10 +111,10 @@ class Run(contextlib.AbstractContextManager):
             pass
         return True
 
-    def _write(self, name, text):
-        self.written[name] = text.encode()
+    def _write(self, name, content):
+        self.written[name] = content
         with contextlib.suppress(FileNotFoundError):  # then it is put back before the next checkpoint
-            files.write_whole(self.folder / name, self.written[name])
+            files.write_whole(self.folder / name, content)
 
     def put_back(self) -> None:
         """What somebody has deleted or moved away meanwhile. Raises: ValueError if another run lies
@@ -154,7 +148,7 @@ class Run(contextlib.AbstractContextManager):
         """Keep the lines of the metrics up to a checkpoint. The last may be of an evaluation that is still to
         do, though it was logged once, or be missing though it was done."""
         done = progress.step, progress.evaluation is not None
-        evaluation = progress.evaluation and asdict(progress.evaluation)
+        evaluation = progress.evaluation and progress.evaluation.figures()
         kept = [line for line in read_metrics(self.metrics) if (line["step"], "top1_error" in line) <= done]
         if evaluation and not any((line["step"], "top1_error" in line) == done for line in kept):
             kept.append({"step": progress.step, **evaluation})
@@ -196,7 +190,7 @@ class Run(contextlib.AbstractContextManager):
     def write_memory(self, report: dict) -> None:
         """Of all ranks: memory/report.py."""
         if self.writes:
-            self.writer.do(self._write, "memory.json", json.dumps(report, indent=1) + "\n")
+            self.writer.do(self._write, "memory.json", json.dumps(report, indent=1).encode() + b"\n")
 
 
 def _is_at(file, opened):

@@ -9,7 +9,7 @@ import itertools
 import math
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,7 +30,7 @@ from alexnet2gpu.runs import nonfinite
 from alexnet2gpu.runs.checkpoints.format import Best, Evaluation
 from alexnet2gpu.runs.checkpoints.saver import Saver
 from alexnet2gpu.runs.checkpoints.towers import restore
-from alexnet2gpu.runs.evaluate import evaluate
+from alexnet2gpu.runs.evaluate import evaluate, words
 from alexnet2gpu.runs.folder import Run
 from alexnet2gpu.runs.plan import Plan
 
@@ -96,7 +96,7 @@ class Loop:
         figures = evaluate(self.parts.model, self.test, self.ranks, train.precision, lambda: self.ask()[0])
         if figures is None:
             return
-        loss, top1, top5 = figures.values()
+        loss, top1 = figures["test_loss"], figures["top1_error"]
         if not math.isfinite(loss):
             self._fail(f"after step {p.step}: the test loss is {loss}")
         epoch = -(-p.step // self.batches.steps)
@@ -104,10 +104,9 @@ class Loop:
         if p.best is None or top1 < p.best.top1_error:
             p.best = Best(p.step, top1)
         self.save()
-        self.run.log(step=p.step, **asdict(p.evaluation))
+        self.run.log(step=p.step, **p.evaluation.figures())
         if self.run.writes:
-            said = f"test loss {loss:.4f}, top-1 error {top1:.2%}, top-5 error {top5:.2%}"
-            tqdm.write(f"epoch {epoch}/{train.epochs}: {said}")
+            tqdm.write(f"epoch {epoch}/{train.epochs}: test loss {loss:.4f}, {words(figures)}")
 
     def train_epoch(self) -> None:
         """Do the steps of an epoch that are still to do, until told to stop; log them."""
@@ -139,7 +138,8 @@ class Loop:
         `memory` and memory.json."""
         self._seed_dropout(self.progress.step)
         _, replicated, optimizer = self.parts
-        step = partial(train_step, replicated, optimizer, images, labels, self.config.train.precision)
+        how = self.config.train.precision, self.config.data.classes
+        step = partial(train_step, replicated, optimizer, images, labels, *how)
         if not to_measure:
             return self.graphed(images, labels) if self.graphed else step()
         figures, entry, _ = report.measure(step, self.parts, (images, labels), self.config, self.ranks)

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import check_batch
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import find_statistics
-from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.data.sources import load_experiment
+from alexnet2gpu.data.task import Learned, learned_of
+from alexnet2gpu.faults import files
 from alexnet2gpu.memory.plan import check_memory
 from alexnet2gpu.ranks.modes import Grid, grid_of
 from alexnet2gpu.runs import agreement
@@ -32,6 +36,7 @@ class Plan:
     grid: Grid
     images: Images
     test: Images
+    learned: Learned  # of the images
     start: Start
     folder: Path | None  # None: rank 0 takes a new one, called `name`
     name: str  # of the config and the mode
@@ -52,15 +57,21 @@ def make_plan(
     config = load_config(file or default, overrides)
     grid = grid_of(config.model.towers, split, ddp)
     check_memory(config, grid)
-    images, test = load_images(config.data, config.model)
+    config, images, test = load_experiment(file or default, overrides)
     check_batch(config.train.batch, grid.replicas, len(images))
     check_images(test, grid.replicas)
-    start = find_start(folder, config, images) if goes_on else Start()
+    find_statistics(images, config.data)
+    learned = learned_of(images, config.data)
+    test = learned.relabelled(test)
+    start = find_start(folder, config, learned.task) if goes_on else Start()
     if start.checkpoint:
         # whole: find_start has looked
         start.towers = load_towers(start.checkpoint, config.model, grid.towers)
-    find_statistics(images, config.data)
     name = f"{Path(file or 'quick').stem}-{mode}"
     here = {"--out": str(folder), "mode": mode, "the step to go on from": start.progress.step}
-    told = {**agreement.told([config], images, test), **here}
-    return Plan(config, grid, images, test, start, folder, name, told)
+    sets = {"training images": images, "test images": test}
+    of_all = {"mean image": learned.task.mean}
+    if config.data.colour:
+        of_all["colours"] = files.checksum(np.ascontiguousarray(images.colour_covariance()))
+    told = {**agreement.told([config], sets), **of_all, **here}
+    return Plan(config, grid, images, test, learned, start, folder, name, told)

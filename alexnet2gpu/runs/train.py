@@ -17,8 +17,11 @@ from alexnet2gpu.runs.plan import Plan
 
 def first_line(plan: Plan, ranks: Ranks) -> str:
     """What runs where: ranks, devices, how they talk, precision, images, classes."""
-    images = f"{len(plan.images):,} images of {plan.images.classes} classes, {len(plan.test):,} to test"
-    return f"{ranks.said()}; {arithmetic(plan.config.train, ranks.device)}; {images}"
+    config, classes = plan.config, plan.images.classes
+    outputs = config.model.last.out
+    spare = f" ({outputs} outputs, for {config.model.towers} towers)" if outputs != classes else ""
+    images = f"{len(plan.images):,} images of {classes} classes{spare}, {len(plan.test):,} to test"
+    return f"{ranks.said()}; {arithmetic(config.train, ranks.device)}; {images}"
 
 
 def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
@@ -26,13 +29,14 @@ def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
     be gone when the ranks end (ranks/groups.py). Returns: the signal that ended the run, or 0."""
     run.say(first_line(plan, ranks))
     made = agreement.versions() | {"kernels": agreement.kernels(plan.config, ranks.device)}
-    about = {**resume.about(plan.config, plan.images), "versions": made}
+    about = {**resume.about(plan.config, plan.learned.task), "versions": made}
     word = ranks.gather(f"{time.time_ns():x}")[0]  # of this start
-    loop = Loop(plan, ranks, run, stop, watch, Saver(run, plan.grid, plan.config, about, word))
-    run.start(plan.config, plan.start.progress, plan.start.damaged, word)
+    saver = Saver(run, plan.grid, plan.config, about, word, plan.learned.mean_file())
+    loop = Loop(plan, ranks, run, stop, watch, saver)
+    run.start(plan.config, plan.start.progress, plan.start.damaged, word, plan.learned)
     ranks.wait()  # now all find the run, or say so
     run.check_seen(word)
-    run.say(*plan.start.remarks, *resume.changed_versions(plan.start.versions, made))
+    run.say(*plan.images.remarks, *plan.start.remarks, *resume.changed_versions(plan.start.versions, made))
     loop.fit()
     if loop.memory:
         run.say(report.table(loop.memory))
@@ -40,7 +44,7 @@ def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:
     if not loop.done:
         run.say(f"stopped after step {step}, which is saved: go on with --out {run.folder} --resume")
         return loop.stopped
-    top1, top5 = 1 - evaluation.top1_error, 1 - evaluation.top5_error
-    run.say(f"test accuracy {top1:.2%} (top-5 {top5:.2%}) after {step} steps")
+    top5 = "" if evaluation.top5_error is None else f" (top-5 {1 - evaluation.top5_error:.2%})"
+    run.say(f"test accuracy {1 - evaluation.top1_error:.2%}{top5} after {step} steps")
     run.say(f"config, metrics, memory and checkpoints: {run.folder}")
     return 0

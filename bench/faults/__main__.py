@@ -32,6 +32,7 @@ from pathlib import Path
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.data.task import learned_of
 from alexnet2gpu.faults.processes import alive
 from alexnet2gpu.runs.checkpoints import resume, saver
 from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
@@ -53,14 +54,15 @@ def writing(folder, count=50, seed=0):
     assert end(start("one device", run))[0] == 0
     config = load_config(run / "config.yaml")
     images, _ = load_images(config.data, config.model)
-    last = resume.find_start(run, config, images).checkpoint
+    task = learned_of(images, config.data).task
+    last = resume.find_start(run, config, task).checkpoint
     contents = {file.name: file.read_bytes() for file in last.glob("*.pt")}
-    state = {"progress": {"step": 97}, **resume.about(config, images), "versions": {}}
+    state = {"progress": {"step": 97}, **resume.about(config, task), "versions": {}}
     ends = {"towers": len(contents), "over": threading.Event()}
     write = partial(saver.write, run / "checkpoints", 97, state, contents, **ends)
 
     def finds_last():
-        return resume.find_start(run, config, images).checkpoint == last
+        return resume.find_start(run, config, task).checkpoint == last
 
     found = {"killed": count, "taken the one before": 0, "cut": count, "taken it again": 0}
     for _ in range(count):

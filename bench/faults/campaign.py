@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from alexnet2gpu.faults.processes import alive
-from alexnet2gpu.runs.folder import read_metrics
+from alexnet2gpu.runs.metrics import read_metrics
 from bench.faults.victim import children
 from bench.modes.__main__ import MODES, NO_DROPOUT
 from bench.results import REPOSITORY, launch, sets

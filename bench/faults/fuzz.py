@@ -28,8 +28,7 @@ from PIL import Image
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.pack import packing
-from alexnet2gpu.data.pack.growth import Form
-from alexnet2gpu.data.pack.layout import read_pack
+from alexnet2gpu.data.pack.layout import Form, read_pack
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.runs.checkpoints.format import newest_checkpoint
 from bench.faults.changes import changes

@@ -10,8 +10,8 @@ from PIL import Image
 
 from alexnet2gpu.config.load import REPOSITORY, load_config
 from alexnet2gpu.data.idx import IDX_FILES
-from alexnet2gpu.data.pack import photographs, workers
-from alexnet2gpu.data.pack.growth import Form
+from alexnet2gpu.data.pack import photograph, workers
+from alexnet2gpu.data.pack.layout import Form
 from alexnet2gpu.data.prepare import colour_components
 from alexnet2gpu.data.sources import load_images
 from bench.faults.changes import other_values, random_idx, random_npy
@@ -100,7 +100,7 @@ class Photographs(Reader):
     def make(self):
         Image.init()
         scene = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8))
-        for kind in photographs.KINDS:
+        for kind in photograph.KINDS:
             if kind in Image.SAVE:
                 scene.save(self.folder / f"a.{kind}", kind)
         scene.convert("P").save(self.folder / "p.png", transparency=3)
@@ -123,7 +123,7 @@ class Photographs(Reader):
 
     def read(self):
         for file in self.changed:
-            images, labels, _, skipped = workers._work(self.folder, [(file.name, 1)], Form("raw", 8))
+            images, labels, _, skipped = workers._work(self.folder, [(file.name, 1)], Form("raw", 8), 16)
             whole = len(images) == 1 and len(images[0]) == 8 * 8 * 3 and labels == [1]
             named = len(skipped) == 1 and skipped[0][0] == file.name and skipped[0][1].isprintable()
             if not (whole or named):

@@ -13,7 +13,7 @@ from bench.faults.changes import change_tree, random_npy
 from bench.faults.inputs import Reader
 from bench.faults.inputs_of_images import Pictures
 
-FORM = growth.Form("raw", 8)
+FORM = layout.Form("raw", 8)
 BEGUN = {"folder": "x", "photographs": 3, "listing": "sha256 0", "store": "raw", "size": 8, "quality": 90}
 
 
@@ -41,7 +41,7 @@ class Packs(Pictures):
 
     def write(self):
         self.names = (self.folder.name,)
-        begin(self.folder, growth.Form(self.store, 8), finish=True)
+        begin(self.folder, layout.Form(self.store, 8), finish=True)
 
     def targets(self):
         return [file for file in self.whole if file.suffix != ".json"]

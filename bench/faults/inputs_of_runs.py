@@ -8,10 +8,11 @@ import torch
 
 from alexnet2gpu.config.load import REPOSITORY, load_config
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.data.task import learned_of
 from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints import format as checkpoints
 from alexnet2gpu.runs.checkpoints import resume, towers
-from alexnet2gpu.runs.folder import read_metrics
+from alexnet2gpu.runs.metrics import read_metrics
 from bench.faults.changes import change_tree, other_values
 from bench.faults.inputs import SMALL, Reader
 
@@ -41,7 +42,8 @@ class States(Reader):
 
     def make(self):
         self.config = load_config(REPOSITORY / "configs/quick.yaml", [*SMALL, "data.name=synthetic"])
-        self.images, _ = load_images(self.config.data, self.config.model)
+        images, _ = load_images(self.config.data, self.config.model)
+        self.task = learned_of(images, self.config.data).task
         self.names = "state.json", "tower-", "step-", "no checkpoint"
         self.place = self.folder / "checkpoints" / "step-00000004"
         self.place.mkdir(parents=True)
@@ -55,7 +57,7 @@ class States(Reader):
         best = {"step": 4, "top1_error": 0.5}
         evaluation = {"epoch": 1, "test_loss": 1.0, "top1_error": 0.5, "top5_error": 0.0}
         progress = {"step": 4, "recent": [[1.0, 0.5]], "evaluation": evaluation, "best": best}
-        about = resume.about(self.config, self.images)
+        about = resume.about(self.config, self.task)
         state = {"format": checkpoints.FORMAT, "progress": progress, **about, "versions": {"torch": "2"}}
         (self.place / "state.json").write_bytes(files.seal({**state, "towers": sums}))
 
@@ -69,7 +71,7 @@ class States(Reader):
 
     def read(self):
         checkpoint = checkpoints.newest_checkpoint(self.folder)
-        start = resume.find_start(self.folder, self.config, self.images)
+        start = resume.find_start(self.folder, self.config, self.task)
         found = towers.load_towers(checkpoint, self.config.model, range(2))
         towers.restore(found, towers.load_network(self.config, None))
         json.dumps(asdict(start.progress))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from alexnet2gpu.runs.folder import read_metrics
+from alexnet2gpu.runs.metrics import read_metrics
 from bench.gpu.cases import DRY
 from bench.gpu.items import holds, noted
 from bench.processes import without_ranks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from alexnet2gpu.data.pack.layout import is_pack, pack_of
 from alexnet2gpu.figures.page import has_matplotlib
-from alexnet2gpu.runs.folder import read_metrics
+from alexnet2gpu.runs.metrics import read_metrics
 from bench.gpu import check
 from bench.gpu.cases import DRY
 from bench.gpu.items import Item, holds, noted

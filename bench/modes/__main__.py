@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from alexnet2gpu.memory.report import MIB
-from alexnet2gpu.runs.folder import read_metrics
+from alexnet2gpu.runs.metrics import read_metrics
 from bench.results import launch, read_json, sets, table, write
 from bench.turns import take_turns
 

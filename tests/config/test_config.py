@@ -57,7 +57,7 @@ def test_set_reaches_every_depth():
         ("model.stages.0.conv1={type: conv}", "model.stages.0.conv1.kernel: is missing"),
         ("model.stages=[]", "model.stages: should be a list of stages"),
         ("model.stages.0.conv1.out=33", "model.stages.0.conv1: 33 outputs do not divide by 2 towers"),
-        ("model.towers=4", "configs/quick.yaml: model.stages.4.fc8: 10 outputs do not divide by 4 towers"),
+        ("model.towers=5", "configs/quick.yaml: model.stages.0.conv1: 16 outputs do not divide by 5 towers"),
         ("model.stages.1.conv3.kernel=9", "model.stages.1.conv3: a 9x9 window, pad 1, does not fit 6x6 maps"),
         ("model.stages.0.norm1.size=4", "model.stages.0.norm1: size 4 has no middle"),
         ("model.stages.2.relu5={type: relu}", "model.stages.1.relu5: a layer's name"),

@@ -14,7 +14,7 @@ import yaml
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.layers import Conv, Linear, Lrn, MapNorm
-from alexnet2gpu.config.load import REPOSITORY, load_config
+from alexnet2gpu.config.load import REPOSITORY, load_config, read_config
 from alexnet2gpu.config.network import totals, trace, traffic
 from alexnet2gpu.model import layers
 from alexnet2gpu.model.optim import rate_of
@@ -202,7 +202,7 @@ def test_there_are_derived_configs():
 def test_a_derived_config_differs_from_its_base_in_what_it_names_only(file):
     named = schema.parse_yaml(file.read_text())
     base = named.pop("base")
-    ours, theirs = (leaves(schema.plain_tree(load_config(path))) for path in (file, file.parent / base))
+    ours, theirs = (leaves(schema.plain_tree(read_config(path))) for path in (file, file.parent / base))
     others = {path for path in ours | theirs if ours.get(path, ...) != theirs.get(path, ...)}
     for path in others:
         assert any(f"{path}.".startswith(f"{name}.") for name in named), f"{path} is not named"

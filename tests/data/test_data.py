@@ -228,7 +228,7 @@ def test_a_bad_folder_is_named(change, tmp_path):
         (["data.name=arrays", "data.dir=/nowhere"], "--data /nowhere: there is no such directory"),
         (["data.dir=/"], "data.name fashion-mnist-sample reads no files"),
         (["model.input=[3, 28, 28]"], "images have 1 channels, but model.input says 3"),
-        (["model.input=[1, 32, 32]"], "set data.crop or data.resize"),
+        (["model.input=[1, 32, 32]"], "--set data.crop=28 --set data.resize=32"),
         (["model.stages.4.fc8.out=8"], "are of 10 classes, but the network has 8 outputs"),
     ],
 )

@@ -20,7 +20,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.idx import IDX_FILES, read_idx, read_idx_folder
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.pack import growth, layout, packing
-from alexnet2gpu.data.pack.photographs import KINDS, read_square
+from alexnet2gpu.data.pack.photograph import KINDS, read_photograph
 from alexnet2gpu.data.pack.stores import decode_jpeg
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults import files
@@ -32,8 +32,8 @@ PIXELS = np.zeros((2, 8, 8, 3), np.uint8)
 def test_no_program_is_run_for_a_picture(tmp_path):
     """Pillow runs Ghostscript on PostScript, whatever the file is called."""
     (tmp_path / "x.jpg").write_bytes(POSTSCRIPT)
-    with pytest.raises(UnidentifiedImageError):
-        read_square(tmp_path / "x.jpg", 8)
+    with pytest.raises(ValueError, match="not an image of a known kind"):
+        read_photograph(tmp_path / "x.jpg", (8, 8, 3))
     with pytest.raises(UnidentifiedImageError):
         decode_jpeg(POSTSCRIPT, (8, 8, 3))
 
@@ -42,13 +42,14 @@ def test_a_photograph_may_have_any_usual_format(tmp_path):
     Image.init()
     for kind in set(KINDS) & set(Image.SAVE):
         Image.new("RGB", (20, 20), (200, 100, 50)).save(tmp_path / "x", kind)
-        assert np.abs(read_square(tmp_path / "x", 8).astype(int) - [200, 100, 50]).max() < 12, kind
+        read = read_photograph(tmp_path / "x", (8, 8, 3)).astype(int)
+        assert np.abs(read - [200, 100, 50]).max() < 12, kind
 
 
 def test_a_small_file_of_many_pixels_is_refused_before_it_is_unpacked(tmp_path):
     Image.new("1", (8000, 6000)).save(tmp_path / "bomb.png")
     with pytest.raises(ValueError, match="8000x6000 pixels, more than a file of its size should have"):
-        read_square(tmp_path / "bomb.png", 8)
+        read_photograph(tmp_path / "bomb.png", (8, 8, 3))
     string = io.BytesIO()
     Image.new("L", (9, 8)).save(string, "JPEG")
     with pytest.raises(ValueError, match="it has 8x9 pixels"):
@@ -171,7 +172,7 @@ def begun(folder):
         write(folder / place / "1.png", 0)
     with pytest.MonkeyPatch.context() as killed, pytest.raises(Killed):
         killed.setattr(growth.Growth, "finish", kill)
-        packing.make_pack(folder, folder / "pack", growth.Form("raw", 8))
+        packing.make_pack(folder, folder / "pack", layout.Form("raw", 8))
     return folder / "pack.partial"
 
 
@@ -182,7 +183,7 @@ def test_no_link_is_followed_where_a_pack_is_written(name, no_processes, tmp_pat
     file.symlink_to(tmp_path / "somebody else's")
     before = (tmp_path / "somebody else's").read_bytes()
     with pytest.raises(ValueError, match=f"{name}: is a link, and none is followed to write"):
-        packing.make_pack(tmp_path, tmp_path / "pack", growth.Form("raw", 8))
+        packing.make_pack(tmp_path, tmp_path / "pack", layout.Form("raw", 8))
     assert (tmp_path / "somebody else's").read_bytes() == before
 
 
@@ -197,7 +198,7 @@ def test_a_journal_is_checked(change, no_processes, tmp_path):
     if change == "no archive":
         np.save(open(journal, "wb"), PIXELS)
     with pytest.raises(ValueError, match="train.journal.npz: unreadable: delete "):
-        packing.make_pack(tmp_path, tmp_path / "pack", growth.Form("raw", 8))
+        packing.make_pack(tmp_path, tmp_path / "pack", layout.Form("raw", 8))
 
 
 def test_a_sidecar_is_written_as_it_was_read(packs):

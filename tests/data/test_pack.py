@@ -104,7 +104,7 @@ def test_training_makes_the_pack_once(photographs_folder, tmp_path):
 
 
 MISFITS = {
-    "channels": (["data.name=folder"], "have 3 channels, but model.input says 1"),
+    "channels": ([*TINY, "model.input=[2,28,28]"], "have 3 channels, but model.input says 2"),
     "classes": ([*TINY, "model.stages.4.fc8.out=2"], "are of 3 classes, but the network has 2"),
     "size": ([*TINY, "data.size=24"], "of 24x24 pixels do not give the 28x28 of model.input"),
 }

@@ -33,7 +33,7 @@ MISTAKES = {
     "no val/": (
         lambda folder: shutil.rmtree(folder / "val"),
         [],
-        "there is no val/ in it: it should have train/ and val/",
+        "train: has no photographs: of one in a class none can be held out",
     ),
     "no classes": (
         lambda folder: [shutil.rmtree(file) for file in folder.glob("val/*")],
@@ -50,7 +50,7 @@ MISTAKES = {
     "nothing readable": (
         lambda folder: (folder / "val/a/1.png").write_text("x"),
         [],
-        "val/ has no photograph that can be read: a/1.png: UnidentifiedImage",
+        "val/ has no photograph that can be read: a/1.png: not an image of a known",
     ),
     "no pack": (
         lambda folder: (folder / "pack-raw-8").mkdir(),
@@ -58,7 +58,7 @@ MISTAKES = {
         "pack-raw-8: is there, but is not a pack: launch/pack.py --out PACK packs",
     ),
     "a size of 0": (lambda folder: None, ["--size", 0], "--size and --workers are at least 1"),
-    "no such folder": (lambda folder: None, ["--data", "nowhere"], "nowhere: there is no train/"),
+    "no such folder": (lambda folder: None, ["--data", "nowhere"], "nowhere: there is no such directory"),
 }
 
 
@@ -261,12 +261,12 @@ def test_a_script_that_workers_run_again_is_told_not_to(tmp_path):
 def test_what_was_left_out_is_printed(no_processes, capsys, tmp_path):
     two_classes(tmp_path)
     for number in range(12):
-        (tmp_path / "train" / "a" / f"{number:02}.txt").write_text("x")
-    (tmp_path / "train" / "a" / os.fsdecode(b"-\xfc.txt")).write_text("x")
+        (tmp_path / "train" / "a" / f"{number:02}.jpg").write_text("x")
+    (tmp_path / "train" / "a" / os.fsdecode(b"-\xfc.jpg")).write_text("x")
     assert pack_py("--data", tmp_path, "--size", 8, "--check")[0] == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "train: 2 images of 2 classes, 13 left out:"
-    assert "UnidentifiedImageError" in lines[1]  # its name is no UTF-8, as old archives have them
-    assert lines[2].startswith("  a/00.txt: UnidentifiedImageError: ")
+    assert "not an image" in lines[1]  # its name is no UTF-8, as old archives have them
+    assert lines[2].startswith("  a/00.jpg: not an image of a known kind")
     assert lines[11] == f"  and others, all in {tmp_path / 'pack-raw-8' / 'train.json'}"
     assert lines[12] == "val: 1 images of 2 classes" and lines[13].endswith("as it was written")

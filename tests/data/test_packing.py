@@ -19,7 +19,7 @@ from scenes import SIZE, Killed, kill
 
 from alexnet2gpu.data.images import Moments
 from alexnet2gpu.data.pack import packing
-from alexnet2gpu.data.pack.growth import Form
+from alexnet2gpu.data.pack.layout import Form
 
 KILLS = 3  # of each store; 20 takes half a minute
 
@@ -68,7 +68,7 @@ def test_a_kill_before_any_step_changes_nothing_in_the_end(
 SLOWLY = """
 import sys, time
 from pathlib import Path
-from alexnet2gpu.data.pack import growth, packing, workers
+from alexnet2gpu.data.pack import growth, layout, packing, workers
 append = growth.Growth.append
 appended = 0
 def slowly(self, images, *rest):
@@ -81,7 +81,7 @@ def slowly(self, images, *rest):
 growth.Growth.append, workers.WORK = slowly, 2
 if __name__ == "__main__":
     source, target, store = sys.argv[1:]
-    form = growth.Form(store, SIZE, quality=80)
+    form = layout.Form(store, SIZE, quality=80)
     packing.make_pack(Path(source), Path(target), form, workers=2, every=0.02)
     print("appended", appended)
 """.replace("SIZE", str(SIZE))

@@ -29,13 +29,8 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(run):
     """The network of that run, its training and its validation images."""
-    config = load_config(run / "config.yaml")
-    images, test = load_images(config.data, config.model)
-    return (
-        evaluate.load_trained(config, checkpoint.newest_checkpoint(run), images, torch.device("cpu")),
-        images,
-        test,
-    )
+    saved = evaluate.find_saved(run)
+    return saved.load(torch.device("cpu")), *load_images(saved.config.data, saved.config.model)
 
 
 def draw(*arguments):
@@ -127,7 +122,7 @@ def test_answers_are_probabilities_of_all_images_in_their_order(trained):
     found = network.classify(test)[0].exp().numpy()
     with torch.no_grad():
         logits = network.model(network.prepare(torch.from_numpy(test.pixels))).double()
-    assert np.allclose(found, logits.softmax(1), atol=1e-5) and found.shape == (64, 10)
+    assert np.allclose(found, logits.softmax(1), atol=1e-5) and found.shape == (64, 1000)
 
 
 def test_confusions_are_counted():
@@ -254,7 +249,8 @@ def test_colours_and_names_are_drawn(tmp_path):
     images = Images(np.zeros((3, 8, 8, 3), np.uint8), labels, 3, names)
     answers.draw(images, labels, np.eye(3), tmp_path / "predictions.png")
     neighbours.draw(images, [0], images, np.array([[2]]), np.ones((1, 1)), tmp_path / "n.png")
-    answers.draw_confusion(np.ones((40, 40), int), images, tmp_path / "confusion.png")
+    many = replace(images, classes=40, names=None)
+    answers.draw_confusion(np.ones((40, 40), int), many, tmp_path / "confusion.png")
     assert len(written(tmp_path)) == 4
 
 

@@ -16,6 +16,7 @@ from alexnet2gpu.config import schema
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.data.task import learned_of
 from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.runs.checkpoints import resume
@@ -99,7 +100,8 @@ def test_a_checkpoint_is_the_union_of_its_towers(unbroken):
     """One file per tower with weights and velocities of the names that every mode uses; nothing
     but tensors. The state has the rest: place, best, config, versions, checksums."""
     newest = checkpoint.newest_checkpoint(unbroken)
-    assert sorted(file.name for file in newest.iterdir()) == ["state.json", "tower-0.pt", "tower-1.pt"]
+    there = sorted(file.name for file in newest.iterdir())
+    assert there == ["mean.npy", "state.json", "tower-0.pt", "tower-1.pt"]
     for index in (0, 1):
         content = torch.load(newest / f"tower-{index}.pt", weights_only=True)
         assert set(content) == {"weights", "velocity"} and set(content["weights"]) == set(content["velocity"])
@@ -248,8 +250,8 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
     folder = shutil.copytree(unbroken, tmp_path / "run", symlinks=True)
     newest = checkpoint.newest_checkpoint(folder)
     state = files.read_sealed(newest / "state.json")
-    (newest / "state.json").write_bytes(files.seal({**state, "format": 3}))
-    with pytest.raises(ValueError, match="is of format 3, this program reads 2"):
+    (newest / "state.json").write_bytes(files.seal({**state, "format": 4}))
+    with pytest.raises(ValueError, match="is of format 4, this program reads 3"):
         find(folder)
     content = torch.load(newest / "tower-1.pt")
     for name, other in {
@@ -276,7 +278,8 @@ def test_a_checkpoint_that_others_wrote_is_an_error_though_its_checksums_are_rig
 
 def find(folder, *changes, images=None):
     config = load_config(folder / "config.yaml", changes)
-    return resume.find_start(folder, config, images or load_images(config.data, config.model)[0])
+    images = images or load_images(config.data, config.model)[0]
+    return resume.find_start(folder, config, learned_of(images, config.data).task)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +293,7 @@ def find(folder, *changes, images=None):
     ],
 )
 def test_a_run_goes_on_only_as_what_it_was(unbroken, change):
-    changes = [change, *["model.stages.4.fc8.out=12"] * ("towers" in change)]
+    changes = [change, *["model.stages.4.fc8.out=1000"] * ("towers" in change)]
     with pytest.raises(ValueError, match="is of another run"):
         find(unbroken, *changes)
 
@@ -345,7 +348,7 @@ def test_a_run_goes_on_only_with_its_labels(unbroken):
     config = load_config(unbroken / "config.yaml")
     images, _ = load_images(config.data, config.model)
     other = replace(images, labels=images.labels[::-1].copy())
-    with pytest.raises(ValueError, match="training images have another labels"):
+    with pytest.raises(ValueError, match="training images have other labels"):
         find(unbroken, images=other)
 
 

@@ -190,8 +190,8 @@ def spoiled(folder):
     (folder / "no_config" / "config.yaml").unlink()
     shutil.rmtree(folder / "no_checkpoint" / "checkpoints")
     config = folder / "others" / "config.yaml"
-    config.write_text(config.read_text().replace("out: 10,", "out: 12,"))
-    assert "out: 12," in config.read_text()
+    config.write_text(config.read_text().replace("towers: 2", "towers: 1"))
+    assert "towers: 1" in config.read_text()
     for file in folder.glob("broken/checkpoints/*/tower-1.pt"):
         file.write_bytes(file.read_bytes()[:-100])
     return folder
@@ -200,7 +200,7 @@ def spoiled(folder):
 MISTAKES = [
     (["a", "--views", "10", "--set", "data.crop=null"], "reads whole images (data.crop null)"),
     (["a", "others"], "cannot be averaged with"),
-    (["a", "others"], "2 towers, 12 outputs, data.name arrays"),
+    (["a", "others"], "model.towers 1 is not 2"),
     (["no_config"], "config.yaml: say which config with --config FILE"),
     (["no_checkpoint"], "no_checkpoint: there is no checkpoint in it"),
     (["nowhere"], "nowhere: there is no checkpoint in it"),

@@ -12,7 +12,8 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.runs import loop, out
 from alexnet2gpu.runs.checkpoints.format import Best, Progress, checkpoints_of, newest_checkpoint
 from alexnet2gpu.runs.checkpoints.saver import prune
-from alexnet2gpu.runs.folder import Run, read_metrics
+from alexnet2gpu.runs.folder import Run
+from alexnet2gpu.runs.metrics import read_metrics
 from alexnet2gpu.runs.out import RUNS, begun_before
 
 CONFIG = load_config("configs/quick.yaml", ["data.name=synthetic"])

@@ -13,6 +13,7 @@ import torch
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.data.task import learned_of
 from alexnet2gpu.faults import files
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
@@ -28,7 +29,8 @@ from alexnet2gpu.runs.folder import Run
 
 CONFIG = load_config("configs/quick.yaml", ["data.name=synthetic"])
 IMAGES, _ = load_images(CONFIG.data, CONFIG.model)
-ABOUT = {**resume.about(CONFIG, IMAGES), "versions": {}}
+TASK = learned_of(IMAGES, CONFIG.data).task
+ABOUT = {**resume.about(CONFIG, TASK), "versions": {}}
 EVALUATED = Evaluation(1, 2.0, 0.5, 0.1)
 
 
@@ -62,7 +64,7 @@ def saver_of(folder, before=lambda: None, tick=lambda: None, grid=Grid(towers=ra
 
 
 def find(run):
-    return resume.find_start(run, CONFIG, IMAGES)
+    return resume.find_start(run, CONFIG, TASK)
 
 
 def no_space(*args, **how):

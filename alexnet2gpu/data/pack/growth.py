@@ -17,18 +17,9 @@ import numpy as np
 
 from alexnet2gpu.config.schema import bounded, build_section
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack.layout import Part, Sidecar
+from alexnet2gpu.data.pack.layout import Form, Part, Sidecar
 from alexnet2gpu.data.pack.stores import STORES, blocks_of
 from alexnet2gpu.faults import files
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a pack is made of: store `raw` or `jpeg`, the side of its images, JPEG's quality."""
-
-    store: str = "raw"
-    size: int = 256
-    quality: int = 90
 
 
 @dataclass
@@ -72,7 +63,7 @@ class Growth:
         heads = {part.file(ending): head for ending, head in STORES[form.store].items()}
         heads |= {part.sums: b"", part.labels: b""}
         self.files = {path: GrowingFile(path, head) for path, head in heads.items()}
-        self.moments = Moments((form.size, form.size, 3))
+        self.moments = Moments(form.shape)
         self.progress = Progress(begun)
         self.anew = f"delete {part.folder} to start anew"
         self.finished = part.sidecar.exists()
@@ -141,7 +132,7 @@ class Growth:
     def finish(self, classes: Sequence[str], with_mean: bool) -> None:
         """Write what is known of the whole part: it is finished with that. Raises: ValueError if there are no
         images, or not those that were there at the beginning."""
-        part, images, size, progress = self.part, self.moments.images, self.form.size, self.progress
+        part, images, progress = self.part, self.moments.images, self.progress
         if not images:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in progress.skipped[:3])
             raise ValueError(f"{part.name}/ has no photograph that can be read: {reasons}")
@@ -154,7 +145,7 @@ class Growth:
             files.write_whole(part.mean, content.getvalue())
             checksums[part.mean.name] = files.checksum(content.getvalue())
         sidecar = Sidecar(
-            shape=(images, size, size, 3),
+            shape=(images, *self.form.shape),
             store=self.form.store,
             source=progress.begun,
             checksums=checksums,

@@ -28,6 +28,22 @@ from alexnet2gpu.faults import files
 PARTS = ("train", "val")
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a pack is made of: store `raw` or `jpeg`, the side of its images, JPEG's quality; 3 channels, or 1
+    of grey."""
+
+    store: str = "raw"
+    size: int = 256
+    quality: int = 90
+    channels: int = 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of an image."""
+        return self.size, self.size, self.channels
+
+
 @dataclass
 class Sidecar:
     """What a part's sidecar says."""
@@ -74,7 +90,8 @@ class Part:
             mean = np.load(io.BytesIO(files.read_file(self.mean, most))) if about.mean else None
             covariance = np.array(about.covariance) if about.covariance else None
             pixels = StoredPixels(store, [self.file(ending) for ending in STORES[store]], shape, sums)
-            return Images(pixels, labels, len(classes), classes, mean, covariance)
+            listing, bits = str(about.source.get("listing")), int(about.source.get("grey_bits", 16))
+            return Images(pixels, labels, len(classes), classes, mean, covariance, listing, bits)
         except Exception as error:  # numpy raises whatever it likes
             said = str(error)[:500]
             raise ValueError(f"{self.folder}: not a whole pack: {said}: pack the folder again") from None
@@ -89,13 +106,16 @@ class Part:
 
 
 def parts_of(folder: Path) -> list[Part]:
-    """Those of a pack."""
-    return [Part(folder, name) for name in PARTS]
+    """Those of a pack; one may have been made to test only."""
+    parts = [Part(folder, name) for name in PARTS]
+    return parts if parts[0].sidecar.is_file() else parts[1:]
 
 
-def pack_of(source: Path, store: str, size: int) -> Path:
+def pack_of(source: Path, form: Form, to_test: bool = False) -> Path:
     """The pack of a folder of photographs, unless --out put it elsewhere; of a pack, itself."""
-    return source if is_pack(source) else source / f"pack-{store}-{size}"
+    kind = "pack-test" if to_test else "pack"
+    name = f"{kind}-{form.store}-{form.size}{'-grey' * (form.channels == 1)}"
+    return source if is_pack(source) else source / name
 
 
 def is_pack(folder: Path) -> bool:
@@ -103,8 +123,8 @@ def is_pack(folder: Path) -> bool:
     return all(part.sidecar.is_file() and part.labels.is_file() for part in parts_of(folder))
 
 
-def read_pack(folder: Path) -> tuple[Images, Images]:
-    """The training and the validation images of a pack. Raises: ValueError, as Part.read_images."""
+def read_pack(folder: Path) -> tuple[Images, ...]:
+    """The images of each part of a pack. Raises: ValueError, as Part.read_images."""
     return tuple(part.read_images() for part in parts_of(folder))
 
 

@@ -1,4 +1,4 @@
-"""Making a pack (layout.py) of a folder of photographs (photographs.py).
+"""Making a pack (layout.py) of a folder of photographs (folder.py).
 
 Worker processes read, scale and crop some photographs at a time; this process appends what they return, in
 order. Its memory does not grow with the number of photographs. Every few seconds it notes how far it is;
@@ -20,11 +20,13 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from alexnet2gpu.data.pack.growth import Form, Growth
-from alexnet2gpu.data.pack.layout import PARTS, Part, is_pack
-from alexnet2gpu.data.pack.photographs import Photographs, classes_of
+from alexnet2gpu.data.pack.folder import read_folder
+from alexnet2gpu.data.pack.growth import Growth
+from alexnet2gpu.data.pack.layout import PARTS, Form, Part, is_pack, parts_of
+from alexnet2gpu.data.pack.photograph import grey_bits_of
 from alexnet2gpu.data.pack.workers import Workers
 from alexnet2gpu.faults import files
 from alexnet2gpu.faults.screen import progress_bar
@@ -33,13 +35,20 @@ from alexnet2gpu.ranks.machine import cores
 ELSEWHERE = "launch/pack.py --out PACK packs elsewhere, and train with --data PACK"
 
 
-def make_pack(source: Path, target: Path, form: Form, workers: int | None = None, every: float = 5) -> None:
+def make_pack(
+    source: Path,
+    target: Path,
+    form: Form,
+    workers: int | None = None,
+    every: float = 5,
+    to_test: bool = False,
+) -> None:
     """Make the pack `target`, or go on making it; nothing is done if it is there, whatever the folder has
     become since. Of several processes that call this, one makes it and the others wait. SIGTERM ends packing
     and waiting at once, as it may: nothing that was noted is lost.
 
     Args:
-        source: has train/ and val/, each with a folder of photographs for every class.
+        source: a folder as folder.py reads it; `to_test`: all of it, if nothing in it is to train on.
         workers: processes that decode; by default one for each core that may be used.
         every: seconds between two notes of how far it is.
 
@@ -53,19 +62,19 @@ def make_pack(source: Path, target: Path, form: Form, workers: int | None = None
     while not is_pack(target):
         if target.exists() and not is_pack(target):  # by now
             raise ValueError(f"{target}: is there, but is not a pack: {ELSEWHERE}")
-        classes = classes_of(source)
+        folder = read_folder(source, to_test)
         try:
             begun.mkdir(parents=True, exist_ok=True)
             with _locked(begun / "lock") as found:
                 if found and not is_pack(target):  # which another process may have made meanwhile
-                    _pack(source, classes, begun, form, workers or cores(), every)
+                    _pack(source, folder, begun, form, workers or cores(), every)
                     os.rename(begun, target)
                     (target / "lock").unlink()
         except OSError as error:
             place = error.filename or begun
             raise ValueError(f"{place}: {error.strerror or error}: {ELSEWHERE}") from None
     shutil.rmtree(begun, ignore_errors=True)  # of a process that came after
-    made = Part(target, PARTS[0]).read_sidecar().source
+    made = parts_of(target)[0].read_sidecar().source
     for key, value in asdict(form).items():
         if made.get(key) != value:
             other = f"{target}: is a pack with {key} {made.get(key)}, not {value}"
@@ -87,12 +96,27 @@ def _locked(file):
         yield True
 
 
-def _pack(source, classes, begun, form, workers, every):
-    photographs = {name: Photographs(source / name, classes) for name in PARTS}
-    _check_room(begun, form, sum(of_part.count for of_part in photographs.values()))
-    with _ended_by_sigterm(), Workers(workers) as pool:
-        for name, of_part in photographs.items():
-            _pack_part(Part(begun, name), of_part, form, pool, every)
+def _pack(source, folder, begun, form, workers, every):
+    todo = [(Part(begun, name), *_look(folder, name)) for name in PARTS if folder.part(name)]
+    _check_room(begun, form, sum(origin["photographs"] for *_, origin in todo))
+    with _ended_by_sigterm():
+        every_file = (photographs.folder / name for _, photographs, _ in todo for name, _ in photographs)
+        common = {"folder": os.path.basename(os.path.realpath(source)), **asdict(form)}
+        common["grey_bits"] = grey_bits_of(every_file)
+        with Workers(workers) as pool:
+            for part, photographs, origin in todo:
+                _pack_part(part, photographs, origin | common, form, pool, every)
+
+
+def _look(folder, name):
+    """The photographs of a part, and how its sidecar knows them. Raises: ValueError if there are none."""
+    photographs = folder.part(name)
+    listing, counts = photographs.listing()
+    if not counts.any() or (name == "train" and not counts.all()):
+        empty = photographs.tops[counts.argmin()] if counts.any() else photographs.folder
+        few = ": of one in a class none can be held out" if photographs.held_out else ""
+        raise ValueError(f"{empty}: has no photographs{few}")
+    return photographs, {"photographs": int(counts.sum()), "listing": listing}
 
 
 def _check_room(begun, form, count):
@@ -105,20 +129,15 @@ def _check_room(begun, form, count):
         )
 
 
-def _pack_part(part, photographs, form, pool, every):
-    origin = {
-        "folder": os.path.basename(os.path.realpath(photographs.folder.parent)),
-        "photographs": photographs.count,
-        "listing": f"sha256 {photographs.listing}",
-        **asdict(form),
-    }
+def _pack_part(part, photographs, origin, form, pool, every):
     growth = Growth(part, form, origin)
     if growth.finished:
         return
     progress, noted = growth.progress, time.monotonic()
-    bar = progress_bar(photographs.count, progress.taken, f"packing {part.name}", unit=" images")
+    bar = progress_bar(origin["photographs"], progress.taken, f"packing {part.name}", unit=" images")
     with growth.opened(), bar:
-        for images, labels, moments, skipped in pool.each(photographs, progress.taken, form):
+        done = pool.each(photographs, progress.taken, form, origin["grey_bits"])
+        for images, labels, moments, skipped in done:
             growth.append(images, labels, moments)
             progress.skipped += skipped
             progress.taken += len(images) + len(skipped)
@@ -133,6 +152,10 @@ def _pack_part(part, photographs, form, pool, every):
     if progress.skipped:
         left_out = f"{len(progress.skipped):,} files could not be read and are left out"
         tqdm.write(f"{part.name}/: {left_out}: {part.sidecar.name} in the pack lists them", file=sys.stderr)
+        read = set(np.fromfile(part.labels, np.int64).tolist())
+        lost = [name for label, name in enumerate(photographs.classes) if label not in read]
+        if lost and part.name == "train":
+            tqdm.write(f"train/: of these classes nothing could be read: {', '.join(lost)}", file=sys.stderr)
 
 
 @contextlib.contextmanager

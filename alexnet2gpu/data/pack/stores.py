@@ -25,21 +25,22 @@ STORES = {"raw": {".u8": b""}, "jpeg": {".jpegs": b"", ".offsets.i64": bytes(8)}
 
 
 def decode_jpeg(string: bytes, shape: Sequence[int]) -> np.ndarray:
-    """A JPEG string -> (H, W, 3) uint8, of that shape. Raises: an exception of many possible kinds, if it is
-    anything else."""
+    """A JPEG string -> (H, W, C) uint8, of that shape, C 3 or 1. Raises: an exception of many possible
+    kinds, if it is anything else."""
     from PIL import Image  # here, since most data sets do without
 
     with Image.open(io.BytesIO(string), formats=["JPEG"]) as image:
-        if (image.height, image.width, 3) != tuple(shape):  # before it is unpacked
+        if (image.height, image.width) != tuple(shape[:2]):  # before it is unpacked
             raise ValueError(f"it has {image.height}x{image.width} pixels")
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("L" if shape[2] == 1 else "RGB")).reshape(shape)
 
 
 def encode_jpeg(pixels: np.ndarray, quality: int) -> bytes:
-    """(H, W, 3) uint8 -> a JPEG string."""
+    """(H, W, C) uint8, C 3 or 1 -> a JPEG string."""
     from PIL import Image
 
     string = io.BytesIO()
+    pixels = pixels.squeeze(2) if pixels.shape[2] == 1 else pixels
     Image.fromarray(pixels).save(string, "JPEG", quality=quality)
     return string.getvalue()
 

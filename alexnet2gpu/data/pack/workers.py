@@ -12,8 +12,9 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
 from alexnet2gpu.data.images import Moments
-from alexnet2gpu.data.pack.growth import Form
-from alexnet2gpu.data.pack.photographs import Photographs, read_square
+from alexnet2gpu.data.pack.folder import Photographs
+from alexnet2gpu.data.pack.layout import Form
+from alexnet2gpu.data.pack.photograph import read_photograph
 from alexnet2gpu.data.pack.stores import decode_jpeg, encode_jpeg
 
 WORK = 16  # photographs that a worker is given
@@ -33,13 +34,13 @@ class Workers:
     def __exit__(self, *error):
         self.pool.shutdown(cancel_futures=True)
 
-    def each(self, photographs: Photographs, first: int, form: Form) -> Iterator:
+    def each(self, photographs: Photographs, first: int, form: Form, grey_bits: int) -> Iterator:
         """What `_work` returns, some photographs at a time, in order from number `first` on.
         Raises: ValueError if a process was killed."""
         names, pending = islice(photographs, first, None), collections.deque()
         try:
             while some := list(islice(names, WORK)):
-                pending.append(self.pool.submit(_work, photographs.folder, some, form))
+                pending.append(self.pool.submit(_work, photographs.folder, some, form, grey_bits))
                 if len(pending) > 2 * self.count:
                     yield pending.popleft().result()
             while pending:
@@ -64,18 +65,15 @@ def _end_with_parent():
     os._exit(1)
 
 
-def _work(folder, some, form):
+def _work(folder, some, form, grey_bits):
     """In a worker: contents, labels and sums of the photographs [(name, label)] that can be read; name and
     reason of those that can not, the same wherever the folder is."""
-    images, labels, skipped, moments = [], [], [], Moments((form.size, form.size, 3))
+    images, labels, skipped, moments = [], [], [], Moments(form.shape)
     for name, label in some:
         try:
-            pixels = read_square(path := folder / name, form.size)
-        except Exception as error:  # Pillow's plugins raise whatever they like
-            reason = f"{type(error).__name__}: {error}"
-            reason = reason.replace(f"<_io.BufferedReader name={str(path)!r}>", repr(name))
-            reason = reason.replace(str(path), name)
-            skipped.append([name, " ".join(reason.split())])
+            pixels = read_photograph(folder / name, form.shape, grey_bits)
+        except ValueError as error:
+            skipped.append([name, str(error).removeprefix(f"{folder / name}: ")])
             continue
         content = pixels.tobytes()
         if form.store == "jpeg":

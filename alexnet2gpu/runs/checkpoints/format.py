@@ -3,7 +3,8 @@
     checkpoints/step-00000093/
         tower-0.pt      {"weights": {name: tensor}, "velocity": {name: tensor}}: towers.py
         tower-1.pt
-        state.json      how far the run had come, its config, versions, checksums of the towers; sealed
+        mean.npy        the mean image, if one is subtracted: data/task.py
+        state.json      how far the run had come, its config, classes, versions, checksums; sealed
                         (faults/files.py)
     checkpoints/best    a link to the one with the smallest top-1 error
 
@@ -16,14 +17,14 @@ import os
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from alexnet2gpu.config import schema
 from alexnet2gpu.faults import files
 
-FORMAT = 2  # of state.json and of the tower files; changes when an older program cannot read them
+FORMAT = 3  # of state.json and of the tower files; changes when an older program cannot read them
 NAME = r"step-([0-9]{8}|[1-9][0-9]{8,17})"  # as `name_of` has it
 
 
@@ -33,12 +34,17 @@ class Damaged(ValueError):
 
 @dataclass
 class Evaluation:
-    """Of the test images: the epoch after which, mean loss, errors as fractions of 1."""
+    """Of the test images: the epoch after which, mean loss, errors as fractions of 1; of five classes or
+    fewer no top-5 error."""
 
     epoch: int
     test_loss: float
     top1_error: float
-    top5_error: float
+    top5_error: float | None = None
+
+    def figures(self) -> dict[str, float]:
+        """Those that there are, by name."""
+        return {name: figure for name, figure in asdict(self).items() if figure is not None}
 
 
 @dataclass
@@ -66,7 +72,7 @@ class State:
     format: int
     progress: Progress
     config: dict[str, Any]  # of the run, every key
-    images: dict[str, Any]  # resume.about
+    images: dict[str, Any]  # of training: data/task.py
     versions: dict[str, str]  # runs/agreement.py
     towers: dict[str, str]  # checksums, by names of files
 

@@ -2,23 +2,23 @@
 
 The newest that is whole is taken. Those passed over are named, with the reason, and are set aside when the
 run starts (runs/folder.py): nothing is deleted. What a run must keep is its identity: the network, how its
-steps are counted, and the images, as far as their number and their labels tell. All else may be changed, and
-is named too.
-"""
+steps are counted, and the images, as far as their number, labels and classes tell. All else may be changed,
+and is named too."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.data.images import Images
-from alexnet2gpu.runs.agreement import labels_of
+from alexnet2gpu.data.task import Task, as_json
 from alexnet2gpu.runs.checkpoints import format as saved
 from alexnet2gpu.runs.checkpoints.format import Damaged, Progress, State
 
 ANEW = "start anew, in another directory"
-SAME = ("model", "train.batch", "train.seed", "data.name")
+SAME = ("model", "train.batch", "train.seed", "data.name", "data.classes")
+SAME_IMAGES = ("number", "labels", "names")
 
 
 @dataclass
@@ -33,19 +33,19 @@ class Start:
     towers: dict[str, dict] | None = None  # what `load_towers` gave of this rank's, until they are restored
 
 
-def about(config: Config, images: Images) -> dict:
+def about(config: Config, task: Task) -> dict:
     """What a checkpoint says of its run, besides how far it is and what made it."""
-    return {"config": schema.plain_tree(config), "images": labels_of(images)}
+    return {"config": schema.plain_tree(config), "images": as_json(task)}
 
 
-def find_start(run: Path, config: Config, images: Images) -> Start:
+def find_start(run: Path, config: Config, task: Task) -> Start:
     """The newest whole checkpoint of a run; every tower's file is read. A run that was ended before its first
     one starts from the beginning.
 
     Raises: ValueError if all are damaged or gone, or if the newest whole one is of another run or of another
         version.
     """
-    start, now = Start(), about(config, images)
+    start, now = Start(), about(config, task)
     for found in reversed(saved.checkpoints_of(run / "checkpoints")):
         for _ in range(2):  # once more, if it was the disk that failed for a moment, not the file
             try:
@@ -86,11 +86,16 @@ def _compare(checkpoint: Path, state: State, now: dict):
     keys = [key for key in after | before if before.get(key) != after.get(key)]
     changes = {key: f"{key} is {after.get(key)}, was {before.get(key)}" for key in keys}
     others = [changes[key] for same in SAME for key in keys if f"{key}.".startswith(f"{same}.")]
-    others += [
-        f"training images have another {key}"
-        for key, value in now["images"].items()
-        if state.images.get(key) != value
-    ]
+    was, task = (schema.build_section(Task, of) for of in (state.images, now["images"]))
+    others += [_differing(key, was, task) for key in SAME_IMAGES if getattr(was, key) != getattr(task, key)]
     if others:
         raise ValueError(f"{checkpoint} is of another run: {others[0]}: start a new one, or undo the change")
     return list(changes.values())
+
+
+def _differing(key, before, now):
+    if key != "names":
+        return f"training images have other {key}: {getattr(now, key)}, were {getattr(before, key)}"
+    pairs = itertools.zip_longest(now.names, before.names)
+    number, (name, was) = next((n, pair) for n, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"class {number} of the training images is {name!r}, was {was!r}"

@@ -16,6 +16,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from alexnet2gpu.config.keys import Config
+from alexnet2gpu.data.task import MEAN
 from alexnet2gpu.faults import files
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
@@ -44,10 +45,14 @@ class Saver:
         about: what else state.json says (resume.py).
         attempt: a word that ranks of this start share, so that those of an earlier one that are still writing
             do no harm; nor, with a number, does the save before.
+        mean: what mean.npy has in it, if it is there.
     """
 
-    def __init__(self, run: Run, grid: Grid, config: Config, about: Mapping, attempt: str):
+    def __init__(
+        self, run: Run, grid: Grid, config: Config, about: Mapping, attempt: str, mean: bytes | None = None
+    ):
         self.run, self.about, self.attempt = run, about, attempt
+        self.beside = {MEAN: mean} if mean is not None and grid.rank == 0 else {}
         self.keep, self.writes = config.train.keep, grid.replica == 0
         self.towers = config.model.towers if grid.rank == 0 else None
         self.saves = 0
@@ -58,7 +63,7 @@ class Saver:
         self.run.writer.wait()
         self.saves += 1  # as on all ranks: a step may be saved twice, without and with evaluation
         if self.writes:
-            contents = snapshot(model, optimizer)
+            contents = snapshot(model, optimizer) | self.beside
             self.run.writer.do(self._write, replace(progress), contents, f"{self.attempt}-{self.saves}")
 
     def _write(self, progress, contents, attempt):
@@ -83,21 +88,21 @@ def write(
     folder: Path,
     step: int,
     state: Mapping,
-    contents: Mapping[str, dict],
+    contents: Mapping[str, dict | bytes],
     attempt: str,
     towers: int | None,
     over: threading.Event,
 ) -> None:
-    """Write some towers' files; the rank that is told the number of `towers` waits until all are there, or
-    until it is `over`, and makes the checkpoint `folder`/step-N of them. Raises: OSError if the disk is full,
-    say; then the parts are removed."""
+    """Write some files, those of towers and what is bytes already; the rank that is told the number of
+    `towers` waits until all are there, or until it is `over`, and makes the checkpoint `folder`/step-N of
+    them. Raises: OSError if the disk is full, say; then the parts are removed."""
     final = folder / name_of(step)
     partial = folder / f".{final.name}.{attempt}.partial"
     try:
         partial.mkdir(parents=True, exist_ok=True)
         own = {}
-        for name, tensors in contents.items():
-            content = serialised(tensors)
+        for name, content in contents.items():
+            content = content if isinstance(content, bytes) else serialised(content)
             files.write_whole(partial / name, content)
             own[name] = files.checksum(content)
             if towers is None:
@@ -159,8 +164,8 @@ def _remove(checkpoint):
             checkpoint.unlink()
             return
         (checkpoint / "state.json").unlink(missing_ok=True)  # first: now it is no checkpoint
-        for tower in checkpoint.glob("tower-*.pt"):
-            tower.unlink()
+        for file in (*checkpoint.glob("tower-*.pt"), checkpoint / MEAN):
+            file.unlink(missing_ok=True)
         checkpoint.rmdir()
 
 

@@ -56,10 +56,10 @@ def serialised(content: dict) -> bytes:
     return buffer.getvalue()
 
 
-def load_network(config: Config, checkpoint: Path | None) -> AlexNet:
+def load_network(config: Config, checkpoint: Path | None, kind: type[AlexNet] = AlexNet) -> AlexNet:
     """All towers of a network, float32 on the CPU, with the weights of a checkpoint, or drawn without one.
     Raises: as `read_towers`."""
-    model = AlexNet(config.model, config.train.seed, memory=config.memory)
+    model = kind(config.model, config.train.seed, memory=config.memory)
     if checkpoint is not None:
         restore(read_towers(checkpoint, config.model, range(config.model.towers)), model)
     return model
