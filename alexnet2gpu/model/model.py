@@ -123,7 +123,8 @@ class AlexNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1:] != self.reads:
-            raise ValueError(f"images are {tuple(x.shape)}, and the network reads (B, {', '.join(map(str, self.reads))})")
+            reads = ", ".join(map(str, self.reads))
+            raise ValueError(f"images are {tuple(x.shape)}, and the network reads (B, {reads})")
         for stage, join in enumerate(self.joins):
             x = join(self._side_by_side(stage, x))  # (B, C, ...), channels of all towers
         return x  # (B, classes)
