@@ -72,7 +72,8 @@ def third_step(mode, config, ranks):
     """The third step, measured. Under FSDP with gloo some more, of which that counts in which least was held:
     where one of gloo's threads lets a message go last, torch's profiler does not see it."""
     parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision, config.data.classes)
+    how = config.train.precision, config.data.classes
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how)
     watched = 8 if mode == "fsdp" and ranks.device.type == "cpu" else 1
     found = []
     for number in range(2 + watched):

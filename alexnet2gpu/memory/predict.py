@@ -82,7 +82,8 @@ def _played(mode, config, grid, mesh=None):
         ranks.buckets.kind: ranks.buckets.tensors,
         "batch": batch,
     }
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision, config.data.classes)
+    how = config.train.precision, config.data.classes
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how)
     if mode == "fsdp":  # settles in a first step
         step()
         parts.optimizer.zero_grad(set_to_none=True)
