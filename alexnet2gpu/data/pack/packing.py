@@ -102,7 +102,12 @@ def _pack(source, folder, begun, form, workers, every):
     with _ended_by_sigterm():
         every_file = (photographs.folder / name for _, photographs, _ in todo for name, _ in photographs)
         common = {"folder": os.path.basename(os.path.realpath(source)), **asdict(form)}
-        common["grey_bits"] = grey_bits_of(every_file)
+        bits = grey_bits_of(every_file)
+        common["grey_bits"] = bits or 16
+        if bits:
+            tqdm.write(
+                f"grey of 16 bits uses {bits} of them: in all photographs the upper 8 stay", file=sys.stderr
+            )
         with Workers(workers) as pool:
             for part, photographs, origin in todo:
                 _pack_part(part, photographs, origin | common, form, pool, every)

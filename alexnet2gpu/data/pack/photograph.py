@@ -1,5 +1,6 @@
 """One photograph: a file -> pixels of the wanted shape."""
 
+import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -60,12 +61,14 @@ def _read(file, shape, grey_bits):
         return pixels.reshape(shape)
 
 
+@contextlib.contextmanager
 def _opened(file):
     from PIL import Image
 
     Image.init()
     known = [kind for kind in KINDS if kind in Image.OPEN]
-    return Image.open(open(file, "rb", opener=files.regular), formats=known)
+    with open(file, "rb", opener=files.regular) as opened, Image.open(opened, formats=known) as image:
+        yield image
 
 
 def _upright(image):
@@ -105,17 +108,17 @@ def _to_rgb(image, grey_bits):
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def grey_bits_of(photographs: Iterable[Path]) -> int:
+def grey_bits_of(photographs: Iterable[Path]) -> int | None:
     """How many bits the deepest grey of some files uses, from 8 to 16: 16-bit files of a camera for X-rays
-    have 12, say; 16 if there are no such files."""
-    largest = 0
+    have 12, say; None if there are no such files."""
+    largest = None
     for file in photographs:
         if file.suffix.lower() not in DEEP:
             continue
         try:
             with _opened(file) as image:
                 if image.mode.startswith("I") and image.width * image.height <= MOST_PIXELS:
-                    largest = max(largest, int(np.asarray(image).max()))
+                    largest = max(largest or 0, int(np.asarray(image).max()))
         except Exception:  # whoever reads it says so
             continue
-    return min(16, max(8, largest.bit_length())) if largest else 16
+    return None if largest is None else min(16, max(8, largest.bit_length()))
