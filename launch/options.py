@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 SHARED = {
     "--config": {"metavar": "FILE"},
     "--data": {"metavar": "DIR", "help": "where the images are (data.dir)"},
+    "--from": {"metavar": "RUN", "help": "a run, a .pt or .safetensors file: start with its weights"},
     "--split-model": {"action": "store_true", "help": "the towers of a replica over several ranks"},
     "--ddp": {"action": "store_true", "help": "several replicas, each with its share of the images"},
     "--set": {
@@ -54,10 +55,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args=None, namespace=None):
         """As ever; and `--data DIR` is one more `--set data.dir=DIR`, where both are there, in
-        quotes since those values are YAML."""
+        quotes since those values are YAML; so is `--from`."""
         parsed = super().parse_args(args, namespace)
-        if getattr(parsed, "data", None) is not None and hasattr(parsed, "set"):
-            parsed.set = [*parsed.set, f"data.dir={json.dumps(os.path.realpath(parsed.data))}"]
+        for option, key in (("data", "data.dir"), ("from", "train.weights_from")):
+            if getattr(parsed, option, None) is not None and hasattr(parsed, "set"):
+                place = os.path.realpath(getattr(parsed, option))
+                parsed.set = [*parsed.set, f"{key}={json.dumps(place)}"]
         return parsed
 
 

@@ -5,9 +5,12 @@
     torchrun --standalone --nproc_per_node=2 launch/train.py --ddp
     torchrun --standalone --nproc_per_node=4 launch/train.py --split-model --ddp
 
+    python launch/train.py --config configs/caltech.yaml --data DIR --from runs/caltech
+
 Without --config it trains configs/quick.yaml on the bundled images. `--set key.path=value` changes
 any key of the config, `--out DIR --resume` goes on with a run, in this mode or another, and --set
-then changes the run's config for good. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save and stop
+then changes the run's config for good. `--from` starts a new run with the weights of another, or of
+a file with a state dict, in all layers that fit. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 save and stop
 at the next step, and after them the exit status is 128 and their number; torchrun has statuses of
 its own. (nohup does not keep SIGHUP from torchrun; `setsid torchrun ...` does.)
 """
@@ -19,13 +22,16 @@ from alexnet2gpu.faults.signals import Stop
 
 
 def parse(argv):
-    parser = Parser("train.py", __doc__, "--data", "--split-model", "--ddp", "--set")
+    parser = Parser("train.py", __doc__, "--data", "--from", "--split-model", "--ddp", "--set")
     own = "default: configs/quick.yaml; with --resume, the run's own"
     parser.share("--config", help=own)
     parser.add_argument("--out", metavar="DIR", help="what it leaves; default: runs/CONFIG-MODE")
     resumes = "go on from the newest checkpoint in --out"
     parser.add_argument("--resume", action="store_true", help=resumes)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.resume and getattr(args, "from"):
+        raise ValueError("--from is for new runs: leave it or --resume out")
+    return args
 
 
 def main(argv=None):

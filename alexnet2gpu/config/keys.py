@@ -47,6 +47,8 @@ class Train:
     """The loop, the same in every mode."""
 
     seed: int = bounded(0, least=0)  # of everything that is drawn: seeds.py
+    # a run, or a file with a state dict, whose weights a new run starts from, in all layers that fit (--from)
+    weights_from: str | None = None
     batch: int = bounded(least=1)  # images of one step, over all ranks together
     epochs: int = bounded(least=1)
     max_steps: int | None = bounded(None, least=1)  # end earlier, counted from the start of the run

@@ -25,7 +25,8 @@ from alexnet2gpu.model.norm.layer import has_kernels
 from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.ranks.groups import Ranks
 
-OF_A_MACHINE = ("data.dir", "data.threads", "data.on_gpu", "train.threads", "train.keep_memory")
+OF_A_MACHINE = ("data.dir", "data.threads", "data.on_gpu", "train.weights_from", "train.threads")
+OF_A_MACHINE += ("train.keep_memory",)
 SHOWN = 5  # differences, of however many
 SAMPLE = 64  # images of a set that has no checksums
 

@@ -22,6 +22,7 @@ from alexnet2gpu.faults import files
 from alexnet2gpu.memory.plan import check_memory
 from alexnet2gpu.ranks.modes import Grid, grid_of
 from alexnet2gpu.runs import agreement
+from alexnet2gpu.runs.checkpoints.pretrained import choose, read_weights
 from alexnet2gpu.runs.checkpoints.resume import Start, find_start
 from alexnet2gpu.runs.checkpoints.towers import load_towers
 from alexnet2gpu.runs.evaluate import check_images
@@ -64,13 +65,18 @@ def make_plan(
     learned = learned_of(images, config.data)
     test = learned.relabelled(test)
     start = find_start(folder, config, learned.task) if goes_on else Start()
+    of_all = {"mean image": learned.task.mean}
     if start.checkpoint:
         # whole: find_start has looked
         start.towers = load_towers(start.checkpoint, config.model, grid.towers)
+    elif config.train.weights_from:
+        weights = read_weights(Path(config.train.weights_from))
+        start.towers, said = choose(weights, config.model, grid.towers, learned.task.names)
+        start.remarks.append(said)
+        of_all["--from"] = weights.checksums
     name = f"{Path(file or 'quick').stem}-{mode}"
     here = {"--out": str(folder), "mode": mode, "the step to go on from": start.progress.step}
     sets = {"training images": images, "test images": test}
-    of_all = {"mean image": learned.task.mean}
     if config.data.colour:
         of_all["colours"] = files.checksum(np.ascontiguousarray(images.colour_covariance()))
     told = {**agreement.told([config], sets), **of_all, **here}

@@ -67,11 +67,13 @@ def load_network(config: Config, checkpoint: Path | None, kind: type[AlexNet] = 
 
 @torch.no_grad()
 def restore(towers: dict[str, dict], model: AlexNet, optimizer: SGD2012 | None = None) -> None:
-    """Copy what `read_towers` gave into the model and, if there is one, its optimizer."""
+    """Copy what `read_towers` gave, or a part of it, into the model and, if there is one, its optimizer."""
+    weights, velocity = towers["weights"], towers["velocity"]
     for name, parameter in model.named_parameters():
-        parameter.copy_(towers["weights"][name])
-        if optimizer is not None:
-            optimizer.state[parameter]["velocity"].copy_(towers["velocity"][name])
+        if name in weights:
+            parameter.copy_(weights[name])
+        if name in velocity and optimizer is not None:
+            optimizer.state[parameter]["velocity"].copy_(velocity[name])
 
 
 def read_towers(checkpoint: Path, network: Network, towers: Sequence[int]) -> dict[str, dict]:
@@ -88,7 +90,7 @@ def load_towers(checkpoint: Path, network: Network, towers: Sequence[int]) -> di
     ValueError if a file is unreadable or of another network."""
     both = {"weights": {}, "velocity": {}}
     for index in towers:
-        file, expected = checkpoint / f"tower-{index}.pt", _shapes(network, index)
+        file, expected = checkpoint / f"tower-{index}.pt", shapes_of(network, index)
         try:
             _check_archive(file)
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -119,7 +121,7 @@ def _check_archive(file):
             raise ValueError(f"it names {min(named - TENSORS)}")
 
 
-def _shapes(network, index):
+def shapes_of(network: Network, index: int) -> dict[str, tuple[int, ...]]:
     """Parameter name -> shape, for a tower."""
     shapes = {}
     for row in trace(network):
