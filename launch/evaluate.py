@@ -34,6 +34,7 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
+        args = parse(argv)
         from alexnet2gpu.data.sources import load_test_images
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
@@ -43,7 +44,6 @@ def main(argv=None):
         from alexnet2gpu.runs.checkpoints.towers import read_towers
         from alexnet2gpu.runs.evaluate import average, check_alike, check_images, find_saved, words
 
-        args = parse(argv)
         networks = [find_saved(place, args.config, args.set) for place in args.checkpoints]
         check_alike(networks, args.views)
         config, found, learned = networks[0]

@@ -30,7 +30,7 @@ PRECISIONS = ["float32", "bfloat16", "float64"]
 
 
 def parse(argv):
-    from alexnet2gpu.memory.predict import MODES
+    from alexnet2gpu.ranks.modes import MODES
 
     parser = Parser("memory.py", __doc__, "--set")
     parser.share_config("configs/alexnet.yaml")
@@ -93,6 +93,7 @@ def planned(args, config, on_gpu):
 
 def main(argv=None):
     with one_line_mistakes():
+        args = parse(argv)
         import torch
         from tqdm import tqdm
 
@@ -101,7 +102,6 @@ def main(argv=None):
         from alexnet2gpu.memory import any_mode, report
         from alexnet2gpu.ranks.modes import Grid
 
-        args = parse(argv)
         on_gpu = (args.device or device().type) == "cuda"
         files = [args.config, *([args.beside] if args.beside else [])]
         todo = [

@@ -10,8 +10,11 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+REPOSITORY = Path(__file__).resolve().parents[1]
+if (REPOSITORY / "alexnet2gpu").is_dir():  # not where launch/ lies inside the package, in a wheel
+    sys.path.insert(0, str(REPOSITORY))
 
+TORCHRUN = ("--nproc", "--nnodes", "--node", "--standalone", "--rdzv", "--master", "--max-restarts")
 SHARED = {
     "--config": {"metavar": "FILE"},
     "--data": {"metavar": "DIR", "help": "where the images are (data.dir)"},
@@ -38,6 +41,8 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, name: str, doc: str, *shared: str):
         super().__init__(prog=name, description=(doc or name).split("\n")[0])
+        # given by python -m torch.distributed.launch; the environment says it, too
+        self.add_argument("--local-rank", "--local_rank", help=argparse.SUPPRESS)
         for option in shared:
             self.share(option)
 
@@ -51,6 +56,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message):
         """Raises: ValueError, instead of printing the usage on every rank."""
+        words = message.removeprefix("unrecognized arguments: ").split()
+        if theirs := [word for word in words if word.startswith(TORCHRUN)]:
+            raise ValueError(f"{theirs[0]} is torchrun's: put it before launch/{self.prog}")
         raise ValueError(f"{message} ({self.prog} --help lists the options)")
 
     def parse_args(self, args=None, namespace=None):

@@ -13,8 +13,6 @@ from pathlib import Path
 
 from options import Parser
 
-from alexnet2gpu.config.load import load_config
-from alexnet2gpu.config.network import Traffic, totals, trace, traffic
 from alexnet2gpu.config.text import shape_text, table
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
@@ -27,6 +25,8 @@ def sends(sent):
 
 def layers(network):
     """The layers of a network and, between stages, what the towers send each other."""
+    from alexnet2gpu.config.network import Traffic, totals, trace, traffic
+
     times, count = f"{network.towers} x " if network.towers > 1 else "", network.towers
     rows = [
         ("", "layer", "output", "parameters", "multiply-adds"),
@@ -52,6 +52,8 @@ def layers(network):
 
 def compared(files, networks):
     """Totals of two networks and their ratios."""
+    from alexnet2gpu.config.network import totals
+
     rows = [
         ("", *(Path(file).stem for file in files), "ratio"),
         ("input", *(shape_text(network.input) for network in networks), ""),
@@ -68,6 +70,8 @@ def main(argv=None):
         other = "a second config, to compare with"
         parser.add_argument("--against", metavar="FILE", help=other)
         args = parser.parse_args(argv)
+        from alexnet2gpu.config.load import load_config
+
         networks = [load_config(args.config, args.set).model]
         if args.against:
             networks.append(load_config(args.against).model)

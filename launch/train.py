@@ -36,6 +36,7 @@ def parse(argv):
 
 def main(argv=None):
     with one_line_mistakes():
+        args = parse(argv)  # before torch is imported, which --help can do without
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
         from alexnet2gpu.runs.agreement import check_agreement
@@ -44,7 +45,6 @@ def main(argv=None):
         from alexnet2gpu.runs.plan import make_plan
         from alexnet2gpu.runs.train import train
 
-        args = parse(argv)
         mode = args.split_model, args.ddp
         plan = make_plan(args.config, args.set, *mode, args.out, args.resume)
 

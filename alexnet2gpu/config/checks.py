@@ -21,8 +21,6 @@ def check_rules(config) -> None:
             raise Problem(key, "a layer's name is one word of letters and digits, there only once")
     if not isinstance(row.layer, Linear):
         raise Problem(key, "the last layer should be linear: the logits")
-    if data.classes and data.classes > row.layer.out:
-        raise Problem("data.classes", f"{data.classes} classes, but {row.name} has {row.layer.out} outputs")
     key, side = ("data.resize", data.resize) if data.resize else ("data.crop", data.crop)
     if side and reads[1:] != (side, side):
         raise Problem(key, f"gives {side}x{side} images, but model.input is {shape_text(reads)}")

@@ -11,7 +11,6 @@ from alexnet2gpu.config.network import Network
 from alexnet2gpu.config.schema import bounded
 
 MOST_CLASSES = 2**20
-USUAL_CLASSES = {"fashion-mnist-sample": 10, "fashion-mnist": 10, "cifar-10": 10}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +18,8 @@ class Data:
     """Which images (data/sources.py), and what is done to each before the network sees it, in this order."""
 
     name: Literal["fashion-mnist-sample", "fashion-mnist", "cifar-10", "folder", "arrays", "synthetic"]
-    # how many the images are of; null: as many as they have, and where none are read (memory, summary) 1,000
-    classes: int | None = bounded(None, least=1, most=MOST_CLASSES)
+    # how many there are, where no images are read (memory, summary, synthetic); images that are read say it
+    classes: int = bounded(1000, least=1, most=MOST_CLASSES)
     dir: str | None = None  # where the files of the source are (--data)
     store: Literal["raw", "jpeg"] = "raw"  # what the pack of a folder keeps: data/pack/stores.py
     size: int = bounded(256, least=1, most=2**16)  # pixels: shorter side scaled to it, longer one cropped
@@ -35,11 +34,6 @@ class Data:
     threads: int | None = bounded(None, least=1, most=1024)
     # on a GPU, keep all images there where they take at most a quarter of its free memory
     on_gpu: bool = True
-
-    @property
-    def usual_classes(self) -> int:
-        """How many the images are likely to be of, before they are read."""
-        return self.classes or USUAL_CLASSES.get(self.name, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +141,16 @@ class Config:
     exchange: Exchange = Exchange()
 
     def of_classes(self, found: int | None = None) -> "Config":
-        """With a number for `data.classes`, `found` in the images or given, and where a layer has `out:
-        classes` that number, rounded up to a multiple of the towers; if none were read, the usual one."""
-        classes, towers = self.data.classes or found or self.data.usual_classes, self.model.towers
+        """With the number of classes that was `found` in images for `data.classes`, if they were read; and
+        where a layer has `out: classes` that number, rounded up to a multiple of the towers."""
+        classes, towers = found or self.data.classes, self.model.towers
 
         def counted(layer):
             follows = getattr(layer, "out", None) == "classes"
             return replace(layer, out=-(-classes // towers) * towers) if follows else layer
 
         stages = [{name: counted(layer) for name, layer in stage.items()} for stage in self.model.stages]
-        data = replace(self.data, classes=classes) if found else self.data
+        data = replace(self.data, classes=classes)
         return replace(self, data=data, model=replace(self.model, stages=tuple(stages)))
 
     def colour_in(self, epoch: int) -> float:

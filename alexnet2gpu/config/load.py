@@ -14,7 +14,9 @@ from alexnet2gpu.config.checks import check_rules
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.schema import Problem, build_section, parse_yaml, plain_tree, put_override, put_value
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE = Path(__file__).resolve().parents[1]
+REPOSITORY = PACKAGE.parent
+PLACES = REPOSITORY, PACKAGE  # of configs/, in a repository and in a wheel
 LARGEST_CONFIG = 2**16  # characters of a file, which take 5 s to parse at the worst; ours have 4,000
 
 
@@ -30,9 +32,10 @@ def load_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
 def read_config(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """As `load_config`, but a layer may still have `out: classes`: who has read the images says how many
     there are, with `of_classes`."""
-    found = [path for path in (Path(file), REPOSITORY / file) if os.path.isfile(path)]
+    found = [path for path in (Path(file), *(place / file for place in PLACES)) if os.path.isfile(path)]
     if not found:
-        known = ", ".join(sorted(f"configs/{p.name}" for p in REPOSITORY.glob("configs/*.yaml")))
+        there = (path.name for place in PLACES for path in place.glob("configs/*.yaml"))
+        known = ", ".join(f"configs/{name}" for name in sorted(there))
         raise ValueError(f"--config {file}: there is no such file; there are {known}")
     source, changed = str(file), []
     try:

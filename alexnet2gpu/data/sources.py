@@ -169,7 +169,7 @@ def _draw_noise(data, network):
     channels, side, _ = network.input
     side = data.crop + 8 if data.crop else side
     outputs = network.last.out
-    classes = data.usual_classes if outputs == "classes" else data.classes or outputs
+    classes = data.classes if outputs == "classes" else min(data.classes, outputs)
     draw = np.random.default_rng(0)
     parts = []
     for count in (512, 64):
@@ -199,7 +199,5 @@ def _check_fit(shape, data, network):
 
 def _check_classes(found, data, network):
     who, outputs = f"data.name {data.name}: images are of {found} classes", network.last.out
-    if data.classes and found > data.classes:
-        raise ValueError(f"{who}, but data.classes is {data.classes}: leave it out")
     if outputs != "classes" and found > outputs:
         raise ValueError(f"{who}, but the network has {outputs} outputs: give its last layer `out: classes`")

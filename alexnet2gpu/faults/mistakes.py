@@ -14,6 +14,7 @@ import json
 import os
 import signal
 import sys
+import threading
 
 from alexnet2gpu.faults.screen import note_error, protect
 from alexnet2gpu.ranks.machine import out_of_memory, out_of_threads
@@ -30,6 +31,9 @@ def one_line_mistakes():
     mistake it is ignored, so that it cannot change the status of a rank on its way out.
     """
     protect()
+    if threading.current_thread() is not threading.main_thread():
+        _report("main() was called in a thread, where signals cannot be handled: call it in the main one")
+        raise SystemExit(2)
     if "RANK" in os.environ:  # ranks wait for each other in C++, where Python's handler is not run
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     arrived = []
@@ -67,7 +71,7 @@ def one_line(error: BaseException) -> str:
 
 
 def _report(text):
-    rank = os.environ.get("RANK", "0")
+    rank = os.environ.get("RANK") or "0"
     if rank == "0" or os.environ.get("LOCAL_RANK", "0") == "0":
         who = "" if rank == "0" else f" (rank {rank})"
         print(f"error{who}: {text}", file=sys.stderr, flush=True)

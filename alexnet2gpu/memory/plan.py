@@ -8,11 +8,11 @@ from typing import NamedTuple
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.play import Estimate
-from alexnet2gpu.memory.predict import MODES, SPLIT, predict, shape_of
+from alexnet2gpu.memory.predict import SPLIT, predict, shape_of
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.step import weight_dtype
 from alexnet2gpu.ranks.machine import memory
-from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.modes import MODES, Grid
 
 
 def check_memory(config: Config, grid: Grid) -> None:

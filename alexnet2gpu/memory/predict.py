@@ -28,7 +28,6 @@ from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
 
-MODES = ("single", "split", "ddp", "grid", "fsdp")
 SPLIT, REPLICATED = ("split", "grid"), ("ddp", "grid", "fsdp")
 
 

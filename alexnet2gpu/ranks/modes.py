@@ -15,6 +15,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+MODES = ("single", "split", "ddp", "grid", "fsdp")  # fsdp is torch's, in tables of memory only
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -6,11 +6,11 @@ from functools import partial
 import torch
 
 from alexnet2gpu.memory.any_mode import third_step
-from alexnet2gpu.memory.predict import MODES, REPLICATED, SPLIT, parts_of, random_batch, shape_of
+from alexnet2gpu.memory.predict import REPLICATED, SPLIT, parts_of, random_batch, shape_of
 from alexnet2gpu.memory.report import error_of
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.modes import MODES, grid_of
 from bench.gpu.cases import DRY, config_of
 from bench.gpu.items import Item, noted
 

@@ -122,7 +122,7 @@ def test_answers_are_probabilities_of_all_images_in_their_order(trained):
     found = network.classify(test)[0].exp().numpy()
     with torch.no_grad():
         logits = network.model(network.prepare(torch.from_numpy(test.pixels))).double()
-    assert np.allclose(found, logits.softmax(1), atol=1e-5) and found.shape == (64, 1000)
+    assert np.allclose(found, logits.softmax(1), atol=1e-5) and found.shape == (64, 10)
 
 
 def test_confusions_are_counted():

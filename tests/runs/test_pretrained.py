@@ -15,7 +15,7 @@ OTHER = ["--set", "model.stages.2.fc6.out=64"]  # of another size; and fc7 reads
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A run of 1,000 classes, on one device."""
+    """A run of ten classes, on one device."""
     run = tmp_path_factory.mktemp("from") / "run"
     train(*QUICK, "--out", run)
     return run
@@ -80,7 +80,7 @@ def test_a_classifier_of_other_classes_is_drawn_anew(source, tmp_path, capsys):
         "--set",
         "model.towers=2",
         "--set",
-        "data.classes=999",
+        "data.classes=9",
         "--from",
         source,
         "--out",
