@@ -36,7 +36,7 @@ def main(argv=None):
         from alexnet2gpu.data.sources import load_experiment
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.modes import Grid
-        from alexnet2gpu.runs.diagnose import complaint, diagnose
+        from alexnet2gpu.runs.diagnose import complaint, diagnose, verdict
 
         config, images, _ = load_experiment(args.config, args.set)
         check_batch(config.train.batch, 1, len(images))
@@ -50,6 +50,8 @@ def main(argv=None):
             verdicts.append(complaint(found.health))
     if any(verdicts):
         print(f"warning: {next(filter(None, verdicts))}")
+    else:
+        print(verdict(found.health, config.optim.momentum))
     return int(any(verdicts))
 
 

@@ -38,11 +38,15 @@ def protect() -> None:
 
 
 def progress_bar(total: int, done: int, what: str, **how):
-    """tqdm's, below which the next line is printed; seldom drawn where nobody is looking."""
+    """tqdm's, below which the next line is printed; seldom drawn where nobody is looking. Of 80 columns what
+    is said at its end has most."""
     from tqdm import tqdm  # here, since this file is imported first of all
 
     every = 0.5 if sys.stderr.isatty() else 10  # seconds
     look = {"leave": False, "dynamic_ncols": True, "mininterval": every}
+    look["bar_format"] = (
+        "{desc}: {percentage:.0f}%|{bar:8}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
+    )
     return tqdm(total=total, initial=done, desc=what, **look, **how)
 
 

@@ -94,6 +94,17 @@ def complaint(health: list[Health]) -> str | None:
     )
 
 
+def verdict(health: list[Health], momentum: float) -> str:
+    """Of a network that images reach. Its rates are too high if steps like the first, summed up by momentum,
+    would be longer than a layer's weights: quick.yaml with 0.1 for 0.01 does not live to its second epoch."""
+    largest = max(health, key=lambda layer: layer.step)
+    moved = f"the first step moves the weights of {largest.layer} most, by {largest.step:.1%} of their length"
+    high = largest.step > 1 - momentum
+    much = ": the rates are high, lower them (optim.schedule)" if high else ""
+    seen = f"{health[-2].layer} differs by {health[-2].signal:.1%} of its mean; " if len(health) > 1 else ""
+    return f"images reach the classifier: {seen}{moved}{much}"
+
+
 @torch.no_grad()
 def _activations(model, network, x):
     """Layer with weights -> of its activation in each tower, (3,): mean deviation between images, mean

@@ -37,12 +37,9 @@ def check_images(images: Images, replicas: int) -> None:
 
 def evaluate(
     model: AlexNet, batches: EvaluationBatches, ranks: Ranks, precision: str, told_to_stop: Callable[[], int]
-) -> dict[str, float] | None:
-    """Mean loss and errors over all images, of which each replica sees a share; the same on every rank.
-    `told_to_stop` is called equally often on all ranks, and gives the same on all.
-
-    Returns: test_loss, top1_error and, of more than five classes, top5_error; errors are fractions of 1.
-    None if told to stop."""
+) -> list[float] | None:
+    """The sums of `errors` over all images, of which each replica sees a share; the same on every rank; None
+    if told to stop. `told_to_stop` is called equally often on all ranks, and gives the same on all."""
     sums, own = 0, log_probabilities(model, batches, precision)
     for _ in range(batches.most):
         batch = next(own, None)
@@ -50,7 +47,7 @@ def evaluate(
             sums = sums + errors(*batch)
         if told_to_stop():
             return None
-    return mean_errors(sums, ranks, batches.images.classes)
+    return ranks.sum_over_replicas(sums).tolist()
 
 
 @torch.no_grad()
@@ -69,19 +66,34 @@ def log_probabilities(
 
 
 def errors(log_p: Tensor, labels: Tensor) -> Tensor:
-    """Log-probabilities (B, classes), labels (B,) -> (4,) float64, sums over the images: loss, top-1 errors,
-    top-5 errors, images."""
-    best = log_p.topk(min(5, log_p.shape[1])).indices == labels[:, None]  # (B, 5)
+    """Log-probabilities (B, classes), labels (B,) -> (4 + classes,) float64, sums over the images: loss,
+    top-1 errors, top-5 errors, images, and those that are taken for each class."""
+    answers = log_p.topk(min(5, log_p.shape[1])).indices  # (B, 5)
+    right = answers == labels[:, None]
     loss = F.nll_loss(log_p, labels, reduction="sum")
-    return torch.stack([loss, (~best[:, 0]).sum(), (~best.any(1)).sum(), loss.new_tensor(len(labels))])
+    sums = loss, (~right[:, 0]).sum(), (~right.any(1)).sum(), loss.new_tensor(len(labels))
+    return torch.cat([torch.stack(sums), answers[:, 0].bincount(minlength=log_p.shape[1])])
 
 
-def mean_errors(sums: Tensor, ranks: Ranks, classes: int) -> dict[str, float]:
-    """What `errors` gave, (4,) of each replica's own images -> means over those of all; of five classes or
-    fewer no top-5 error."""
-    loss, top1, top5, count = ranks.sum_over_replicas(sums).tolist()
-    top5 = {"top5_error": top5 / count} if classes > 5 else {}
-    return {"test_loss": loss / count, "top1_error": top1 / count} | top5
+def mean_errors(sums: Sequence[float]) -> dict[str, float]:
+    """Of the sums of `errors`: test_loss, top1_error and, of more than five classes, top5_error; errors are
+    fractions of 1."""
+    loss, top1, top5, count, *answers = sums
+    figures = {"test_loss": loss / count, "top1_error": top1 / count}
+    return figures | ({"top5_error": top5 / count} if len(answers) > 5 else {})
+
+
+def collapse(sums: Sequence[float], names: Sequence[str]) -> list[str]:
+    """By the sums of `errors`: the line to say of a network that takes all images for one class."""
+    _, _, _, count, *answers = sums
+    if count not in answers:
+        return []
+    name = names[answers.index(count)]
+    return [
+        f"all {count:.0f} test images are taken for {name}: nothing is told apart yet, or any more; if that "
+        "stays, start again with lower rates, as by --set optim.schedule.0.weights=0.001; launch/diagnose.py "
+        "says whether images reach the classifier"
+    ]
 
 
 def words(figures: Mapping[str, float]) -> str:
@@ -175,4 +187,4 @@ def average(
         del model, trained
         total = total + log_p.exp()
         sums = [errors(log_p, labels), errors((total / number).log(), labels)]
-        yield tuple(mean_errors(sum_.to(ranks.device), ranks, test.classes) for sum_ in sums)
+        yield tuple(mean_errors(ranks.sum_over_replicas(sum_.to(ranks.device)).tolist()) for sum_ in sums)

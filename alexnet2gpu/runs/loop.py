@@ -30,7 +30,7 @@ from alexnet2gpu.runs import nonfinite
 from alexnet2gpu.runs.checkpoints.format import Best, Evaluation
 from alexnet2gpu.runs.checkpoints.saver import Saver
 from alexnet2gpu.runs.checkpoints.towers import restore
-from alexnet2gpu.runs.evaluate import evaluate, words
+from alexnet2gpu.runs.evaluate import collapse, evaluate, mean_errors, words
 from alexnet2gpu.runs.folder import Run
 from alexnet2gpu.runs.plan import Plan
 
@@ -93,9 +93,10 @@ class Loop:
     def evaluate_epoch(self) -> None:
         """Evaluate, save and log, unless told to stop."""
         p, train = self.progress, self.config.train
-        figures = evaluate(self.parts.model, self.test, self.ranks, train.precision, lambda: self.ask()[0])
-        if figures is None:
+        sums = evaluate(self.parts.model, self.test, self.ranks, train.precision, lambda: self.ask()[0])
+        if sums is None:
             return
+        figures = mean_errors(sums)
         loss, top1 = figures["test_loss"], figures["top1_error"]
         if not math.isfinite(loss):
             self._fail(f"after step {p.step}: the test loss is {loss}")
@@ -106,7 +107,8 @@ class Loop:
         self.save()
         self.run.log(step=p.step, **p.evaluation.figures())
         if self.run.writes:
-            tqdm.write(f"epoch {epoch}/{train.epochs}: test loss {loss:.4f}, {words(figures)}")
+            said = f"epoch {epoch}/{train.epochs}: test loss {loss:.4f}, {words(figures)}"
+            tqdm.write("\n".join([said, *collapse(sums, self.test.images.names)]))
 
     def train_epoch(self) -> None:
         """Do the steps of an epoch that are still to do, until told to stop; log them."""
@@ -202,9 +204,8 @@ class Loop:
         saved = self.saved.step
         lower = "with lower rates, as by --set optim.schedule.0.weights=0.001"
         again = f"go on with --out {self.run.folder} --resume {lower}" if saved else f"start again {lower}"
-        raise FloatingPointError(
-            f"{said}: last good checkpoint: {f'step {saved}' if saved else 'none'}: {again}"
-        )
+        last = f"last good checkpoint: {f'step {saved}' if saved else 'none'}"
+        raise FloatingPointError(f"{said}: {last}: {again}")
 
     def _log(self, epoch, steps, since):
         """Log the means of loss and error over the steps since the last line; returns them as text."""
@@ -214,7 +215,6 @@ class Loop:
         p.recent = ()
         speed = steps * self.config.train.batch / (time.perf_counter() - since)  # of this process's steps
         lr = rate_of(self.config.optim.schedule, epoch, "", "weights")
-        figures = {"loss": loss, "error": error, "lr": lr, "images_per_second": speed}
-        self.run.log(step=p.step, epoch=epoch, **figures)
+        self.run.log(step=p.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed)
         peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in self.memory)
-        return f"loss {loss:.4f}, error {error:.1%}, {speed:.0f} images/s, peak {peaks or '?'} MiB"
+        return f"{speed:.0f} images/s, loss {loss:.4f}, error {error:.1%}, peak {peaks or '?'} MiB"
