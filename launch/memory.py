@@ -99,7 +99,7 @@ def main(argv=None):
 
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.faults.watch import Watch
-        from alexnet2gpu.memory import any_mode, report
+        from alexnet2gpu.memory import any_mode, tables
         from alexnet2gpu.ranks.modes import Grid
 
         on_gpu = (args.device or device().type) == "cuda"
@@ -122,18 +122,18 @@ def main(argv=None):
             expected, ranks = case.mistake or case.predict(on_gpu, args.budget or math.inf), None
             if args.measure and not case.mistake:
                 ranks = any_mode.measure(case.mode, case.config, case.replicas, args.budget, case.ranks)
-            rows.append({"config": name, **report.row(case.mode, case.number, case.config, expected, ranks)})
+            rows.append({"config": name, **tables.row(case.mode, case.number, case.config, expected, ranks)})
             if not case.mistake:
                 steps.append((name, case, expected, [rank["moments"] for rank in ranks or []]))
                 if args.layers:
-                    rows[-1]["layers"] = report.layers(expected)
+                    rows[-1]["layers"] = tables.layers(expected)
             if args.out:  # as far as it has come
                 text = json.dumps({**head, "rows": rows}, indent=1)
                 Path(args.out, "memory.json").write_text(text + "\n")
-        print(f"MiB a rank, on {'a GPU' if on_gpu else 'the CPU'}")
-        print(report.comparison(rows, args.budget))
+        print(tables.heading(rows, on_gpu))
+        print(tables.comparison(rows, args.budget))
         for row in rows if args.layers else []:
-            print(report.layers_text(row) if "layers" in row else "")
+            print(tables.layers_text(row) if "layers" in row else "")
         if args.out:
             leave(rows, steps, Path(args.out))
 
@@ -142,10 +142,10 @@ def leave(rows, steps, folder):
     """The step of each mode as figures, and for torch's viewer; the layers as CSV."""
     from alexnet2gpu.figures import page
     from alexnet2gpu.figures.viewer import snapshot
-    from alexnet2gpu.memory import report
+    from alexnet2gpu.memory import tables
 
     if any("layers" in row for row in rows):
-        (folder / "layers.csv").write_text(report.layers_csv(rows))
+        (folder / "layers.csv").write_text(tables.layers_csv(rows))
     first = {}
     for name, case, expected, moments in steps:
         first.setdefault(case.mode, (name, case, expected, moments))

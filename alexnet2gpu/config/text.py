@@ -8,10 +8,10 @@ def shape_text(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def table(rows: Sequence[Sequence[str]], left: Container[int] = (0,)) -> str:
+def table(rows: Sequence[Sequence[str]], left: Container[int] = (0,), gap: str = "  ") -> str:
     """Rows of as many cells, in columns as wide as their widest, flush right but for the columns `left`."""
     columns = []
     for n, column in enumerate(zip(*rows)):
         width = max(map(len, column))
         columns.append([cell.ljust(width) if n in left else cell.rjust(width) for cell in column])
-    return "\n".join("  ".join(row).rstrip() for row in zip(*columns))
+    return "\n".join(gap.join(row).rstrip() for row in zip(*columns))

@@ -12,7 +12,7 @@
     measured.py     what torch's allocator gives in a real step: nothing of the above has a part in it
     any_mode.py     that in any mode, in processes started for it
     plan.py         which rows a table has
-    report.py       memory.json, and tables
+    report.py       memory.json; tables.py: rows and layers as text
 
 Imports config, model and ranks.
 """

@@ -9,7 +9,7 @@ import torch
 from conftest import REPOSITORY, program, ranks_of, train
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.memory import any_mode, plan, report
+from alexnet2gpu.memory import any_mode, plan, report, tables
 from alexnet2gpu.memory.predict import predict
 
 STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
@@ -23,12 +23,34 @@ def memory(*arguments):
 def test_a_budget_ends_between_two_batches(capsys):
     """The largest batch fits, as predicted, and the next does not."""
     memory("--config", QUICK, "--budget", "64MiB", "--modes", "single", "grid")
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    _, head, *lines = (line.split() for line in capsys.readouterr().out.splitlines())
+    peak = head.index("peak")
     for mode, step in (("single", 1), ("grid", 2)):
         fits, next_one = [line for line in lines if line[0] == mode]
         assert int(next_one[2]) - int(fits[2]) == step
-        assert float(fits[9]) <= 64 < float(next_one[9]) + 0.05
+        assert float(fits[peak]) <= 64 < float(next_one[peak]) + 0.05
         assert fits[-1] == "fits" and next_one[-3:] == ["does", "not", "fit"]
+
+
+def test_a_table_fits_a_terminal(capsys):
+    """What is the same in all rows stands above; the widest names and numbers, and what was measured."""
+    memory("--config", "configs/alexnet.yaml", "--batches", 128, 4096, "--modes", "split")
+    memory(
+        "--config",
+        "configs/alexnet.yaml",
+        "--batches",
+        128,
+        "--modes",
+        "split",
+        "--precision",
+        "float32",
+        "float64",
+    )
+    memory("--config", QUICK, "--modes", "single", "--measure", "--set", "train.batch=8")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "alexnet, float32, MiB a rank, on the CPU" and "split" in lines[2]
+    assert max(map(len, lines)) <= 80 and len(lines) == 11
+    assert "precision" not in lines[1] and "precision" in lines[5] and "measured" in lines[9]
 
 
 def test_a_file_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
@@ -166,9 +188,9 @@ def test_a_rank_out_of_memory_ends_the_trial_of_all(monkeypatch):
     monkeypatch.setattr(any_mode, "step_on_rank", trial_out_of_memory)
     config = load_config(QUICK)
     assert any_mode.measure("split", config, 2, None) == []
-    row = {"config": "quick", **report.row("split", 2, config, predict("split", config, 2, False), [])}
-    assert "too much" in report.comparison([row], 2**40)
-    assert "does not fit" in report.comparison([row], 2**40)
+    row = {"config": "quick", **tables.row("split", 2, config, predict("split", config, 2, False), [])}
+    assert "too much" in tables.comparison([row], 2**40)
+    assert "does not fit" in tables.comparison([row], 2**40)
 
 
 def test_the_comparison_shows_the_worst_rank_and_what_a_gpu_reserved():
@@ -182,7 +204,7 @@ def test_the_comparison_shows_the_worst_rank_and_what_a_gpu_reserved():
         "measured": measured,
         "errors": [0, -0.25],
     }
-    head, line = (line.split() for line in report.comparison([row], 2**21).splitlines())
+    head, line = (line.split() for line in tables.comparison([row], 2**21).splitlines())
     cells = dict(zip(head, line))
     assert (cells["peak"], cells["measured"], cells["error"]) == ("3.0", "4.0", "-25.00%")
     assert cells["reserved"] == "8.0" and line[-4:] == ["conv2,", "does", "not", "fit"]
