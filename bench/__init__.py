@@ -5,7 +5,8 @@
     faults/     docs/faults.md      python -m bench.faults
     fidelity/   docs/fidelity.md    python -m bench.fidelity DIR
     modes/      README.md           python -m bench.modes
-    data/       README.md           python -m bench.data.loader DIR, python -m bench.data.pack DIR
+    data/       docs/data.md        python -m bench.data.loader DIR, python -m bench.data.pack DIR
+    runs/       docs/runs.md        python -m bench.runs DIR
     gpu/        docs/gpu.md         python -m bench.gpu check | measure | train [PHOTOGRAPHS]
     results.py      where results come from, and go to; tables in pages
     turns.py        contenders that take turns

@@ -46,7 +46,7 @@ def rooms(file, package=PACKAGE):
 
 def test_the_top_of_the_package_is_its_rooms():
     there = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
-    assert there == {"__init__.py", *MAY}
+    assert there == {"__init__.py", "__main__.py", *MAY}
 
 
 def test_a_room_may_import_only_rooms_above_it():

@@ -39,12 +39,6 @@ def ready(model: nn.Module, train: Train, device: torch.device) -> nn.Module:
     return model.to(device, weight_dtype(train.precision))
 
 
-def arithmetic(train: Train, device: torch.device) -> str:
-    """What `ready` has arranged, in words."""
-    float32_on_gpu = device.type == "cuda" and train.precision == "float32"
-    return train.precision + (", products in TF32" if float32_on_gpu and train.tf32 else "")
-
-
 def train_step(
     model: nn.Module,
     optimizer: SGD2012,

@@ -33,7 +33,7 @@ from alexnet2gpu.data.task import MEAN, Learned, as_json
 from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.store import store_of_all_starts
 from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of, set_aside, step_of
-from alexnet2gpu.runs.metrics import read_metrics
+from alexnet2gpu.runs.metrics import board_of, read_metrics
 from alexnet2gpu.runs.writer import Writer
 
 RUN_PATIENCE = 60  # seconds, with a process about to end, or with files about to be seen
@@ -44,7 +44,7 @@ class Run(contextlib.AbstractContextManager):
     """The files of a run. Only the rank with `writes` changes any, but all may write by its `writer`, which
     calls `tick` while it is waited for. Raises: OSError if that fails."""
 
-    lock = log_file = None
+    lock = log_file = board = None
 
     def __init__(self, folder: Path, writes: bool, tick: Callable[[], None] = lambda: None):
         self.folder, self.writes, self.writer = folder, writes, Writer(folder, tick)
@@ -84,6 +84,7 @@ class Run(contextlib.AbstractContextManager):
                 shutil.rmtree(partial, ignore_errors=True)
         self._forget_beyond(progress)
         self.log_file = open(self.metrics, "a+b", opener=files.regular)
+        self.board = board_of(config.train, self.folder, progress.step)
         if "TORCHELASTIC_RUN_ID" in os.environ:
             store_of_all_starts().set(BEGUN, str(self.folder))
         self._write("config.yaml", config_text(config).encode())
@@ -177,6 +178,8 @@ class Run(contextlib.AbstractContextManager):
         """Add a line to metrics.jsonl."""
         if self.writes:
             self.writer.do(self._append, (json.dumps(figures) + "\n").encode())
+            if self.board:
+                self.writer.do(self.board, figures)
 
     def _append(self, line):
         self.log_file.write(line)

@@ -26,6 +26,7 @@ from alexnet2gpu.runs.checkpoints.pretrained import choose, read_weights
 from alexnet2gpu.runs.checkpoints.resume import Start, find_start
 from alexnet2gpu.runs.checkpoints.towers import load_towers
 from alexnet2gpu.runs.evaluate import check_images
+from alexnet2gpu.runs.metrics import check_board
 from alexnet2gpu.runs.out import begun_before, check_folder
 
 
@@ -58,6 +59,7 @@ def make_plan(
     config = load_config(file or default, overrides)
     grid = grid_of(config.model.towers, split, ddp)
     check_memory(config, grid)
+    check_board(config.train)
     config, images, test = load_experiment(file or default, overrides)
     check_batch(config.train.batch, grid.replicas, len(images))
     check_images(test, grid.replicas)

@@ -2,10 +2,12 @@
 
 import time
 
+import torch
+
+from alexnet2gpu.config.keys import Train
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.memory import report
-from alexnet2gpu.model.step import arithmetic
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.runs import agreement
 from alexnet2gpu.runs.checkpoints import resume
@@ -22,6 +24,12 @@ def first_line(plan: Plan, ranks: Ranks) -> str:
     spare = f" ({outputs} outputs, for {config.model.towers} towers)" if outputs != classes else ""
     images = f"{len(plan.images):,} images of {classes} classes{spare}, {len(plan.test):,} to test"
     return f"{ranks.said()}; {arithmetic(config.train, ranks.device)}; {images}"
+
+
+def arithmetic(train: Train, device: torch.device) -> str:
+    """What computes, as model/step.py arranges it, in words."""
+    float32_on_gpu = device.type == "cuda" and train.precision == "float32"
+    return train.precision + (", products in TF32" if float32_on_gpu and train.tf32 else "")
 
 
 def train(plan: Plan, ranks: Ranks, run: Run, stop: Stop, watch: Watch) -> int:

@@ -10,11 +10,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, ended, train
+from conftest import REPOSITORY, ended, program, train
 
 PATIENCE = 60  # seconds, for all ranks to be gone
 
@@ -89,6 +90,7 @@ ANYWHERE = [
         ["--set", "exchange.overlap=true", "--set", "model.stages.3.fc7=relu"],
         "stages that begin with a linear layer or a convolution",
     ),
+    (["--nnodes=2"], "--nnodes=2 is torchrun's: put it before launch/train.py"),
     (["--config", "nowhere.yaml"], "--config nowhere.yaml: there is no such file"),
     (["--config", "broken.yaml"], "broken.yaml: not readable as YAML"),
     (["--data", "nowhere", "--set", "data.name=fashion-mnist"], "there is no such directory"),
@@ -180,3 +182,19 @@ def pytest_generate_tests(metafunc):
 
 def test_a_mistake_in_processes_of_its_own(arguments, complaint, world, folder):
     check(*outcome(arguments, world, folder), complaint)
+
+
+def test_main_in_a_thread_is_told_in_one_line(capfd):
+    """Where signals cannot be handled."""
+    thread = threading.Thread(target=program("train").main, args=([],))
+    thread.start()
+    thread.join()
+    said = capfd.readouterr().err
+    assert said.startswith("error: main() was called in a thread") and said.count("\n") == 1
+
+
+def test_the_number_that_an_old_launcher_passes_is_no_mistake(folder, monkeypatch):
+    """python -m torch.distributed.launch has --local-rank=0 for every program."""
+    monkeypatch.chdir(folder)
+    status, printed = ended("train", "--local-rank=0", "--set", "train.bach=1")
+    assert status == 2 and "train.bach: unknown key" in printed

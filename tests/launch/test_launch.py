@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import REPOSITORY, metrics, program, train
 from PIL import Image
 
@@ -18,12 +19,12 @@ from alexnet2gpu.config.network import traffic
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
-COMMANDS = [
-    line.strip() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()
-]
+SHELL = [block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)]
+COMMANDS = [line.strip() for block in SHELL for line in block.splitlines()]
 SOURCES = sorted([*REPOSITORY.glob("alexnet2gpu/**/*.py"), *REPOSITORY.glob("launch/*.py")])
 FILES = {f"/{file.relative_to(REPOSITORY)}" for file in REPOSITORY.glob("**/*.py")}
-LAUNCH = list(dict.fromkeys(line.split("#")[0].strip() for line in COMMANDS if "launch/" in line))
+LAUNCH = [line.split("#")[0].split("&&")[-1].strip() for line in COMMANDS if "launch/" in line]
+LAUNCH = [line for line in dict.fromkeys(LAUNCH) if re.match("python|torchrun", line)]
 
 
 def run(command, folder, **environment):
@@ -53,42 +54,45 @@ def check_bytes_sent(folder):
 
 
 @pytest.fixture(scope="module")
-def a_run(tmp_path_factory):
-    """A run of two steps whose network reads crops, in place of one that takes a week."""
-    out = tmp_path_factory.mktemp("runs") / "small"
-    crops = ["data.name=synthetic", "data.crop=24", "model.input=[1, 24, 24]"]
-    short = ["train.max_steps=2", "train.batch=8"]
-    train("--out", out, *(part for change in crops + short for part in ("--set", change)))
-    return out
-
-
-@pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
     """A folder of photographs, small ones, in place of a user's own."""
     folder = tmp_path_factory.mktemp("photographs")
-    for number, place in enumerate(("train/cat", "train/dog", "val/cat")):
-        (folder / place).mkdir(parents=True)
-        Image.new("RGB", (40, 30), (90 * number, 10, 200)).save(folder / place / "one.jpg")
+    for number, name in enumerate(("cat", "dog")):
+        (folder / name).mkdir()
+        for i in range(6):
+            Image.new("RGB", (40, 30), (90 * number, 10 * i, 200)).save(folder / name / f"{i}.jpg")
     return folder
 
 
+@pytest.fixture(scope="module")
+def runs(photographs, tmp_path_factory):
+    """Runs of a step or two in place of those that take minutes, or a week; the first reads crops."""
+    out = tmp_path_factory.mktemp("runs")
+    crops = ["data.name=synthetic", "data.crop=24", "model.input=[1, 24, 24]"]
+    short = ["train.max_steps=2", "train.batch=8"]
+    train("--out", out / "quick", *(part for change in crops + short for part in ("--set", change)))
+    small = ["--set", "train.batch=2", "--set", "train.max_steps=1"]
+    train("--config", "configs/caltech.yaml", "--data", photographs, *small, "--out", out / "caltech")
+    return out
+
+
 @pytest.mark.parametrize("command", LAUNCH)
-def test_a_command_of_the_readme_works_as_written(command, a_run, photographs, tmp_path, monkeypatch, capfd):
-    """From the repository; training is cut short after two steps, on noise in place of a user's
-    own photographs. Programs that torchrun does not start run in this process, to save time."""
+def test_a_command_of_the_pages_works_as_written(command, runs, photographs, tmp_path, monkeypatch, capfd):
+    """From the repository; training is cut short after two steps, on other photographs. Programs that
+    torchrun does not start run in this process, to save time."""
     if "figures.py" in command:
         pytest.importorskip("matplotlib")
     if "export.py" in command:
-        pytest.importorskip("safetensors")
-        command = command.replace("quick.safetensors", str(tmp_path / "quick.safetensors"))
-    if "pack.py" not in command:
-        command = command.replace("--data DIR", "--set data.name=synthetic")
-    command = command.replace("DIR", str(photographs))
-    command = re.sub(r"runs/\w+-split", str(a_run), command)
+        pytest.importorskip("onnxscript" if ".onnx" in command else "safetensors")
+    command = command.replace("DIR", str(photographs)).replace("PHOTO", str(photographs / "cat" / "1.jpg"))
+    command = re.sub(r"--out (\w+\.\w+)", rf"--out {tmp_path}/\1", command)
+    command = re.sub(r"runs/(\w+)-split", rf"{runs}/\1", command)
     if "--resume" in command:
-        shutil.copytree(a_run, tmp_path / "run", symlinks=True)
+        shutil.copytree(runs / "quick", tmp_path / "run", symlinks=True)
     if "train.py" in command or "diagnose.py" in command:
         command += " --set train.batch=8"
+    if "--from" in command and "--data" not in command:
+        command += " --set model.input=[1,24,24] --set data.crop=24"
     if "train.py" in command:
         steps = 3 if "--resume" in command else 2
         command += f" --set train.max_steps={steps} --out {tmp_path / 'run'}"
@@ -109,16 +113,29 @@ def test_a_command_of_the_readme_works_as_written(command, a_run, photographs, t
     assert re.search(
         {
             "train": "test accuracy .* after [23] steps",
-            "export": r"quick.safetensors, \d+\.\d MB",
+            "export": r"\w+, \d+\.\d MB",
             "memory": "worst in(.|\n)*backward",
             "summary": "60,965,224|757.9",
-            "pack": "train: 2 images of 2 classes",
-            "diagnose": "loss at the start [67]",
+            "pack": "train: 8 images of 2 classes",
+            "diagnose": r"loss at the start \d(.|\n)*(images reach the classifier|warning)",
             "evaluate": "top-1 error",
+            "predict": r"\d\d%  (cat|dog)",
             "figures": "filters.png",
         }[name],
         out,
     )
+
+
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(PYTHON)))
+def test_python_of_the_readme_works_as_written(number, runs, photographs, monkeypatch, capsys):
+    code = PYTHON[number].replace("runs/caltech-split", str(runs / "caltech"))
+    code = code.replace("photo.jpg", str(photographs / "dog" / "2.jpg"))
+    monkeypatch.chdir(REPOSITORY)
+    exec(code, {"images": torch.zeros(1, 3, 224, 224)})
+    assert re.search(r"backward|\['cat', 'dog'\] \[\[\('", capsys.readouterr().out)
 
 
 def test_a_clone_runs_from_another_directory_without_being_installed(tmp_path):

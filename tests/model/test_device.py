@@ -6,6 +6,7 @@ from torch import nn
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model import device, step
+from alexnet2gpu.runs.train import arithmetic
 
 GPU = torch.device("cuda")
 
@@ -40,7 +41,7 @@ def test_tf32_is_for_convolutions_and_products_alike(flags, on):
     ],
 )
 def test_a_run_says_its_arithmetic(settings, where, words):
-    assert step.arithmetic(train_of(*settings), where) == words
+    assert arithmetic(train_of(*settings), where) == words
 
 
 def test_a_gpu_without_bfloat16_is_a_mistake_with_its_way_out(monkeypatch):

@@ -153,12 +153,22 @@ def weak():
 def test_quick_is_worth_training_and_with_small_weights_is_not():
     status, printed = diagnose_py()
     assert status == 0 and "warning" not in printed
+    assert printed.splitlines()[-1].startswith("images reach the classifier: fc7 differs by 4.")
+    assert "lower them" not in printed
     names = [line.split()[0] for line in printed.splitlines()[1:9]]
     assert names == ["conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"]
     status, printed = diagnose_py(*weak())
     assert status == 1
     warning = printed.splitlines()[-1]
     assert warning.startswith("warning: hardly anything of an image reaches the classifier: fc7")
+
+
+def test_rates_that_would_end_in_no_number_are_told_of():
+    """Ten times those of quick.yaml: its loss is no number in the second epoch."""
+    status, printed = diagnose_py("--set", "optim.schedule.0.weights=0.1")
+    assert status == 0 and printed.splitlines()[-1].endswith(
+        "the rates are high, lower them (optim.schedule)"
+    )
 
 
 @pytest.mark.parametrize("seed", range(1, 3))

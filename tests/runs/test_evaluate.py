@@ -18,6 +18,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
+from alexnet2gpu.runs.evaluate import collapse, errors, mean_errors
 
 HEIGHT, WIDTH, CROP = 34, 28, 24  # so the centre lies at 5, 2 and the last corner at 10, 4
 STAGES = """[
@@ -233,3 +234,17 @@ def test_a_config_may_be_named(spoiled, tmp_path):
     assert evaluate(spoiled / "no_config", "--config", config, "--out", out) == (0, "")
     found = json.loads(out.read_text())["networks"][0]["alone"]
     assert found == pytest.approx(figures(probabilities(spoiled, "a", 1)), rel=1e-6)
+
+
+def test_a_network_that_takes_all_for_one_class_is_told_of(capfd, tmp_path):
+    """With rates thirty times those of quick.yaml, in its first epoch; of three answers nothing is said."""
+    batch = [torch.log_softmax(torch.eye(3), 1), torch.tensor([0, 1, 1])]
+    assert collapse(errors(*batch).tolist(), ["ant", "bee", "cat"]) == []
+    batch[0] = batch[0][[1, 1, 1]]
+    (said,) = collapse(errors(*batch).tolist(), ["ant", "bee", "cat"])
+    assert said.startswith("all 3 test images are taken for bee: nothing is told apart")
+    sums = errors(*batch).tolist()
+    assert mean_errors(sums) == {"test_loss": sums[0] / 3, "top1_error": pytest.approx(1 / 3)}
+    high = ["optim.schedule.0.weights=0.3", "train.max_steps=93"]
+    train(*(part for setting in high for part in ("--set", setting)), "--out", tmp_path / "run")
+    assert "all 1000 test images are taken for " in capfd.readouterr().out

@@ -250,3 +250,26 @@ def test_ranks_notice_that_they_do_not_share_a_disk(tmp_path, monkeypatch):
         (own.folder / "lock").write_text(word)
     (own.folder / "lock").write_text("of this start")
     own.check_seen("of this start")
+
+
+def test_tensorboard_shows_the_figures_of_the_metrics(tmp_path):
+    """Once each, though the run was stopped after a checkpoint and went on."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    settings = ["data.name=synthetic", "train.batch=16", "train.log_every=1", "train.log=tensorboard"]
+    settings = [part for setting in settings for part in ("--set", setting)]
+    train(*settings, "--set", "train.max_steps=2", "--out", tmp_path / "run")
+    train("--out", tmp_path / "run", "--resume", "--set", "train.max_steps=4")
+    events = accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    for name in ("loss", "top1_error"):
+        shown = {event.step: event.value for event in events.Scalars(name)}
+        assert shown == pytest.approx(metrics(tmp_path / "run", name)) and len(events.Scalars(name)) == len(
+            shown
+        )
+
+
+def test_without_tensorboard_it_is_told_before_the_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as exit_:
+        train("--set", "train.log=tensorboard", "--out", tmp_path / "run")
+    assert exit_.value.code == 2 and "pip install -e '.[tensorboard]'" in capsys.readouterr().err

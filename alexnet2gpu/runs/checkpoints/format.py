@@ -130,9 +130,9 @@ def read_state(checkpoint: Path) -> State:
 
 
 def compare_checksums(checkpoint: Path, state: State, towers: Sequence[int]) -> None:
-    """Of the files of some towers. Raises: Damaged."""
-    for index in towers:
-        name = f"tower-{index}.pt"
+    """Of the files of some towers, and of what is not a tower's. Raises: Damaged."""
+    others = [name for name in state.towers if not name.startswith("tower-")]
+    for name in (*others, *(f"tower-{index}.pt" for index in towers)):
         try:
             files.compare_checksum(checkpoint / name, state.towers.get(name, "none"))
         except ValueError as error:
