@@ -4,7 +4,8 @@
     python launch/evaluate.py runs/a runs/b runs/c --views 10
     torchrun --standalone --nproc_per_node=2 launch/evaluate.py runs/alexnet-split --split-model
 
-Each argument is a run, of which the newest checkpoint counts, or a checkpoint. --views 10 averages
+Each argument is a run, of which the newest checkpoint counts, or a checkpoint, as
+RUN/checkpoints/best. --views 10 averages
 the probabilities of the four corners, the centre and their mirror images; several networks are
 averaged likewise, as the paper's 5 and 7 were. One network after the other is in memory.
 --split-model and --ddp are those of launch/train.py; figures are the same in every mode.
@@ -61,6 +62,7 @@ def main(argv=None):
             told |= {f"network {number}: {key}": value for key, value in files.items()}
 
     figures, train = [], config.train
+    views = f"{len(test)} images, {args.views} view{'s' * (args.views > 1)}"
     with Watch(grid) as watch, Ranks(grid, train.threads, train.keep_memory) as ranks:
         agreement.check_agreement(told, ranks)
         if grid.rank == 0:
@@ -69,7 +71,7 @@ def main(argv=None):
             path = networks[len(figures)].checkpoint
             figures.append({"checkpoint": str(path), "alone": alone, "averaged": averaged})
             if grid.rank == 0:
-                print(f"{path}: {words(alone)}, loss {alone['test_loss']:.4f}", flush=True)
+                print(f"{path}: {views}: {words(alone)}, loss {alone['test_loss']:.4f}", flush=True)
         if grid.rank == 0 and len(networks) > 1:
             print(f"average of {len(networks)} networks: {words(averaged)}, loss {averaged['test_loss']:.4f}")
         if grid.rank == 0 and args.out:

@@ -4,7 +4,8 @@
     python launch/predict.py runs/alexnet-split PHOTO... --views 10 --json
     python launch/predict.py runs/alexnet-split PHOTO... --out answers.png
 
-The first argument is a run, of which the newest checkpoint counts, or a checkpoint. --views 10 averages the
+The first argument is a run, of which the newest checkpoint counts, or a checkpoint, as
+RUN/checkpoints/best. --views 10 averages the
 four corners, the centre and their mirror images. A photograph is prepared as those were that the network has
 learned on: scaled, cropped, less the mean image. --out draws the photographs with their bars (needs
 pip install -e '.[plots]').

@@ -53,7 +53,8 @@ def check_batch(batch: int, replicas: int, images: int) -> None:
     if batch % replicas:
         raise ValueError(f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple")
     if batch > images:
-        raise ValueError(f"train.batch {batch} is more than the {images} training images: make it smaller")
+        way_out = f"--set train.batch={max(1, images // (2 * replicas)) * replicas}, say"
+        raise ValueError(f"train.batch {batch} is more than the {images} training images: {way_out}")
 
 
 class EvaluationBatches:

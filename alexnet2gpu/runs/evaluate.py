@@ -90,9 +90,8 @@ def collapse(sums: Sequence[float], names: Sequence[str]) -> list[str]:
         return []
     name = names[answers.index(count)]
     return [
-        f"all {count:.0f} test images are taken for {name}: nothing is told apart yet, or any more; if that "
-        "stays, start again with lower rates, as by --set optim.schedule.0.weights=0.001; launch/diagnose.py "
-        "says whether images reach the classifier"
+        f"all {count:.0f} test images are taken for {name}: nothing is told apart yet, or any more",
+        "if it stays so: lower rates (optim.schedule), and launch/diagnose.py on this config",
     ]
 
 

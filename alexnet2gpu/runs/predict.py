@@ -60,6 +60,8 @@ def read(files: Sequence[str | Path], saved: Saved) -> Images:
     task = saved.learned.task
     if isinstance(files, str | Path):
         files = [files]
+    if not files:
+        raise ValueError("no photographs were given")
     pixels = np.stack([read_photograph(Path(file), task.shape, task.grey_bits) for file in files])
     return Images(pixels, np.zeros(len(pixels), int), len(task.names), task.names)
 

@@ -28,13 +28,7 @@ GENTLY = """optim.schedule=[
   {epoch: 1, weights: 0.001, biases: 0.002, layers: {fc8: {weights: 0.01, biases: 0.02}}},
   {epoch: 41, weights: 0.0001, biases: 0.0002, layers: {fc8: {weights: 0.001, biases: 0.002}}},
   {epoch: 57, colour: 0}]"""
-FROZEN = GENTLY.replace("weights: 0.001, biases: 0.002, l", "weights: 0, biases: 0, l")
-FROZEN = FROZEN.replace("weights: 0.0001, biases: 0.0002, l", "weights: 0, biases: 0, l")
-ARMS = {
-    "from scratch": RATES,
-    "from the weights of the other classes": GENTLY,
-    "the same, only fc8 learns": FROZEN,
-}
+ARMS = {"from scratch": RATES, "from the weights of the other classes": GENTLY}
 
 
 def share_out(photographs, folder):

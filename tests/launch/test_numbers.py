@@ -14,6 +14,7 @@ from alexnet2gpu.memory.report import MIB
 from bench.results import RESULTS
 
 README = (REPOSITORY / "README.md").read_text()
+TEXT = " ".join(README.split())
 DATA = (REPOSITORY / "docs" / "data.md").read_text()
 
 
@@ -23,25 +24,30 @@ def results(name):
 
 def test_the_table_of_memory_is_what_the_command_prints(capsys):
     program("memory").main(["--config", "configs/alexnet.yaml", "--device", "cpu"])
-    assert f"```\n{capsys.readouterr().out}```" in README
+    printed = capsys.readouterr().out
+    assert f"```\n{printed}```" in README
+    single, split = (
+        float(re.search(rf"^{mode}.* ([\d.]+) \w+ \w+$", printed, re.M)[1]) for mode in ("single", "split")
+    )
+    assert f"{split / single:.0%} of one device's peak".replace("%", " %") in TEXT
 
 
 def test_what_fits_into_the_gpus_of_2012(capsys):
-    command = ["--config", "configs/alexnet.yaml", "--budget", "3GiB", "--modes", "single", "split"]
+    command = ["--config", "configs/alexnet.yaml", "--budget", "3GiB", "--modes", "single", "split", "ddp"]
     program("memory").main([*command, "--device", "cpu"])
     fits = re.findall(r"^(\w+) +\d+ +(\d+) .*, fits$", capsys.readouterr().out, re.MULTILINE)
-    assert dict(fits) == {"single": "522", "split": "988"}
-    assert "522 images on one device, 988 split over\ntwo" in README
+    assert dict(fits) == {"single": "522", "split": "988", "ddp": "1040"}
+    assert "522 images on one device, 988 split over two, 1040 with DDP" in TEXT
 
 
 def test_the_networks_are_as_large_as_the_page_says():
     parameters, operations = totals(load_config("configs/alexnet.yaml").model)
     said = f"{parameters:,} parameters and {operations / 1e6:.1f} M multiply-adds"
-    assert said in " ".join(README.split())
+    assert said in TEXT
     counts = [totals(load_config(f"configs/{name}.yaml").model) for name in ("textbook", "lenet")]
     parameters, operations = (ours / theirs for ours, theirs in zip(*counts))
-    assert f"**{parameters:,.0f} times LeNet's parameters**" in README
-    assert f"**{operations:,.0f} times its multiply-adds**" in README
+    assert f"**{parameters:,.0f} times LeNet's parameters**" in TEXT
+    assert f"**{operations:,.0f} times its multiply-adds**" in TEXT
 
 
 @pytest.mark.parametrize(
@@ -64,7 +70,7 @@ def test_the_modes_cost_what_the_page_says(name, mode, measured):
 def test_speeds_are_those_that_were_measured():
     found = results("speed-cpu")["one device"]["found"]
     ours, port = (found[name]["images_per_second"] for name in ("ours", "ordinary port"))
-    assert f"a step does {ours:.0f} images/s there, {ours / port:.1f} times the ordinary port" in README
+    assert f"a step does {ours:.0f} images/s there, {ours / port:.1f} times the ordinary port" in TEXT
     speeds = results("loader-cpu")["images_per_second"]
     raw, others, pil = (
         statistics.median(speeds[name])
@@ -79,5 +85,5 @@ def test_speeds_are_those_that_were_measured():
 def test_errors_on_caltech_are_those_of_the_run():
     errors = json.loads((REPOSITORY / "docs/results/caltech/results.json").read_text())["errors"]
     centre, ten = (errors[f"one device; views: {views}"]["top1_error"] for views in (1, 10))
-    assert f"top-1 error of {centre:.1%}".replace("%", " %") in README
-    assert f"ten views {ten:.1%}".replace("%", " %") in README
+    assert f"top-1 error of {centre:.1%}".replace("%", " %") in TEXT
+    assert f"ten views {ten:.1%}".replace("%", " %") in TEXT

@@ -116,7 +116,7 @@ def read_folder(source: Path, to_test: bool = False) -> Folder:
 def _held_out(top, classes):
     tops = [top / name for name in classes]
     train, val = (Photographs(top, classes, tops, held_out) for held_out in (False, True))
-    said = f"{top}: one of {HELD_OUT} photographs of each class is held out to test on, drawn by a seed"
+    said = f"{top}: a fifth of each class, rounded up, is held out to test on, drawn by a seed"
     return Folder(classes, train, val, (said,))
 
 

@@ -69,6 +69,8 @@ def make_pack(
                 if found and not is_pack(target):  # which another process may have made meanwhile
                     _pack(source, folder, begun, form, workers or cores(), every)
                     os.rename(begun, target)
+                    size = sum(file.stat().st_size for file in target.iterdir())
+                    tqdm.write(f"packed into {target}, {size / 1e6:.1f} MB", file=sys.stderr)
                     (target / "lock").unlink()
         except OSError as error:
             place = error.filename or begun

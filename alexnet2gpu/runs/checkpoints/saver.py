@@ -114,7 +114,7 @@ def write(
                 name: _await_checksum(partial, name, own.keys(), over) for name in names if name not in own
             }
             sums = own | others
-            _put({"format": FORMAT, **state, "towers": sums}, partial, final)
+            _put({"format": FORMAT, **state, "towers": dict(sorted(sums.items()))}, partial, final)
     except OSError:
         for name in contents:  # other ranks have theirs there; folder.py removes what is left
             (partial / name).unlink(missing_ok=True)
