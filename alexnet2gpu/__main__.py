@@ -11,6 +11,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import alexnet2gpu
+
 PACKAGE = Path(__file__).resolve().parent
 
 
@@ -20,6 +22,9 @@ def main() -> None:
     programs = {file.stem: file for file in sorted(launch.glob("[!_]*.py")) if file.stem != "options"}
     name, rest = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if name not in programs:
+        if name == "--version":
+            print(alexnet2gpu.__version__)
+            return
         if name in ("-h", "--help"):
             print(f"usage: alexnet2gpu PROGRAM ...\n\nprograms, each with --help: {', '.join(programs)}")
             return

@@ -43,14 +43,14 @@ def main(argv=None):
     with one_line_mistakes():
         args = parse(argv)
         from alexnet2gpu.data.pack import layout
-        from alexnet2gpu.data.pack.folder import read_folder
         from alexnet2gpu.data.pack.packing import make_pack
+        from alexnet2gpu.data.pack.reading import check_unchanged
 
         form = layout.Form(args.store, args.size, args.quality, 1 if args.grey else 3)
         target = args.out or layout.pack_of(args.data, form)
         if target != args.data:  # which may be a pack already
             make_pack(args.data, target, form, args.workers)
-            print(*(f"{remark}\n" for remark in read_folder(args.data).remarks), sep="", end="")
+            print(*(f"{remark}\n" for remark in check_unchanged(args.data, target)), sep="", end="")
         if args.check:
             layout.check_pack(target)
         for part in layout.parts_of(target):

@@ -27,7 +27,10 @@ def parse(argv):
     parser.add_argument("--views", type=int, choices=(1, 10), default=1, help=views)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--out", metavar="FILE.png", type=Path, help="draw them, with their bars")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.out and (args.out.suffix != ".png" or args.out.is_dir() or args.out in args.photographs):
+        raise ValueError(f"--out {args.out}: should be a .png file, and none of the photographs")
+    return args
 
 
 def main(argv=None):

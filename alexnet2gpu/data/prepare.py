@@ -53,6 +53,8 @@ class Preparation:
             self.kernel = prepare_kernel
         self.mean = None
         if self.data.mean == "image":
+            if images.mean_image() is None:
+                raise ValueError("data.mean image: the run has left no mean image, its data.mean was none")
             top, left = self.centre
             mean = images.mean_image()[top : top + self.crop, left : left + self.crop].reshape(self.crop, -1)
             mean = self._to_device(torch.from_numpy(mean)).to(self.dtype)

@@ -16,6 +16,7 @@ import fcntl
 import io
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,15 @@ def load_test_images(data: Data, network: Network, learned: Learned) -> Images:
 
     Raises: ValueError, as `load_images`, or if they are of a class that it has not learned.
     """
-    of_folder = data.name == "folder" and data.dir is not None
-    if of_folder and all_to_test(Path(data.dir), learned.task.listing):
-        return learned.relabelled(_photographs(data, network, to_test=True)[1])
-    return learned.relabelled(load_images(data, network)[1])
+    if data.name != "folder" or data.dir is None or not Path(data.dir).is_dir():
+        return learned.relabelled(load_images(data, network)[1])
+    source, form = Path(data.dir), _form_of(data, network)
+    to_test = all_to_test(source, form, learned.task.listing)
+    if to_test:
+        form = replace(form, grey_bits=learned.task.grey_bits)
+    _, test = read_photographs(source, form, learned.check_known, to_test)
+    _check_fit(test.shape, data, network)
+    return learned.relabelled(test)
 
 
 def load_images(data: Data, network: Network) -> tuple[Images, Images]:
@@ -148,20 +154,20 @@ def _read_cifar_10(folder, download):
 
 
 def _read_photographs(data, network):
-    train, val = _photographs(data, network)
+    form = _form_of(data, network)
+
+    def check(classes):
+        _check_fit(form.shape, data, network)
+        _check_classes(len(classes), data, network)
+
+    train, val = read_photographs(Path(data.dir), form, check)
     if train is None:
         raise ValueError(f"--data {data.dir}: there is no train/ in it, nor folders of classes, to train on")
     return train, val
 
 
-def _photographs(data, network, to_test=False):
-    form = Form(data.store, data.size, channels=1 if network.input[0] == 1 else 3)
-
-    def check(classes):
-        _check_fit(form.shape, data, network)
-        _check_classes(classes, data, network)
-
-    return read_photographs(Path(data.dir), form, check, to_test)
+def _form_of(data, network):
+    return Form(data.store, data.size, channels=1 if network.input[0] == 1 else 3)
 
 
 def _draw_noise(data, network):

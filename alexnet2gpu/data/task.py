@@ -7,6 +7,7 @@ it, and each export; so images can be classified where those of training are not
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,15 +58,18 @@ class Learned:
         """What MEAN has in it."""
         return None if self.mean is None else as_file(self.mean)
 
+    def check_known(self, names: Sequence[str]) -> None:
+        """Raises: ValueError if one of these is no class here."""
+        if unknown := [name for name in names if name not in self.task.names]:
+            raise ValueError(f"images of a class {unknown[0]!r}, which the network has not learned")
+
     def relabelled(self, images: Images) -> Images:
         """Other images, with the numbers that their classes have here. Raises: ValueError if they have a
         class that is none here."""
         known = {name: number for number, name in enumerate(self.task.names)}
         numbers = np.array([known.get(name, -1) for name in images.names])
         labels = numbers[images.labels]
-        if (labels < 0).any():
-            unknown = images.names[int(images.labels[labels < 0][0])]
-            raise ValueError(f"images of a class {unknown!r}, which the network has not learned")
+        self.check_known([images.names[label] for label in np.unique(images.labels)])
         return replace(images, labels=labels, classes=len(known), names=self.task.names)
 
 

@@ -9,7 +9,14 @@ from alexnet2gpu.memory.play import Estimate
 from alexnet2gpu.memory.report import MIB, ON_CUDA, error_of, fullest
 
 COLUMNS = 80
-OPTIONAL = "images", "momentum", "gradients", "buckets"  # of a table that is too wide; first the first
+OPTIONAL = (
+    "images",
+    "momentum",
+    "gradients",
+    "buckets",
+    "saved",
+    "weights",
+)  # of a table that is too wide; first the first
 
 
 def row(
@@ -73,7 +80,7 @@ def _compared(row, budget):
         line["measured"] = _mib(most, "peak") or "too much"
         line["error"] = f"{max(row['errors'], key=abs):+.2%}" if row["errors"] else ""
     if "reserved" in expected:
-        line["reserved, predicted"] = _mib(expected, "reserved")
+        line["reserved" if ranks is None else "reserved, predicted"] = _mib(expected, "reserved")
     line |= {name: _mib(most, name) for name in ON_CUDA if name in most}
     line["worst in"] = place_text(row["worst"])
     if budget is not None:

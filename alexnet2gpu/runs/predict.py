@@ -34,9 +34,15 @@ class Classifier(AlexNet):
     def predict(self, files: Sequence[str | Path], views: int = 1) -> Answers:
         """The five likeliest classes of each photograph, as [(name, probability), ...], from one view, the
         centre, or from ten. Raises: ValueError if one cannot be read."""
-        config, training = self.saved.config, self.training
-        (device,) = {parameter.device for parameter in self.parameters()}
-        trained = Trained(config, self, Preparation(self.saved.learned, config, device))
+        if views not in (1, 10):
+            raise ValueError(f"views is {views}: should be 1 or 10")
+        if not isinstance(files, str | Path) and not len(files):
+            return []
+        config, training, first = self.saved.config, self.training, next(self.parameters())
+        prepare = Preparation(self.saved.learned, config, first.device)
+        prepare.dtype = first.dtype
+        prepare.mean = None if prepare.mean is None else prepare.mean.to(first.dtype)
+        trained = Trained(config, self, prepare)
         try:
             return likeliest(self.classes, probabilities(trained, read(files, self.saved), views))
         finally:
@@ -60,8 +66,6 @@ def read(files: Sequence[str | Path], saved: Saved) -> Images:
     task = saved.learned.task
     if isinstance(files, str | Path):
         files = [files]
-    if not files:
-        raise ValueError("no photographs were given")
     pixels = np.stack([read_photograph(Path(file), task.shape, task.grey_bits) for file in files])
     return Images(pixels, np.zeros(len(pixels), int), len(task.names), task.names)
 

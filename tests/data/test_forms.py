@@ -69,10 +69,20 @@ def test_those_held_out_are_tested_on_where_the_others_were_trained_on(tmp_path)
     """Else a network would be tested on what it has learned by heart."""
     fill(tmp_path, *(f"{name}/{i}.png" for name in ("ant", "bee") for i in range(5)))
     drawn, _ = read_folder(tmp_path).train.listing()
-    assert not all_to_test(tmp_path, drawn)
-    assert all_to_test(tmp_path, "sha256 of others") and all_to_test(tmp_path, None)
+    form = Form("raw", 8)
+    assert not all_to_test(tmp_path, form, drawn)
+    assert all_to_test(tmp_path, form, "sha256 of others") and all_to_test(tmp_path, form, None)
     fill(tmp_path / "other", f"train/{ANT}", f"train/{BEE}", f"val/{ANT}")
-    assert not all_to_test(tmp_path / "other", None)
+    assert not all_to_test(tmp_path / "other", form, None)
+    assert all_to_test(fill(tmp_path / "one", ANT), form, drawn)  # one class is enough to test
+
+
+def test_of_a_class_nearly_the_same_are_held_out_when_some_are_added(tmp_path):
+    fill(tmp_path, *(f"{name}/{i}.png" for name in ("ant", "bee") for i in range(50)))
+    before = set(found(tmp_path)[1]["val"])
+    fill(tmp_path, *(f"ant/new-{i}.png" for i in range(5)))
+    after = set(found(tmp_path)[1]["val"])
+    assert len(before) == 20 and len(after) == 21 and len(before & after) >= 18
 
 
 def test_what_file_managers_leave_is_no_photograph(tmp_path):
@@ -99,7 +109,8 @@ WRAPPED = {
         "x, of folders only: train, val: .*Try --data .*x",
     ),
     "one class": ([f"train/{ANT}", f"val/{ANT}"], "one class only, ant"),
-    "nothing": (["train/1.png"], "train: there are no folders in it"),
+    "nothing": (["train/1.txt"], "train: there are no folders in it"),
+    "a class called train": (["train/1.png", "bee/1.png"], "if it is a class, rename it"),
     "flat, not told": (
         [f"train/{ANT}", f"train/{BEE}", "val/1.png"],
         "val: has no folders of classes.*val_labels.txt",
@@ -130,6 +141,19 @@ LABELS = {
     },
     "commas, as Kaggle has them": {"LOC_val_solution.csv": KAGGLE},
     "numbers": {"truth.txt": "7\n3\n7\n", "map_clsloc.txt": "bee 7 Bee\nant 3 Ant\n"},
+    "quoted, with a mark at the beginning": {
+        "val.csv": '\ufeff"a.JPEG","bee"\n"b.JPEG","ant"\n"c.JPEG","bee"\n'
+    },
+    "semicolons": {"val.csv": "a.JPEG;bee\nb.JPEG;ant\nc.JPEG;bee\n"},
+    "paths, of other parts too": {
+        "all.csv": "FLAT/a.JPEG,bee\nFLAT/b.JPEG,ant\nFLAT/c.JPEG,bee\n"
+        "train/a.JPEG,ant\ntrain/b.JPEG,bee\ntrain/c.JPEG,ant\n"
+    },
+    "numbers beside lines": {  # that are sorted, and tell another story
+        "truth.txt": "7\n3\n7\n",
+        "a_list.txt": "ant Ant\nbee Bee\n",
+        "map_clsloc.txt": "bee 7 Bee\nant 3 Ant\n",
+    },
     "numbers of lines": {"devkit/data/truth.txt": "1\n2\n1\n", "devkit/data/synsets.txt": "bee\nant\n"},
 }
 
@@ -140,10 +164,18 @@ def test_a_file_tells_of_which_class_flat_photographs_are(case, flat, tmp_path):
     fill(tmp_path, f"train/{ANT}", f"train/{BEE}", *(f"{flat}/{name}.JPEG" for name in "abc"))
     for name, text in LABELS[case].items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text.replace("FLAT", flat))
     _, parts, (remark,) = found(tmp_path)
     assert parts["val"] == [("b.JPEG", 0), ("a.JPEG", 1), ("c.JPEG", 1)]
     assert "classes are from" in remark
+
+
+def test_a_photograph_without_a_line_is_named(tmp_path):
+    fill(tmp_path, f"train/{ANT}", f"train/{BEE}", "val/a.png", "val/b.png", "val/c.png")
+    for lines in ("", "c.png wasp\n", "c.png ant\nc.png bee\n"):
+        (tmp_path / "val.txt").write_text("a.png ant\nb.png bee\n" + lines)
+        with pytest.raises(ValueError, match="val.txt says of no class of train/ that c.png is of it"):
+            read_folder(tmp_path)
 
 
 def test_a_folder_that_has_changed_since_it_was_packed_is_told(no_processes, tmp_path):
@@ -152,9 +184,9 @@ def test_a_folder_that_has_changed_since_it_was_packed_is_told(no_processes, tmp
             write(tmp_path / name / f"{i}.png", i)
     form, asked = Form("raw", 8), []
     first, _ = read_photographs(tmp_path, form, asked.append)
-    assert asked == [2] and len(first) == 8
+    assert asked == [["ant", "bee"]] and len(first) == 8
     again, _ = read_photographs(tmp_path, form, asked.append)
-    assert again.listing == first.listing and asked == [2]
+    assert again.listing == first.listing and len(asked) == 1
     write(tmp_path / "cat" / "1.png", 1)
     with pytest.raises(
         ValueError, match="8 photographs of 2 classes then, 9 of 3 now: delete .*pack-raw-8 to"

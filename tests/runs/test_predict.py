@@ -18,6 +18,7 @@ from scenes import scene, write
 
 import alexnet2gpu
 from alexnet2gpu.data.sources import load_images
+from alexnet2gpu.runs.checkpoints.export import describe
 from alexnet2gpu.runs.evaluate import find_saved
 
 NAMES = ["ant", "bee", "cat"]
@@ -87,6 +88,17 @@ def test_an_output_without_a_class_is_no_answer(folder, tmp_path):
     assert [name for name, _ in best][0] == "bee" and sum(share for _, share in best) == pytest.approx(1)
 
 
+def test_a_network_may_be_of_another_type_and_gets_no_photographs(folder):
+    network, file = alexnet2gpu.load(folder / "run"), folder / "photographs" / "cat" / "1.png"
+    (expected,) = network.predict(file)
+    for other, off in ((network.double(), 1e-5), (network.bfloat16(), 0.05)):
+        (found,) = other.predict(file)
+        assert found[0][0] == "cat" and found[0][1] == pytest.approx(expected[0][1], abs=off)
+    assert network.predict([]) == []
+    with pytest.raises(ValueError, match="views is 5: should be 1 or 10"):
+        network.predict(file, views=5)
+
+
 def predict(*arguments):
     program("predict").main([str(argument) for argument in arguments])
 
@@ -131,6 +143,26 @@ def test_other_photographs_are_evaluated_by_the_names_of_their_classes(top, fold
     with pytest.raises(SystemExit):
         evaluate(folder / "run", "--data", tmp_path)
     assert "images of a class 'zebra', which the network has not learned" in capsys.readouterr().err
+
+
+def test_a_folder_that_has_changed_is_not_tested_on_in_silence(folder, capsys, tmp_path):
+    """It has photographs that the network was trained on; nor one whose classes do not fit each other."""
+    other = shutil.copytree(folder / "photographs", tmp_path / "photographs")
+    tinted(other / "bee" / "new.png", 1, 7)
+    with pytest.raises(SystemExit):
+        evaluate(folder / "run", "--data", other)
+    assert "has changed since it was packed" in capsys.readouterr().err
+
+
+def test_photographs_to_test_are_packed_once_and_the_pack_will_do(folder, capsys, tmp_path):
+    """Of one class; they may be gone then."""
+    tinted(tmp_path / "test" / "cat" / "1.png", 2, 5)
+    evaluate(folder / "run", "--data", tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    evaluate(folder / "run", "--data", tmp_path)
+    evaluate(folder / "run", "--data", tmp_path / "pack-test-raw-32")
+    printed = capsys.readouterr()
+    assert printed.out.count("1 images, 1 view: top-1 error 0.00%") == 3 and "are gone" in printed.out
 
 
 def test_the_photographs_that_were_held_out_are_evaluated(folder, capsys):
@@ -182,10 +214,38 @@ def test_an_export_is_enough_to_say_what_a_photograph_shows(ending, folder, tmp_
         assert NAMES[logits.argmax()] == "cat"
 
 
+def test_what_is_exported_of_an_odd_border_is_the_middle(folder, tmp_path):
+    saved = find_saved(folder / "run", overrides=["data.crop=27", "model.input=[3,27,27]"])
+    mean = np.load(io.BytesIO(base64.b64decode(describe(saved)["mean"])))
+    assert np.array_equal(mean, np.load(folder / "run" / "mean.npy")[2:29, 2:29])
+
+
+def test_no_photograph_is_drawn_over(folder, capsys, tmp_path):
+    tinted(tmp_path / "x.png", 0, 1)
+    for out in (tmp_path / "x.png", tmp_path, tmp_path / "x.jpg"):
+        with pytest.raises(SystemExit):
+            predict(folder / "run", tmp_path / "x.png", "--out", out)
+        assert "should be a .png file, and none of the photographs" in capsys.readouterr().err
+
+
+def test_a_mean_image_that_was_never_found_is_told(folder, capsys, tmp_path):
+    settings = [*SETTINGS, "data.mean=none", "train.max_steps=1"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    train(*options, "--data", folder / "photographs", "--out", tmp_path / "run")
+    file = folder / "photographs" / "ant" / "1.png"
+    alexnet2gpu.load(tmp_path / "run").predict(file)
+    with pytest.raises(ValueError, match="the run has left no mean image"):
+        alexnet2gpu.load(tmp_path / "run", overrides=["data.mean=image"]).predict(file)
+
+
 def test_a_photograph_that_cannot_be_read_is_named(folder, capsys, tmp_path):
     (tmp_path / "x.jpg").write_bytes(b"no photograph")
     write(tmp_path / "y.png", 3)
-    for file, complaint in (("x.jpg", "x.jpg: not an image of a known kind"), ("z.png", "z.png: ")):
+    for file, complaint in (
+        ("x.jpg", "x.jpg: not an image of a known kind"),
+        ("z.png", "z.png: there is no such file"),
+        (".", ": a folder, not a"),
+    ):
         with pytest.raises(SystemExit) as exit_:
             predict(folder / "run", tmp_path / "y.png", tmp_path / file)
         assert exit_.value.code == 2 and complaint in capsys.readouterr().err

@@ -105,7 +105,24 @@ def write_other(file):
     torch.save({"features.0.weight": torch.zeros(3)}, file)
 
 
+def test_the_prefix_of_ddp_is_no_part_of_a_name(source, tmp_path, capsys):
+    torch.save({f"module.{name}": tensor for name, tensor in weights(source).items()}, tmp_path / "x.pt")
+    train(*QUICK, "--from", tmp_path / "x.pt", "--out", tmp_path / "run")
+    assert "conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8\n" in capsys.readouterr().out
+
+
+def write_whole_numbers(file):
+    torch.save({"towers.0.conv1.weight": torch.zeros(8, 1, 5, 5, dtype=torch.int64)}, file)
+
+
+def write_sparse(file):
+    torch.save({"towers.0.fc8.weight": torch.zeros(5, 512).to_sparse()}, file)
+
+
 MISTAKES = {
+    "whole numbers": (write_whole_numbers, "x.pt: cannot be read: has no tensors of floating point"),
+    "sparse": (write_sparse, "x.pt: cannot be read: has no tensors of floating point"),
+    "a list": (lambda place: torch.save([1], place), "x.pt: cannot be read: is no state dict"),
     "nothing there": (lambda place: None, "x.pt: cannot be read: "),
     "no weights": (lambda place: place.write_text("{}"), "x.pt: cannot be read: "),
     "code": (lambda place: torch.save({"a": json.loads}, place), "x.pt: cannot be read: "),

@@ -24,7 +24,7 @@ from alexnet2gpu.data.pack.labels import read_labels
 
 VAL = "val", "valid", "validation", "test"
 HELD_OUT = 5  # of so many photographs one is held out
-PACK = re.compile(r"pack-(raw|jpeg)-\d+.*")  # packs lie beside the photographs
+PACK = re.compile(r"pack-(test-)?(raw|jpeg)-\d+.*")  # packs lie beside the photographs
 LEFT_BEHIND = {"@eadir", "__macosx", "thumbs.db", "desktop.ini", "$recycle.bin"}
 TEXT = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".mat", ".yaml", ".yml", ".ini", ".db")
 
@@ -53,7 +53,7 @@ class Photographs:
         for label, top in enumerate(self.tops):
             found = sorted(_files_of(top)) if top else []
             if self.held_out is not None:
-                drawn = _drawn(len(found), self.classes[label])
+                drawn = _drawn([os.path.join(*pair) for pair in found], top)
                 found = [pair for pair, out in zip(found, drawn) if out == self.held_out]
             for place, file in found:
                 yield os.path.relpath(os.path.join(place, file), self.folder), label
@@ -89,9 +89,9 @@ def read_folder(source: Path, to_test: bool = False) -> Folder:
     train, val = source / "train", next((source / name for name in VAL if (source / name).is_dir()), None)
     if not train.is_dir():
         if val is None:
-            classes = _class_folders(source, f"--data {source}")
+            classes = _class_folders(source, f"--data {source}", to_test)
             return Folder(classes, None, _in(source, classes)) if to_test else _held_out(source, classes)
-        classes = _class_folders(val, val)
+        classes = _class_folders(val, val, True)
         return Folder(classes, None, _in(val, classes))
     classes = _class_folders(train, train)
     if val is None:
@@ -134,12 +134,15 @@ def _folders(folder):
     )
 
 
-def _class_folders(folder, who):
-    """The names of the classes. Raises: ValueError if they cannot be those of a training set."""
+def _class_folders(folder, who, to_test=False):
+    """The names of the classes. Raises: ValueError if they cannot be, or are of one class and not
+    `to_test`."""
     found = _folders(folder)
     for name in found:
         if os.fsencode(name) != name.encode(errors="replace"):
             raise ValueError(f"{folder}/{name!r}: a name that is not of UTF-8: rename it")
+    if not found and any(_counts(entry.name) for entry in os.scandir(folder) if entry.is_file()):
+        raise ValueError(f"{who}: has photographs and no folders of classes: if it is a class, rename it")
     if not found:
         should = "it should have train/ and val/, each with a folder of photographs for every class"
         raise ValueError(f"{who}: there are no folders in it: {should}, or such folders themselves")
@@ -148,8 +151,9 @@ def _class_folders(folder, who):
         if inside and not any(_counts(entry.name) for entry in os.scandir(below) if entry.is_file()):
             names = ", ".join(inside[:5]) + ", ..." * (len(inside) > 5)
             raise ValueError(f"{who}: has one folder, {found[0]}, of folders only: {names}: {_up(below)}")
-        one = f"has photographs of one class only, {found[0]}"
-        raise ValueError(f"{who}: {one}: a network has nothing to tell apart")
+        if not to_test:
+            one = f"has photographs of one class only, {found[0]}"
+            raise ValueError(f"{who}: {one}: a network has nothing to tell apart")
     return found
 
 
@@ -159,13 +163,19 @@ def _up(below):
     return f"an archive unpacked one level too deep? Try --data {below}"
 
 
-def _drawn(count, name):
-    """Which of a class's photographs are held out: of n, n / HELD_OUT rounded up, but not all."""
-    out = np.zeros(count, bool)
-    number = min(-(-count // HELD_OUT), count - 1)
-    draw = np.random.default_rng(seed_of(0, "held out", name))
-    out[draw.permutation(count)[: max(0, number)]] = True
+def _drawn(paths, top):
+    """Which of a class's photographs are held out: of n, n / HELD_OUT rounded up, but not all; by a number
+    that is drawn for each name, so that few change when some are added."""
+    names = [os.path.relpath(path, top) for path in paths]
+    order = np.argsort([seed_of(0, "held out", top.name, name) for name in names], kind="stable")
+    out = np.zeros(len(names), bool)
+    out[order[: max(0, min(-(-len(names) // HELD_OUT), len(names) - 1))]] = True
     return out
+
+
+def is_gone(source: Path) -> bool:
+    """Whether there is nothing in a folder any more that could be photographs."""
+    return not source.is_dir() or not _folders(source)
 
 
 def _counts(name):

@@ -7,7 +7,9 @@ ID                  ILSVRC's list: the number of the class of each photograph, i
                     is then its line's
 """
 
+import csv
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,27 +23,42 @@ def read_labels(
     source: Path, folder: Path, names: Sequence[str], classes: Sequence[str]
 ) -> tuple[dict[str, int], str]:
     """Of the photographs `names` in `folder`, below `source`: their labels, and in words where they are from.
-    Raises: ValueError, if no file says it."""
+    Raises: ValueError, if no file says it, or not of all."""
     label_of = {name: label for label, name in enumerate(classes)}
-    lists, ids = [], []
+    lists, ids, partly = [], [], []
+    below = os.path.relpath(folder, source)
     for file, rows in _tables(source, folder):
-        if found := _by_names(rows, names, label_of):
+        found = _by_names(rows, names, below, label_of)
+        if found and None not in found.values():
             return found, f"{folder.name}/: classes are from {file.name}"
-        if all(len(row) == 1 and row[0].isdecimal() for row in rows):
+        if found:
+            partly.append((file, next(name for name, label in found.items() if label is None)))
+        elif all(len(row) == 1 and row[0].isdecimal() for row in rows):
             if len(rows) == len(names):
                 lists.append((file, [int(row[0]) for row in rows]))
-        elif found := _by_ids(rows, label_of):
-            ids.append((file, found))
+        elif numbered := _by_ids(rows, label_of):
+            ids.append((file, *numbered))
+    ids.sort(key=lambda entry: not entry[2])  # those that have numbers before those that have lines
     for file, numbers in lists:
-        for other, label_at in ids:
+        for other, label_at, explicit in ids:
             if set(numbers) <= set(label_at):
                 found = {name: label_at[number] for name, number in zip(sorted(names), numbers)}
-                return found, f"{folder.name}/: classes are from {file.name}, by the numbers of {other.name}"
-    way_out = "put a file val_labels.txt beside it, with a line FILE CLASS for each"
-    if lists:
-        way_out = f"{lists[0][0].name} has numbers: put synsets.txt beside it, a line CLASS NUMBER for each"
+                which = (
+                    "numbers"
+                    if explicit
+                    else f"lines ({classes[label_at[min(label_at)]]} is number {min(label_at)})"
+                )
+                return found, f"{folder.name}/: classes are from {file.name}, by the {which} of {other.name}"
+    raise ValueError(f"{folder}: {_lack(lists, partly)}")
+
+
+def _lack(lists, partly):
+    for file, name in partly:
+        return f"{file.name} says of no class of train/ that {name} is of it: add a line, FILE CLASS"
     unknown = "has no folders of classes, and no file says what its photographs are"
-    raise ValueError(f"{folder}: {unknown}: {way_out}")
+    for file, _ in lists:
+        return f"{unknown}: {file.name} has numbers: put synsets.txt beside it, a line CLASS NUMBER for each"
+    return f"{unknown}: put a file val_labels.txt beside it, with a line FILE CLASS for each"
 
 
 def _tables(source: Path, folder: Path) -> Iterator[tuple[Path, list[list[str]]]]:
@@ -54,38 +71,48 @@ def _tables(source: Path, folder: Path) -> Iterator[tuple[Path, list[list[str]]]
             if file.suffix.lower() not in ENDINGS or not file.is_file():
                 continue
             try:
-                text = files.read_file(file, MOST).decode()
-            except (OSError, ValueError):
+                lines = files.read_file(file, MOST).decode("utf-8-sig").splitlines()
+                rows = [_words(line) for line in lines if line.strip()]
+            except (OSError, ValueError, csv.Error):
                 continue
-            if rows := [_words(line) for line in text.splitlines() if line.strip()]:
+            if rows:
                 yield file, rows
 
 
 def _words(line):
-    """By tabs, or by commas, or by spaces, if a name has none."""
-    separator = next((mark for mark in "\t," if mark in line), None)
-    return [word.strip() for word in line.strip().split(separator)]
+    """By tabs, or by commas or semicolons, or by spaces if a name has none."""
+    separator = next((mark for mark in "\t,;" if mark in line), None)
+    if separator is None:
+        return line.split()
+    return [word.strip() for word in next(csv.reader([line], delimiter=separator, skipinitialspace=True))]
 
 
-def _by_names(rows, names, label_of):
-    """Name -> label, if each photograph has a line FILE CLASS, else None."""
-    said = {}
+def _by_names(rows, names, below, label_of):
+    """Name -> label, None where no line FILE CLASS says it, or two say different things; of no name: None."""
+    said = defaultdict(set)
     for row in rows:
         if len(row) > 1 and (words := [row[1], *row[1].split()[:1]]):  # Kaggle has boxes behind the class
             label = label_of.get(words[0], label_of.get(words[-1]))
-            file = os.path.basename(row[0])
-            said[file] = said[os.path.splitext(file)[0]] = label
-    found = {name: said.get(name, said.get(os.path.splitext(name)[0])) for name in names}
-    return None if None in found.values() else found
+            path = os.path.normpath(row[0])
+            for name in {path, os.path.basename(path), os.path.splitext(os.path.basename(path))[0]}:
+                said[name].add(label)
+    found = {}
+    for name in names:
+        keys = os.path.join(below, name), name, os.path.splitext(name)[0]
+        labels = next((said[key] for key in keys if key in said), {None})
+        found[name] = labels.pop() if len(labels) == 1 else None
+        labels.add(found[name])
+    return found if set(found.values()) != {None} else None
 
 
 def _by_ids(rows, label_of):
-    """Number -> label, if all classes have one, else None."""
-    found = {}
+    """Number -> label, and whether the numbers are in the file; None unless all classes have one."""
+    found, explicit = {}, True
     for line, row in enumerate(rows, 1):
         words = " ".join(row).split()[:2]
         known = [word for word in words if word in label_of]
         if known:
             numbers = [int(word) for word in words if word.isdecimal()]
+            explicit = explicit and bool(numbers)
             found[(numbers or [line])[0]] = label_of[known[0]]
-    return found if len(set(found.values())) == len(label_of) else None
+    return (found, explicit) if len(set(found.values())) == len(label_of) else None

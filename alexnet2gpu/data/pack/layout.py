@@ -31,12 +31,13 @@ PARTS = ("train", "val")
 @dataclass(frozen=True)
 class Form:
     """What a pack is made of: store `raw` or `jpeg`, the side of its images, JPEG's quality; 3 channels, or 1
-    of grey."""
+    of grey; how many bits deep grey has, if that is not to be found out."""
 
     store: str = "raw"
     size: int = 256
     quality: int = 90
     channels: int = 3
+    grey_bits: int | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -115,6 +116,8 @@ def pack_of(source: Path, form: Form, to_test: bool = False) -> Path:
     """The pack of a folder of photographs, unless --out put it elsewhere; of a pack, itself."""
     kind = "pack-test" if to_test else "pack"
     name = f"{kind}-{form.store}-{form.size}{'-grey' * (form.channels == 1)}"
+    if to_test and form.grey_bits not in (None, 16):
+        name += f"-of-{form.grey_bits}-bits"
     return source if is_pack(source) else source / name
 
 

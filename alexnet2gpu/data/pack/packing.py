@@ -78,7 +78,7 @@ def make_pack(
     shutil.rmtree(begun, ignore_errors=True)  # of a process that came after
     made = parts_of(target)[0].read_sidecar().source
     for key, value in asdict(form).items():
-        if made.get(key) != value:
+        if value is not None and made.get(key) != value:
             other = f"{target}: is a pack with {key} {made.get(key)}, not {value}"
             raise ValueError(f"{other}: delete it or choose another place")
 
@@ -104,7 +104,7 @@ def _pack(source, folder, begun, form, workers, every):
     with _ended_by_sigterm():
         every_file = (photographs.folder / name for _, photographs, _ in todo for name, _ in photographs)
         common = {"folder": os.path.basename(os.path.realpath(source)), **asdict(form)}
-        bits = grey_bits_of(every_file)
+        bits = form.grey_bits or grey_bits_of(every_file)
         common["grey_bits"] = bits or 16
         if bits:
             tqdm.write(

@@ -32,8 +32,14 @@ def read_photograph(file: Path, shape: tuple[int, int, int], grey_bits: int = 16
         return _read(file, shape, grey_bits)
     except Exception as error:  # Pillow's plugins raise whatever they like
         kind, said = type(error).__name__, " ".join(str(error).split())
-        if kind == "UnidentifiedImageError":
+        if file.is_dir():
+            said = "a folder, not a photograph"
+        elif isinstance(error, FileNotFoundError):
+            said = "there is no such file"
+        elif kind == "UnidentifiedImageError":
             said = "not an image of a known kind"
+        elif kind == "DecompressionBombError":
+            said = "more pixels than a file of its size should have"
         elif not isinstance(error, ValueError | OSError):
             said = f"{kind}: {said}"
         raise ValueError(f"{file}: {said}") from None

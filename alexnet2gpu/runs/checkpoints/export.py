@@ -65,7 +65,7 @@ def describe(saved: Saved) -> dict[str, str]:
         steps.append(f"the {crop}x{crop} pixels in the middle")
     if learned.mean is not None:
         top, left = (height - (crop or height)) // 2, (width - (crop or width)) // 2
-        mean = learned.mean[top : height - top, left : width - left]
+        mean = learned.mean[top : top + (crop or height), left : left + (crop or width)]
         about["mean"] = base64.b64encode(as_file(mean)).decode()
         steps.append("less `mean`")
     steps += [f"divided by {data.divide:g}"] * (data.divide != 1)

@@ -5,6 +5,7 @@ other classes is not. Layers that are not taken are drawn anew, as without them,
 """
 
 import json
+import pickle
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,8 @@ def read_weights(source: Path) -> Weights:
     except ImportError as error:
         raise ValueError(f"--from {source}: {error}: pip install 'alexnet2gpu[export]'") from None
     except Exception as error:  # torch.load raises whatever it likes
-        raise ValueError(f"--from {source}: cannot be read: {one_line(error)}") from None
+        said = "not a file of weights" if isinstance(error, pickle.UnpicklingError | RuntimeError) else None
+        raise ValueError(f"--from {source}: cannot be read: {said or one_line(error)}") from None
     return Weights(source, tensors, classes, {source.name: checksum})
 
 
@@ -64,9 +66,22 @@ def _read_file(source):
         tensors = torch.load(source, map_location="cpu", weights_only=True)
         about = getattr(tensors, "_metadata", {}).get("", {})
         for key in ("state_dict", "model"):  # as others wrap it
-            tensors = tensors[key] if isinstance(tensors.get(key), dict) else tensors
-    tensors = {name: tensor for name, tensor in tensors.items() if torch.is_tensor(tensor)}
+            if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
+                tensors = tensors[key]
+    if not isinstance(tensors, dict):
+        raise ValueError("is no state dict")
+    tensors = {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}  # of DDP
+    dense = {name: tensor for name, tensor in tensors.items() if _is_dense(tensor)}
+    if not dense:
+        raise ValueError("has no tensors of floating point numbers in it")
+    tensors = dense
     return tensors, json.loads(about["classes"]) if "classes" in about else None
+
+
+def _is_dense(tensor):
+    if not torch.is_tensor(tensor) or not tensor.is_floating_point():
+        return False
+    return tensor.layout == torch.strided and tensor.device.type == "cpu"
 
 
 def choose(
