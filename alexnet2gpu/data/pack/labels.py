@@ -43,11 +43,9 @@ def read_labels(
         for other, label_at, explicit in ids:
             if set(numbers) <= set(label_at):
                 found = {name: label_at[number] for name, number in zip(sorted(names), numbers)}
-                which = (
-                    "numbers"
-                    if explicit
-                    else f"lines ({classes[label_at[min(label_at)]]} is number {min(label_at)})"
-                )
+                first = min(label_at)
+                lines = f"lines ({classes[label_at[first]]} is number {first})"
+                which = "numbers" if explicit else lines
                 return found, f"{folder.name}/: classes are from {file.name}, by the {which} of {other.name}"
     raise ValueError(f"{folder}: {_lack(lists, partly)}")
 
