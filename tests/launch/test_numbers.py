@@ -11,7 +11,8 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from alexnet2gpu.memory.plan import Case
 from alexnet2gpu.memory.report import MIB
-from bench.results import RESULTS
+from bench.results import RESULTS, rewrite
+from bench.runs import __main__ as finetuning
 
 README = (REPOSITORY / "README.md").read_text()
 TEXT = " ".join(README.split())
@@ -87,3 +88,9 @@ def test_errors_on_caltech_are_those_of_the_run():
     centre, ten = (errors[f"one device; views: {views}"]["top1_error"] for views in (1, 10))
     assert f"top-1 error of {centre:.1%}".replace("%", " %") in TEXT
     assert f"ten views {ten:.1%}".replace("%", " %") in TEXT
+
+
+def test_the_table_of_fine_tuning_is_that_of_its_results():
+    """To draw it anew: python -m bench.runs DIR"""
+    text = finetuning.PAGE.read_text()
+    assert rewrite(text, {"finetune": finetuning.drawn(results("finetune-cpu")["errors"])}) == text
