@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def read_photograph(file: Path, shape: tuple[int, int, int], grey_bits: int = 16
     Returns: (H, W, C) uint8. Raises: ValueError naming the file, if it cannot be read.
     """
     try:
-        return _read(file, shape, grey_bits)
+        with warnings.catch_warnings():  # Pillow's say that a photograph is large, or its remarks are damaged
+            warnings.simplefilter("ignore")
+            return _read(file, shape, grey_bits)
     except Exception as error:  # Pillow's plugins raise whatever they like
         kind, said = type(error).__name__, " ".join(str(error).split())
         if file.is_dir():

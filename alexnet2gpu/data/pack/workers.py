@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -53,9 +52,7 @@ class Workers:
 
 
 def _start_worker():
-    """Leave Ctrl-C to the main process, and end with it, also if it was killed. Pillow's warnings say no more
-    than that a photograph is large or its remarks are damaged."""
-    warnings.simplefilter("ignore")
+    """Leave Ctrl-C to the main process, and end with it, also if it was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
