@@ -186,10 +186,18 @@ def test_a_mistake_in_processes_of_its_own(arguments, complaint, world, folder):
 
 def test_main_in_a_thread_is_told_in_one_line(capfd):
     """Where signals cannot be handled."""
-    thread = threading.Thread(target=program("train").main, args=([],))
+    ends = []
+
+    def call():
+        with pytest.raises(SystemExit) as end:
+            program("train").main([])
+        ends.append(end.value.code)
+
+    thread = threading.Thread(target=call)
     thread.start()
     thread.join()
-    said = capfd.readouterr().err
+    said, (status,) = capfd.readouterr().err, ends
+    assert status == 2
     assert said.startswith("error: main() was called in a thread") and said.count("\n") == 1
 
 
