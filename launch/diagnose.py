@@ -13,7 +13,7 @@ classifier.
 import sys
 from dataclasses import replace
 
-from options import Parser, device
+from options import Parser, device, print_lines
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
@@ -32,16 +32,17 @@ def parse(argv):
 def main(argv=None):
     with one_line_mistakes():
         args = parse(argv)
+        from alexnet2gpu.config.load import read_config
         from alexnet2gpu.data.batches import check_batch
         from alexnet2gpu.data.sources import load_experiment
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.modes import Grid
         from alexnet2gpu.runs.diagnose import complaint, diagnose, verdict
 
-        config, images, _ = load_experiment(args.config, args.set)
+        config, images, _ = load_experiment(read_config(args.config, args.set))
         check_batch(config.train.batch, 1, len(images))
         seeds = range(config.train.seed, config.train.seed + args.seeds)
-    print(*(f"{remark}\n" for remark in images.remarks), sep="", end="")
+    print_lines(images.remarks)
     verdicts = []
     with Watch(Grid()):  # an image may be found changed when it is read
         for seed in seeds:

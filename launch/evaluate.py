@@ -14,7 +14,7 @@ averaged likewise, as the paper's 5 and 7 were. One network after the other is i
 import json
 from pathlib import Path
 
-from options import Parser
+from options import Parser, print_lines
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
@@ -66,7 +66,7 @@ def main(argv=None):
     with Watch(grid) as watch, Ranks(grid, train.threads, train.keep_memory) as ranks:
         agreement.check_agreement(told, ranks)
         if grid.rank == 0:
-            print(*(f"{remark}\n" for remark in test.remarks), sep="", end="")
+            print_lines(test.remarks)
         for alone, averaged in average(networks, test, ranks, args.views, watch.tick):
             path = networks[len(figures)].checkpoint
             figures.append({"checkpoint": str(path), "alone": alone, "averaged": averaged})

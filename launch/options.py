@@ -72,6 +72,12 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def print_lines(lines):
+    """Nothing, if there are none."""
+    for line in lines:
+        print(line)
+
+
 def device():
     """The first GPU, or the CPU."""
     import torch

@@ -15,7 +15,7 @@ jpeg store, from which it is decoded in every epoch.
 
 from pathlib import Path
 
-from options import Parser
+from options import Parser, print_lines
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
@@ -50,7 +50,7 @@ def main(argv=None):
         target = args.out or layout.pack_of(args.data, form)
         if target != args.data:  # which may be a pack already
             make_pack(args.data, target, form, args.workers)
-            print(*(f"{remark}\n" for remark in check_unchanged(args.data, target)), sep="", end="")
+            print_lines(check_unchanged(args.data, target))
         if args.check:
             layout.check_pack(target)
         for part in layout.parts_of(target):

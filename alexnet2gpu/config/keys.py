@@ -50,9 +50,8 @@ class Train:
     tf32: bool = True  # on GPUs, round the factors of float32 products to TF32, 10 bits of 23: faster
     graph: bool = True  # on one GPU, a step is one CUDA graph, unless memory.recompute: model/graph.py
     log_every: int = bounded(20, least=1)  # steps to a line of metrics.jsonl
-    log: Literal["tensorboard"] | None = (
-        None  # where the same figures go besides: into the run's tensorboard/
-    )
+    # where the same figures go besides: into the run's tensorboard/
+    log: Literal["tensorboard"] | None = None
     save_minutes: float | None = bounded(10.0, least=0)  # between checkpoints, at most; null: an epoch
     keep: int = bounded(2, least=1)  # how many checkpoints stay, the newest ones, besides the best
     threads: int | None = bounded(None, least=1, most=1024)  # CPU threads of a rank; null: its share of cores

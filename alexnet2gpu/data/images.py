@@ -1,5 +1,6 @@
 """A set of labelled images: uint8 pixels in memory, memory-mapped, or decoded as they are read."""
 
+import io
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -83,6 +84,22 @@ class Images:
             some = range(first, min(first + 64, len(self)))
             moments.add(np.stack([self.pixels[i, :] for i in some]))
         return moments
+
+
+def middle(image: np.ndarray, crop: int | None) -> np.ndarray:
+    """(H, W, C) -> the (crop, crop, C) in its middle, as those of testing are cut; all of it without a
+    crop."""
+    if crop is None:
+        return image
+    top, left = ((side - crop) // 2 for side in image.shape[:2])
+    return image[top : top + crop, left : left + crop]
+
+
+def array_file(array: np.ndarray) -> bytes:
+    """What a .npy file of it has in it."""
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
 
 
 class Moments:

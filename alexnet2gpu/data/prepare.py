@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from alexnet2gpu.config.keys import Config, Data
 from alexnet2gpu.data.crops import Corners, cut_ahead, threads_for
-from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.images import Images, middle
 from alexnet2gpu.data.on_gpu import keep_those_that_fit
 from alexnet2gpu.data.task import Learned
 from alexnet2gpu.model.device import gpus, has_triton
@@ -38,14 +38,21 @@ def find_statistics(images: Images, data: Data) -> None:
 class Preparation:
     """See above; of the training `images`, mean and colours count. What is subtracted is the centre of the
     mean image, wherever a crop was cut, as in the code of 2012. For testing, what a run has left of them
-    will do. `ranks` are on this machine."""
+    will do. `ranks` are on this machine; what it gives is of `dtype`, or as train.precision has it."""
 
-    def __init__(self, images: Images | Learned, config: Config, device: torch.device, ranks: int = 1):
+    def __init__(
+        self,
+        images: Images | Learned,
+        config: Config,
+        device: torch.device,
+        ranks: int = 1,
+        dtype: torch.dtype | None = None,
+    ):
         self.data, self.ranks, self.kernel, self.kept = config.data, ranks, None, []
         height, width, _ = images.shape
         self.crop = self.data.crop or height
         self.centre = (height - self.crop) // 2, (width - self.crop) // 2
-        self.device, self.dtype = device, weight_dtype(config.train.precision)
+        self.device, self.dtype = device, dtype or weight_dtype(config.train.precision)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if device.type == "cuda" and self.dtype == torch.float32 and has_triton():
             from alexnet2gpu.data import prepare_kernel
@@ -53,10 +60,9 @@ class Preparation:
             self.kernel = prepare_kernel
         self.mean = None
         if self.data.mean == "image":
-            if images.mean_image() is None:
+            if (mean := images.mean_image()) is None:
                 raise ValueError("data.mean image: the run has left no mean image, its data.mean was none")
-            top, left = self.centre
-            mean = images.mean_image()[top : top + self.crop, left : left + self.crop].reshape(self.crop, -1)
+            mean = middle(mean, self.crop).reshape(self.crop, -1)
             mean = self._to_device(torch.from_numpy(mean)).to(self.dtype)
             self.mean = mean.contiguous()  # (crop, crop * C), as the kernel reads it
         if self.data.colour and isinstance(images, Images):

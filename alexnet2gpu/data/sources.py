@@ -15,14 +15,12 @@ import contextlib
 import fcntl
 import io
 import socket
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from alexnet2gpu.config.keys import Config, Data
-from alexnet2gpu.config.load import read_config
 from alexnet2gpu.config.network import Network
 from alexnet2gpu.config.text import shape_text
 from alexnet2gpu.data.arrays import read_arrays
@@ -43,12 +41,12 @@ WITHOUT_DIR = {
 }
 
 
-def load_experiment(file: str, overrides: Sequence[str]) -> tuple[Config, Images, Images]:
-    """A config, its network with an output for each class of its images; the training and the test images.
+def load_experiment(config: Config) -> tuple[Config, Images, Images]:
+    """Of what `read_config` gives: the config, its network with an output for each class of its images; the
+    training and the test images.
 
-    Raises: ValueError, as `load_config` and `load_images`.
+    Raises: ValueError, as `load_images`.
     """
-    config = read_config(file, overrides)
     train, test = load_images(config.data, config.model)
     return config.of_classes(train.classes), train, test
 
@@ -94,7 +92,7 @@ def load_images(data: Data, network: Network) -> tuple[Images, Images]:
         "synthetic": lambda: _draw_noise(data, network),
     }[data.name]
     train, test = read()
-    shape, test_shape = train.pixels.shape[1:], test.pixels.shape[1:]
+    shape, test_shape = train.shape, test.shape
     _check_fit(shape, data, network)
     _check_classes(max(train.classes, test.classes), data, network)
     if shape != test_shape:

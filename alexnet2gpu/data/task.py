@@ -8,7 +8,7 @@ it, and each export; so images can be classified where those of training are not
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from alexnet2gpu.config.keys import Data
 from alexnet2gpu.config.schema import bounded, build_section
-from alexnet2gpu.data.images import Images
+from alexnet2gpu.data.images import Images, array_file
 from alexnet2gpu.faults import files
 
 MEAN = "mean.npy"
@@ -45,8 +45,6 @@ class Learned:
     """A Task and, if one is subtracted, the mean image (H, W, C) float32; Preparation takes it in place of
     training images."""
 
-    covariance = None  # colours are of training only
-
     def __init__(self, task: Task, mean: np.ndarray | None):
         self.task, self.shape, self.mean = task, task.shape, mean
 
@@ -56,7 +54,7 @@ class Learned:
 
     def mean_file(self) -> bytes | None:
         """What MEAN has in it."""
-        return None if self.mean is None else as_file(self.mean)
+        return None if self.mean is None else array_file(self.mean)
 
     def check_known(self, names: Sequence[str]) -> None:
         """Raises: ValueError if one of these is no class here."""
@@ -77,18 +75,14 @@ def learned_of(images: Images, data: Data) -> Learned:
     """Of training images, as a config's `data` has them prepared."""
     labels = files.checksum(np.ascontiguousarray(images.labels, np.int64))
     mean = np.ascontiguousarray(images.mean_image(), np.float32) if data.mean == "image" else None
-    noted = None if mean is None else files.checksum(as_file(mean))
+    noted = None if mean is None else files.checksum(array_file(mean))
     task = Task(len(images), labels, images.shape, images.names, images.listing, noted, images.grey_bits)
     return Learned(task, mean)
 
 
-def as_json(task: Task) -> dict[str, Any]:
-    """What `read_learned` takes."""
-    return asdict(task)
-
-
 def read_learned(document: dict[str, Any], folder: Path) -> Learned:
-    """Of a checkpoint. Raises: ValueError, naming the file, if it is unreadable or not as it was written."""
+    """Of a checkpoint, whose state.json has the Task as a dict. Raises: ValueError, naming the file, if it
+    is unreadable or not as it was written."""
     task, mean = build_section(Task, document, "state.json"), None
     if task.mean is not None:
         with files.faults_of(folder / MEAN):
@@ -99,10 +93,3 @@ def read_learned(document: dict[str, Any], folder: Path) -> Learned:
             if mean.shape != task.shape or mean.dtype != np.float32 or not np.isfinite(mean).all():
                 raise ValueError(f"not the mean of images of {task.shape}")
     return Learned(task, mean)
-
-
-def as_file(mean: np.ndarray) -> bytes:
-    """A .npy file."""
-    content = io.BytesIO()
-    np.save(content, mean)
-    return content.getvalue()

@@ -9,14 +9,8 @@ from alexnet2gpu.memory.play import Estimate
 from alexnet2gpu.memory.report import MIB, ON_CUDA, error_of, fullest
 
 COLUMNS = 80
-OPTIONAL = (
-    "images",
-    "momentum",
-    "gradients",
-    "buckets",
-    "saved",
-    "weights",
-)  # of a table that is too wide; first the first
+# columns that are left out of a table that is too wide, the first first
+OPTIONAL = "images", "momentum", "gradients", "buckets", "saved", "weights"
 
 
 def row(

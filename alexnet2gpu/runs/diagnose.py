@@ -100,9 +100,7 @@ def verdict(health: list[Health], momentum: float) -> str:
     largest = max(health, key=lambda layer: layer.step)
     moved = f"the first step moves the weights of {largest.layer} most, by {largest.step:.1%} of their length"
     high = largest.step > 1 - momentum
-    much = (
-        "\nhigh rates: they may end in a loss that is no number: lower them (optim.schedule)" if high else ""
-    )
+    much = "\nhigh rates: they may end in a loss that is no number: lower them (optim.schedule)" * high
     seen = f"{health[-2].layer} differs by {health[-2].signal:.1%} of its mean; " if len(health) > 1 else ""
     return f"images reach the classifier: {seen}{moved}{much}"
 

@@ -84,7 +84,7 @@ def mean_errors(sums: Sequence[float]) -> dict[str, float]:
 
 
 def collapse(sums: Sequence[float], names: Sequence[str]) -> list[str]:
-    """By the sums of `errors`: the line to say of a network that takes all images for one class."""
+    """By the sums of `errors`: what to say of a network that takes all images for one class, in lines."""
     _, _, _, count, *answers = sums
     if count not in answers:
         return []

@@ -25,11 +25,12 @@ import re
 import shutil
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.load import config_text
-from alexnet2gpu.data.task import MEAN, Learned, as_json
+from alexnet2gpu.data.task import MEAN, Learned
 from alexnet2gpu.faults import files
 from alexnet2gpu.ranks.store import store_of_all_starts
 from alexnet2gpu.runs.checkpoints.format import Progress, checkpoints_of, set_aside, step_of
@@ -89,7 +90,7 @@ class Run(contextlib.AbstractContextManager):
             store_of_all_starts().set(BEGUN, str(self.folder))
         self._write("config.yaml", config_text(config).encode())
         if learned:
-            self._write("task.json", json.dumps(as_json(learned.task), indent=1).encode() + b"\n")
+            self._write("task.json", json.dumps(asdict(learned.task), indent=1).encode() + b"\n")
         if learned and learned.mean is not None:
             self._write(MEAN, learned.mean_file())
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.config.load import load_config
+from alexnet2gpu.config.load import read_config
 from alexnet2gpu.data.batches import check_batch
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import find_statistics
@@ -56,11 +56,11 @@ def make_plan(
     goes_on = resume or begun is not None
     folder = begun or check_folder(out, resume)
     default = folder / "config.yaml" if goes_on else "configs/quick.yaml"
-    config = load_config(file or default, overrides)
+    config = read_config(file or default, overrides)
     grid = grid_of(config.model.towers, split, ddp)
-    check_memory(config, grid)
+    check_memory(config.of_classes(), grid)
     check_board(config.train)
-    config, images, test = load_experiment(file or default, overrides)
+    config, images, test = load_experiment(config)
     check_batch(config.train.batch, grid.replicas, len(images))
     check_images(test, grid.replicas)
     find_statistics(images, config.data)

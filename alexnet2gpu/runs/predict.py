@@ -39,9 +39,7 @@ class Classifier(AlexNet):
         if not isinstance(files, str | Path) and not len(files):
             return []
         config, training, first = self.saved.config, self.training, next(self.parameters())
-        prepare = Preparation(self.saved.learned, config, first.device)
-        prepare.dtype = first.dtype
-        prepare.mean = None if prepare.mean is None else prepare.mean.to(first.dtype)
+        prepare = Preparation(self.saved.learned, config, first.device, dtype=first.dtype)
         trained = Trained(config, self, prepare)
         try:
             return likeliest(self.classes, probabilities(trained, read(files, self.saved), views))

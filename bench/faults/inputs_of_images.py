@@ -123,7 +123,9 @@ class Photographs(Reader):
 
     def read(self):
         for file in self.changed:
-            images, labels, _, skipped = workers._work(self.folder, [(file.name, 1)], Form("raw", 8), 16)
+            images, labels, _, skipped = workers._work(
+                self.folder, [(file.name, 1)], Form("raw", 8, grey_bits=16)
+            )
             whole = len(images) == 1 and len(images[0]) == 8 * 8 * 3 and labels == [1]
             named = len(skipped) == 1 and skipped[0][0] == file.name and skipped[0][1].isprintable()
             if not (whole or named):

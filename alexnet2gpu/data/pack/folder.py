@@ -8,7 +8,8 @@
 
 A label is the index of a class among the names of all, sorted, as torchvision's ImageFolder has it.
 Photographs may lie in folders of a class's folder. Names that start with a dot, text files, and what file
-managers leave do not count; all else is expected to be a photograph."""
+managers leave do not count; all else is expected to be a photograph.
+"""
 
 import hashlib
 import os
@@ -35,7 +36,7 @@ class Photographs:
     in memory at a time.
 
     tops: where each class's lie; none if the class has no folder here.
-    share: None: all of them; else whether these are the ones held out, or the others.
+    held_out: None: all of them; else whether these are the ones held out, or the others.
     labels: of files that lie flat, instead.
     """
 

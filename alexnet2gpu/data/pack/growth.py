@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from alexnet2gpu.config.schema import bounded, build_section
-from alexnet2gpu.data.images import Moments
+from alexnet2gpu.data.images import Moments, array_file
 from alexnet2gpu.data.pack.layout import Form, Part, Sidecar
 from alexnet2gpu.data.pack.stores import STORES, blocks_of
 from alexnet2gpu.faults import files
@@ -140,10 +140,9 @@ class Growth:
             raise ValueError(f"{part.name}/: files came or went meanwhile: {self.anew}")
         checksums = {path.name: f"crc32 {file.crc:08x}" for path, file in self.files.items()}
         if with_mean:
-            content = io.BytesIO()
-            np.save(content, self.moments.mean)
-            files.write_whole(part.mean, content.getvalue())
-            checksums[part.mean.name] = files.checksum(content.getvalue())
+            content = array_file(self.moments.mean)
+            files.write_whole(part.mean, content)
+            checksums[part.mean.name] = files.checksum(content)
         sidecar = Sidecar(
             shape=(images, *self.form.shape),
             store=self.form.store,

@@ -1,10 +1,10 @@
 """Which class each photograph of a flat folder is of, as a file beside it says.
 
-FILE CLASS ...      a line for each, separated by spaces, tabs or a comma, FILE with its ending or without:
-                    Tiny ImageNet's val_annotations.txt, Kaggle's LOC_val_solution.csv, your own
-ID                  ILSVRC's list: the number of the class of each photograph, in the order of their names;
-                    with another file, a line CLASS ID or ID CLASS for each class, or CLASS, whose number
-                    is then its line's
+FILE CLASS    a line for each, between them spaces, a tab, a comma or a semicolon, FILE with its ending or
+              without, or with its path: Tiny ImageNet's val_annotations.txt, Kaggle's LOC_val_solution.csv
+ID            ILSVRC's list: the number of each photograph's class, in the order of their names; another
+              file has a line CLASS ID or ID CLASS for each class, or, if there is no such file, a line
+              CLASS, whose number is its line's
 """
 
 import csv
@@ -89,17 +89,17 @@ def _by_names(rows, names, below, label_of):
     """Name -> label, None where no line FILE CLASS says it, or two say different things; of no name: None."""
     said = defaultdict(set)
     for row in rows:
-        if len(row) > 1 and (words := [row[1], *row[1].split()[:1]]):  # Kaggle has boxes behind the class
-            label = label_of.get(words[0], label_of.get(words[-1]))
-            path = os.path.normpath(row[0])
-            for name in {path, os.path.basename(path), os.path.splitext(os.path.basename(path))[0]}:
-                said[name].add(label)
+        if len(row) < 2:
+            continue
+        path, first_word = os.path.normpath(row[0]), row[1].partition(" ")[0]  # Kaggle has boxes behind it
+        label = label_of.get(row[1], label_of.get(first_word))
+        for name in {path, os.path.basename(path), os.path.splitext(os.path.basename(path))[0]}:
+            said[name].add(label)
     found = {}
     for name in names:
         keys = os.path.join(below, name), name, os.path.splitext(name)[0]
         labels = next((said[key] for key in keys if key in said), {None})
-        found[name] = labels.pop() if len(labels) == 1 else None
-        labels.add(found[name])
+        found[name] = next(iter(labels)) if len(labels) == 1 else None
     return found if set(found.values()) != {None} else None
 
 

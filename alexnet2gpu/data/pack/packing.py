@@ -17,7 +17,7 @@ import shutil
 import signal
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -103,13 +103,12 @@ def _pack(source, folder, begun, form, workers, every):
     _check_room(begun, form, sum(origin["photographs"] for *_, origin in todo))
     with _ended_by_sigterm():
         every_file = (photographs.folder / name for _, photographs, _ in todo for name, _ in photographs)
-        common = {"folder": os.path.basename(os.path.realpath(source)), **asdict(form)}
         bits = form.grey_bits or grey_bits_of(every_file)
-        common["grey_bits"] = bits or 16
+        form = replace(form, grey_bits=bits or 16)
+        common = {"folder": os.path.basename(os.path.realpath(source)), **asdict(form)}
         if bits:
-            tqdm.write(
-                f"grey of 16 bits uses {bits} of them: in all photographs the upper 8 stay", file=sys.stderr
-            )
+            said = f"grey of 16 bits uses {bits} of them: in all photographs the upper 8 stay"
+            tqdm.write(said, file=sys.stderr)
         with Workers(workers) as pool:
             for part, photographs, origin in todo:
                 _pack_part(part, photographs, origin | common, form, pool, every)
@@ -143,8 +142,7 @@ def _pack_part(part, photographs, origin, form, pool, every):
     progress, noted = growth.progress, time.monotonic()
     bar = progress_bar(origin["photographs"], progress.taken, f"packing {part.name}", unit=" images")
     with growth.opened(), bar:
-        done = pool.each(photographs, progress.taken, form, origin["grey_bits"])
-        for images, labels, moments, skipped in done:
+        for images, labels, moments, skipped in pool.each(photographs, progress.taken, form):
             growth.append(images, labels, moments)
             progress.skipped += skipped
             progress.taken += len(images) + len(skipped)

@@ -57,10 +57,9 @@ def all_to_test(source: Path, form: Form, listing: str | None) -> bool:
 
 def check_unchanged(source: Path, pack: Path, to_test: bool = False) -> tuple[str, ...]:
     """What to say of a folder that has been packed. Raises: ValueError if it has other photographs now."""
-    if not is_gone(source):
-        folder = read_folder(source, to_test)
-    else:
+    if is_gone(source):
         return (f"{source}: the photographs are gone, or lie elsewhere now: {pack.name} stands for them",)
+    folder = read_folder(source, to_test)
     for part in parts_of(pack):
         about, photographs = part.read_sidecar(), folder.part(part.name)
         listing, counts = photographs.listing() if photographs else ("", np.zeros(0))

@@ -33,13 +33,13 @@ class Workers:
     def __exit__(self, *error):
         self.pool.shutdown(cancel_futures=True)
 
-    def each(self, photographs: Photographs, first: int, form: Form, grey_bits: int) -> Iterator:
+    def each(self, photographs: Photographs, first: int, form: Form) -> Iterator:
         """What `_work` returns, some photographs at a time, in order from number `first` on.
         Raises: ValueError if a process was killed."""
         names, pending = islice(photographs, first, None), collections.deque()
         try:
             while some := list(islice(names, WORK)):
-                pending.append(self.pool.submit(_work, photographs.folder, some, form, grey_bits))
+                pending.append(self.pool.submit(_work, photographs.folder, some, form))
                 if len(pending) > 2 * self.count:
                     yield pending.popleft().result()
             while pending:
@@ -62,13 +62,13 @@ def _end_with_parent():
     os._exit(1)
 
 
-def _work(folder, some, form, grey_bits):
+def _work(folder, some, form):
     """In a worker: contents, labels and sums of the photographs [(name, label)] that can be read; name and
     reason of those that can not, the same wherever the folder is."""
     images, labels, skipped, moments = [], [], [], Moments(form.shape)
     for name, label in some:
         try:
-            pixels = read_photograph(folder / name, form.shape, grey_bits)
+            pixels = read_photograph(folder / name, form.shape, form.grey_bits)
         except ValueError as error:
             skipped.append([name, str(error).removeprefix(f"{folder / name}: ")])
             continue

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from alexnet2gpu.config.load import config_text
-from alexnet2gpu.data.task import as_file
+from alexnet2gpu.data.images import array_file, middle
 from alexnet2gpu.faults import files
 from alexnet2gpu.runs.checkpoints.towers import load_network
 from alexnet2gpu.runs.evaluate import Saved
@@ -64,9 +64,7 @@ def describe(saved: Saved) -> dict[str, str]:
     if crop:
         steps.append(f"the {crop}x{crop} pixels in the middle")
     if learned.mean is not None:
-        top, left = (height - (crop or height)) // 2, (width - (crop or width)) // 2
-        mean = learned.mean[top : top + (crop or height), left : left + (crop or width)]
-        about["mean"] = base64.b64encode(as_file(mean)).decode()
+        about["mean"] = base64.b64encode(array_file(middle(learned.mean, crop))).decode()
         steps.append("less `mean`")
     steps += [f"divided by {data.divide:g}"] * (data.divide != 1)
     steps += [f"enlarged to {data.resize}x{data.resize}, bilinearly"] * bool(data.resize)

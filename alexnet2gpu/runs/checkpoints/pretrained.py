@@ -70,12 +70,10 @@ def _read_file(source):
                 tensors = tensors[key]
     if not isinstance(tensors, dict):
         raise ValueError("is no state dict")
-    tensors = {str(name).removeprefix("module."): tensor for name, tensor in tensors.items()}  # of DDP
-    dense = {name: tensor for name, tensor in tensors.items() if _is_dense(tensor)}
-    if not dense:
+    found = {str(name).removeprefix("module."): of for name, of in tensors.items() if _is_dense(of)}  # of DDP
+    if not found:
         raise ValueError("has no tensors of floating point numbers in it")
-    tensors = dense
-    return tensors, json.loads(about["classes"]) if "classes" in about else None
+    return found, json.loads(about["classes"]) if "classes" in about else None
 
 
 def _is_dense(tensor):

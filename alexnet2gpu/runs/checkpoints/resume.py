@@ -3,16 +3,17 @@
 The newest that is whole is taken. Those passed over are named, with the reason, and are set aside when the
 run starts (runs/folder.py): nothing is deleted. What a run must keep is its identity: the network, how its
 steps are counted, and the images, as far as their number, labels and classes tell. All else may be changed,
-and is named too."""
+and is named too.
+"""
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from alexnet2gpu.config import schema
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.data.task import Task, as_json
+from alexnet2gpu.data.task import Task
 from alexnet2gpu.runs.checkpoints import format as saved
 from alexnet2gpu.runs.checkpoints.format import Damaged, Progress, State
 
@@ -35,7 +36,7 @@ class Start:
 
 def about(config: Config, task: Task) -> dict:
     """What a checkpoint says of its run, besides how far it is and what made it."""
-    return {"config": schema.plain_tree(config), "images": as_json(task)}
+    return {"config": schema.plain_tree(config), "images": asdict(task)}
 
 
 def find_start(run: Path, config: Config, task: Task) -> Start:
