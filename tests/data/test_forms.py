@@ -150,9 +150,9 @@ LABELS = {
         "train/a.JPEG,ant\ntrain/b.JPEG,bee\ntrain/c.JPEG,ant\n"
     },
     "numbers beside lines": {  # that are sorted, and tell another story
-        "truth.txt": "7\n3\n7\n",
+        "truth.txt": "1\n2\n1\n",
         "a_list.txt": "ant Ant\nbee Bee\n",
-        "map_clsloc.txt": "bee 7 Bee\nant 3 Ant\n",
+        "map_clsloc.txt": "bee 1 Bee\nant 2 Ant\n",
     },
     "numbers of lines": {"devkit/data/truth.txt": "1\n2\n1\n", "devkit/data/synsets.txt": "bee\nant\n"},
 }
