@@ -26,7 +26,7 @@ from options import Parser, device
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-PRECISIONS = ["float32", "bfloat16", "float64"]
+PRECISIONS = ["float32", "bfloat16", "float16", "float64"]
 
 
 def parse(argv):
@@ -87,7 +87,7 @@ def planned(args, config, on_gpu):
             case = Case(mode, with_train(config, precision=precision), args.replicas, args.ranks)
             batches = dict.fromkeys(args.batches or [config.train.batch])
             if args.budget:
-                batches = largest(partial(case.needs, on_gpu, args.budget), args.budget, case.copies)
+                batches = largest(partial(case.needs, on_gpu, args.budget), args.budget, case.parts)
             yield from map(case.with_batch, batches)
 
 

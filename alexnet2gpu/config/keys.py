@@ -44,9 +44,10 @@ class Train:
     # a run, or a file with a state dict, whose weights a new run starts from, in all layers that fit (--from)
     weights_from: str | None = None
     batch: int = bounded(least=1)  # images of one step, over all ranks together
+    accumulate: int = bounded(1, least=1)  # passes of a step, each over a part of the batch: model/step.py
     epochs: int = bounded(least=1)
     max_steps: int | None = bounded(None, least=1)  # end earlier, counted from the start of the run
-    precision: Literal["float32", "bfloat16", "float64"] = "float32"  # model/step.py
+    precision: Literal["float32", "bfloat16", "float16", "float64"] = "float32"  # model/precision.py
     tf32: bool = True  # on GPUs, round the factors of float32 products to TF32, 10 bits of 23: faster
     graph: bool = True  # on one GPU, a step is one CUDA graph, unless memory.recompute: model/graph.py
     log_every: int = bounded(20, least=1)  # steps to a line of metrics.jsonl

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from torch import Tensor
 
-from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.keys import Config, Train
 from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.images import Images
@@ -48,12 +48,16 @@ class TrainBatches:
             yield x, labels
 
 
-def check_batch(batch: int, replicas: int, images: int) -> None:
-    """Raises: ValueError if the global batch does not suit the replicas or the images."""
-    if batch % replicas:
-        raise ValueError(f"train.batch {batch} does not divide by {replicas} replicas: make it a multiple")
+def check_batch(train: Train, replicas: int, images: int) -> None:
+    """Raises: ValueError if the global batch does not suit the replicas, the passes or the images."""
+    batch, parts = train.batch, replicas * train.accumulate
+    if batch % parts:
+        passes = f" x {train.accumulate} passes (train.accumulate)" if train.accumulate > 1 else ""
+        way_out = f"make it a multiple of {parts}"
+        raise ValueError(f"train.batch {batch} does not divide by {replicas} replicas{passes}: {way_out}")
     if batch > images:
-        way_out = f"--set train.batch={max(1, images // (2 * replicas)) * replicas}, say"
+        less = max(1, images // (2 * parts)) * parts
+        way_out = f"--set train.batch={less}, say" if less <= images else f"take {parts} or more"
         raise ValueError(f"train.batch {batch} is more than the {images} training images: {way_out}")
 
 

@@ -23,7 +23,7 @@ from alexnet2gpu.data.images import Images, middle
 from alexnet2gpu.data.on_gpu import keep_those_that_fit
 from alexnet2gpu.data.task import Learned
 from alexnet2gpu.model.device import gpus, has_triton
-from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.model.precision import weight_dtype
 
 CACHED_ELEMENTS = 2**18  # at a time on the CPU, so that they stay in its cache from one pass to the next
 

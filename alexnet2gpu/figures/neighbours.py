@@ -11,7 +11,7 @@ from alexnet2gpu.config.network import trace
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.figures.page import RIGHT, picture, pyplot, save, short, spread
-from alexnet2gpu.model.step import computing_in
+from alexnet2gpu.model.precision import computing_in
 from alexnet2gpu.runs.evaluate import Trained
 
 BLOCK = 1024  # images whose distances are computed at a time

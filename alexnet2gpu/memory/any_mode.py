@@ -11,7 +11,7 @@ import torch
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
 from alexnet2gpu.memory.predict import REPLICATED, SPLIT, parts_of, random_batch, shape_of
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import out_of_memory
 from alexnet2gpu.ranks.modes import grid_of
@@ -72,8 +72,7 @@ def third_step(mode, config, ranks):
     """The third step, measured. Under FSDP with gloo some more, of which that counts in which least was held:
     where one of gloo's threads lets a message go last, torch's profiler does not see it."""
     parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
-    how = config.train.precision, config.data.classes
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how)
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how_of(config))
     watched = 8 if mode == "fsdp" and ranks.device.type == "cpu" else 1
     found = []
     for number in range(2 + watched):

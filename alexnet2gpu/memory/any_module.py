@@ -140,14 +140,14 @@ def _played(make_model, inputs, targets, make_optimizer, how, mesh):
 def _step(model, optimizer, batch, labels, how, buckets=None):
     """One update, in so many passes."""
     for number in range(how.accumulate):
-        if buckets:
-            buckets.filling = number == how.accumulate - 1  # before, as under DDP's no_sync
         part = partial(_part, number=number, of=how.accumulate)
         device = next(model.parameters()).device.type
-        with torch.autocast(device, how.autocast, enabled=how.autocast is not None):
-            output = model(*tree_map(part, batch))
-            loss = _loss(output, None if labels is None else part(labels))
-        loss.backward()
+        alone = buckets and number < how.accumulate - 1
+        with buckets.no_sync() if alone else contextlib.nullcontext():
+            with torch.autocast(device, how.autocast, enabled=how.autocast is not None):
+                output = model(*tree_map(part, batch))
+                loss = _loss(output, None if labels is None else part(labels))
+            loss.backward()
     optimizer.step()
 
 

@@ -40,16 +40,16 @@ MARK = "place "
 
 class StepMemory:
     """A context around one training step, of `parts` whose optimizer has a `velocity` in the state of each
-    parameter; gradients of an earlier step are let go before. Afterwards:
+    parameter; gradients of an earlier step are let go before, unless the step adds to them. Afterwards:
 
         bytes     by category, see above
         moments   the most that was held in every place of the step in which something was taken
     """
 
-    def __init__(self, parts: Parts, batch: Sequence[Tensor]):
+    def __init__(self, parts: Parts, batch: Sequence[Tensor], adds: bool = False):
         self.parameters, self.replicated, self.batch = list(parts.model.parameters()), parts.replicated, batch
         self.velocities = [parts.optimizer.state[parameter]["velocity"] for parameter in self.parameters]
-        self.optimizer, self.in_buckets = parts.optimizer, _in_buckets(parts.replicated)
+        self.adds, self.optimizer, self.in_buckets = adds, parts.optimizer, _in_buckets(parts.replicated)
         meter = _Allocator if self.parameters[0].is_cuda else Profile
         self.meter = meter()
         self.places = Places(parts.model, parts.optimizer, self.meter.arrive, self.meter.end_forward)
@@ -57,8 +57,9 @@ class StepMemory:
         self.moments: list[tuple[Place, int]] = []
 
     def __enter__(self):
-        self.optimizer.zero_grad(set_to_none=True)
-        self.given = _total([*self.parameters, *self.velocities, *self.batch])
+        self.optimizer.zero_grad(set_to_none=not self.adds)
+        there = [] if self.in_buckets else self._gradients()
+        self.given = _total([*self.parameters, *self.velocities, *self.batch, *there])
         if isinstance(self.replicated, DistributedDataParallel):
             self.replicated.reducer._rebuild_buckets()  # as it does once, in its next step, not to be seen
         self.undisturbed = without_garbage()

@@ -10,7 +10,7 @@ from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.play import Estimate
 from alexnet2gpu.memory.predict import SPLIT, predict, shape_of
 from alexnet2gpu.model.device import gpus
-from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.model.precision import weight_dtype
 from alexnet2gpu.ranks.machine import memory
 from alexnet2gpu.ranks.modes import MODES, Grid
 
@@ -52,9 +52,9 @@ class Case(NamedTuple):
         return shape_of(self.mode, self.config.model.towers, self.replicas, self.ranks)
 
     @property
-    def copies(self) -> int:
-        """Replicas."""
-        return self.shape[2]
+    def parts(self) -> int:
+        """Of a batch: replicas, and the passes of each."""
+        return self.shape[2] * self.config.train.accumulate
 
     @property
     def number(self) -> int:
@@ -65,8 +65,10 @@ class Case(NamedTuple):
     @property
     def mistake(self) -> str:
         """What is wrong with the batch; "" if nothing."""
-        undivided = self.config.train.batch % self.copies
-        return f"does not divide by {self.copies} replicas" if undivided else ""
+        train = self.config.train
+        passes = f" x {train.accumulate} passes" if train.accumulate > 1 else ""
+        undivided = train.batch % self.parts
+        return f"does not divide by {self.shape[2]} replicas{passes}" if undivided else ""
 
     def with_batch(self, batch: int) -> "Case":
         """The same with another batch."""

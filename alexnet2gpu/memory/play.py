@@ -153,9 +153,11 @@ def _told(ledger):
     given = [storage.kind for storage in born if storage.born == 0]
     saved, scratch = Counter(), 0
     sizes = dict.fromkeys([*given, "gradients", "buckets"], 0)
+    *_, end = [0, *(at for at, moment in enumerate(ledger.moments, start=1) if moment.place == LOSS)]
     for storage in born:
         storage.kind = _kind(storage, ledger.moments)
-        if storage.kind in ("activations", "narrow weights") and storage.place[0] == "forward":
+        kept = storage.place[0] == "forward" and (storage.died is None or storage.died >= end)
+        if kept and storage.kind in ("activations", "narrow weights"):  # from the last pass on
             saved[storage.place[1]] += storage.bytes
         elif storage.born == 0 or storage.kind == "gradients" and storage.died is None:
             sizes[storage.kind] += storage.bytes

@@ -23,7 +23,8 @@ from alexnet2gpu.memory.caching import with_reserved
 from alexnet2gpu.memory.play import Estimate, Played, play
 from alexnet2gpu.memory.stand_ins import PlayedRanks, fake_mesh
 from alexnet2gpu.model.optim import set_rates
-from alexnet2gpu.model.step import train_step, weight_dtype
+from alexnet2gpu.model.precision import weight_dtype
+from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
@@ -81,11 +82,15 @@ def _played(mode, config, grid, mesh=None):
         ranks.buckets.kind: ranks.buckets.tensors,
         "batch": batch,
     }
-    how = config.train.precision, config.data.classes
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how)
-    if mode == "fsdp":  # settles in a first step
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how_of(config))
+    keeps = config.train.accumulate > 1
+    if mode == "fsdp" or keeps:  # settles in a first step
         step()
-        parts.optimizer.zero_grad(set_to_none=True)
+        parts.optimizer.zero_grad(set_to_none=not keeps)
+        there["gradients"] = [
+            *there.get("gradients", ()),
+            *(weight.grad for weight in weights if weight.grad is not None),
+        ]
     return Played(parts.model, parts.optimizer, step, there)
 
 

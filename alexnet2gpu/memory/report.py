@@ -48,7 +48,7 @@ def measure(
     """
     grid, images = ranks.grid, config.train.batch // ranks.grid.replicas
     before = [dict(link.sent) for link in ranks.links]
-    with StepMemory(parts, batch) as memory:
+    with StepMemory(parts, batch, config.train.accumulate > 1) as memory:
         result = step()
     sent = [
         {way: (link.sent[way] - old[way]) // images for way in old} for link, old in zip(ranks.links, before)

@@ -31,7 +31,12 @@ class PlayedRanks:
         """As Ranks.replicate."""
         if self.grid.replicas > 1:
             self.buckets.hold(model, in_buckets)
+            model.no_sync = self.buckets.no_sync
         return model
+
+    def largest(self, values):
+        """As Ranks.largest."""
+        return values
 
 
 class PlayedLink(Link):
@@ -83,6 +88,13 @@ class Buckets:
                     limit, group, size = self.limit, [], 0
             if group:
                 self._fill(group, in_buckets)
+
+    @contextlib.contextmanager
+    def no_sync(self):
+        """As DistributedDataParallel.no_sync: a context in which gradients add up beside the buckets."""
+        self.filling = False
+        yield
+        self.filling = True
 
     def _fill(self, group, in_buckets):
         bucket = torch.empty(sum(p.numel() for p in group), dtype=group[0].dtype)

@@ -23,7 +23,7 @@ from alexnet2gpu.model.update import update
 
 
 class SGD2012(torch.optim.Optimizer):
-    """The rule above, as a torch optimizer.
+    """The rule above, as a torch optimizer; loss_scale.py has that of float16.
 
     Args:
         named_parameters: as from `model.named_parameters()`, called `towers.T.LAYER.weight` or `.bias`. Each
@@ -32,6 +32,8 @@ class SGD2012(torch.optim.Optimizer):
         momentum: factor of the old velocity.
         weight_decay: of the weights; that of biases is 0.
     """
+
+    loss_scale = None  # of float16
 
     def __init__(
         self, named_parameters: Iterable[tuple[str, nn.Parameter]], momentum: float, weight_decay: float
@@ -45,6 +47,10 @@ class SGD2012(torch.optim.Optimizer):
             (w,) = group["params"]
             self.state[w]["velocity"] = torch.zeros_like(w)
         self.halted = torch.zeros((), device=local(w).device)  # 1: no more updates
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss."""
+        loss.backward()
 
     @torch.no_grad()
     def halt_unless_finite(self, loss: Tensor) -> None:

@@ -12,9 +12,11 @@ from torch import nn
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.model.graph import GraphedStep
+from alexnet2gpu.model.loss_scale import ScaledSGD2012
 from alexnet2gpu.model.model import AlexNet, all_here
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.model.step import ready
+from alexnet2gpu.model.precision import ready
+from alexnet2gpu.model.step import how_of
 from alexnet2gpu.ranks.exchange import exchange, gather_logits
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.overlap import Overlapped
@@ -63,7 +65,9 @@ def assemble(config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | No
     model, optim = build_model(config, ranks), config.optim
     if change is not None:
         change(model)
-    optimizer = SGD2012(model.named_parameters(), optim.momentum, optim.weight_decay)
+    rule = model.named_parameters(), optim.momentum, optim.weight_decay
+    scaled = config.train.precision == "float16"
+    optimizer = ScaledSGD2012(*rule, ranks.largest) if scaled else SGD2012(*rule)
     replicated = model if change else ranks.replicate(model, config.memory.gradients_in_buckets)
     return Parts(model, replicated, optimizer)
 
@@ -78,4 +82,4 @@ def graph_of(parts: Parts, config: Config, ranks: Ranks) -> GraphedStep | None:
     one_gpu = ranks.device.type == "cuda" and ranks.grid.world == 1
     if not (config.train.graph and one_gpu) or config.memory.recompute:
         return None
-    return GraphedStep(parts.model, parts.optimizer, config.train.precision, config.data.classes)
+    return GraphedStep(parts.model, parts.optimizer, *how_of(config))

@@ -109,6 +109,13 @@ class Ranks:
             dist.all_reduce(values, group=self.replica_group)
         return values
 
+    def largest(self, values: Tensor) -> Tensor:
+        """Any tensor, different on each rank -> the largest values of all, the same everywhere. In place."""
+        for group in (self.split_group, self.replica_group):  # all ranks, by way of both
+            if group is not None:
+                dist.all_reduce(values, dist.ReduceOp.MAX, group)
+        return values
+
     def gather(self, value: Any) -> list:
         """Any picklable value of each rank -> the list of all, in order of ranks, on every rank."""
         if self.grid.world == 1:

@@ -22,7 +22,7 @@ from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.faults import files
 from alexnet2gpu.model.norm.layer import has_kernels
-from alexnet2gpu.model.step import weight_dtype
+from alexnet2gpu.model.precision import activation_dtype
 from alexnet2gpu.ranks.groups import Ranks
 
 OF_A_MACHINE = ("data.dir", "data.threads", "data.on_gpu", "train.weights_from", "train.threads")
@@ -48,9 +48,7 @@ def versions() -> dict[str, str]:
 def kernels(config: Config, device: torch.device) -> str:
     """What computes the normalisations: where it is something else, bits are others."""
     norms = any(isinstance(row.layer, kinds.ResponseNorm) for row in trace(config.model))
-    narrow = config.train.precision == "bfloat16"
-    dtype = torch.bfloat16 if narrow else weight_dtype(config.train.precision)
-    own = norms and has_kernels(device.type, dtype)
+    own = norms and has_kernels(device.type, activation_dtype(config.train.precision))
     return f"{device.type}, {'own kernels' if own else 'operations of torch'}"
 
 

@@ -20,7 +20,7 @@ from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import rate_of
-from alexnet2gpu.model.step import computing_in, ready
+from alexnet2gpu.model.precision import computing_in, ready
 
 # Signal in the last hidden layer below which images hardly differ. quick.yaml has 0.04 and learns; with all
 # its weights a third smaller it has 0.004, and its loss stays flat for 100 steps.

@@ -20,7 +20,7 @@ from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.task import Learned, read_learned
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.model.step import computing_in, ready
+from alexnet2gpu.model.precision import computing_in, ready
 from alexnet2gpu.ranks.assemble import build_model
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid

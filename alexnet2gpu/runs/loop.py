@@ -23,7 +23,7 @@ from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.memory import report
 from alexnet2gpu.model.optim import rate_of, set_rates
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.assemble import assemble, graph_of
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.runs import nonfinite
@@ -46,6 +46,8 @@ class Loop:
         if plan.start.towers:
             restore(plan.start.towers, self.parts.model, self.parts.optimizer)
             plan.start.towers = None  # they are as large as the model
+        if self.parts.optimizer.loss_scale and plan.start.progress.loss_scale:
+            self.parts.optimizer.loss_scale = plan.start.progress.loss_scale
         prepare = Preparation(plan.images, plan.config, ranks.device, grid.local_world)
         self.batches = TrainBatches(plan.images, plan.config, prepare, grid.replica, grid.replicas)
         self.test = EvaluationBatches(plan.test, prepare, self.batches.share, grid.replica, grid.replicas)
@@ -140,8 +142,7 @@ class Loop:
         `memory` and memory.json."""
         self._seed_dropout(self.progress.step)
         _, replicated, optimizer = self.parts
-        how = self.config.train.precision, self.config.data.classes
-        step = partial(train_step, replicated, optimizer, images, labels, *how)
+        step = partial(train_step, replicated, optimizer, images, labels, *how_of(self.config))
         if not to_measure:
             return self.graphed(images, labels) if self.graphed else step()
         figures, entry, _ = report.measure(step, self.parts, (images, labels), self.config, self.ranks)
@@ -167,9 +168,10 @@ class Loop:
     def save(self) -> None:
         """Begin to save where the run is, if that is not done yet."""
         self._collect()
+        model, _, optimizer = self.parts
+        self.progress.loss_scale = optimizer.loss_scale
         if self.saved == self.progress:
             return
-        model, _, optimizer = self.parts
         if found := nonfinite.first_weights_not_finite(model, self.ranks):
             self._fail(f"after step {self.progress.step}: what first is not finite is {found}")
         self.saver.save(self.progress, model, optimizer)
@@ -193,19 +195,15 @@ class Loop:
         epoch, first = divmod(step, self.batches.steps)
         images, _ = next(self.batches.epoch(epoch + 1, first))
         self._seed_dropout(step)
-        precision = self.config.train.precision
-        found = nonfinite.first_not_finite(self.parts.model, images, self.ranks, precision)
+        how = self.ranks, self.config.train.precision
+        found = nonfinite.first_not_finite(self.parts.model, images, *how)
         self._fail(f"step {step + 1}: the loss is {loss}; what first is not finite is {found}")
 
     def _fail(self, said):
         """Raises: FloatingPointError, with the checkpoint to go on from, once it is whole."""
         self.run.writer.wait()
         self.ranks.wait()  # whoever reports ends all
-        saved = self.saved.step
-        lower = "with lower rates, as by --set optim.schedule.0.weights=0.001"
-        again = f"go on with --out {self.run.folder} --resume {lower}" if saved else f"start again {lower}"
-        last = f"last good checkpoint: {f'step {saved}' if saved else 'none'}"
-        raise FloatingPointError(f"{said}: {last}: {again}")
+        raise FloatingPointError(f"{said}: {nonfinite.way_out(self.run.folder, self.saved.step)}")
 
     def _log(self, epoch, steps, since):
         """Log the means of loss and error over the steps since the last line; returns them as text."""
@@ -215,6 +213,8 @@ class Loop:
         p.recent = ()
         speed = steps * self.config.train.batch / (time.perf_counter() - since)  # of this process's steps
         lr = rate_of(self.config.optim.schedule, epoch, "", "weights")
-        self.run.log(step=p.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed)
+        scale = self.parts.optimizer.loss_scale
+        more = {"loss_scale": scale[0]} if scale else {}
+        self.run.log(step=p.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed, **more)
         peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in self.memory)
         return f"{speed:.0f} images/s, loss {loss:.4f}, error {error:.1%}, peak {peaks or '?'} MiB"

@@ -5,12 +5,13 @@ done once more, with the same weights, images and masks, and looked at layer by 
 """
 
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.model.step import computing_in
+from alexnet2gpu.model.precision import computing_in
 from alexnet2gpu.ranks.groups import Ranks
 
 
@@ -45,6 +46,13 @@ def first_weights_not_finite(model: AlexNet, ranks: Ranks) -> str | None:
     ]
     found = sum(ranks.gather(found), [])  # of all ranks
     return max(found)[1] if found else None
+
+
+def way_out(folder: Path, saved: int) -> str:
+    """What can be done, if the last checkpoint of a run is of the step `saved`; 0: there is none."""
+    lower = "with lower rates, as by --set optim.schedule.0.weights=0.001"
+    again = f"go on with --out {folder} --resume {lower}" if saved else f"start again {lower}"
+    return f"last good checkpoint: {f'step {saved}' if saved else 'none'}: {again}"
 
 
 def _layers(model):

@@ -61,7 +61,7 @@ def make_plan(
     check_memory(config.of_classes(), grid)
     check_board(config.train)
     config, images, test = load_experiment(config)
-    check_batch(config.train.batch, grid.replicas, len(images))
+    check_batch(config.train, grid.replicas, len(images))
     check_images(test, grid.replicas)
     find_statistics(images, config.data)
     learned = learned_of(images, config.data)

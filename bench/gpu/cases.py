@@ -9,7 +9,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, set_rates
-from alexnet2gpu.model.step import ready, weight_dtype
+from alexnet2gpu.model.precision import ready, weight_dtype
 from alexnet2gpu.ranks.machine import cores
 from bench.turns import clocked
 

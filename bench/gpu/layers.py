@@ -4,7 +4,8 @@ import torch
 
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.model.device import set_tf32
-from alexnet2gpu.model.step import computing_in, train_step
+from alexnet2gpu.model.precision import computing_in
+from alexnet2gpu.model.step import train_step
 from bench.gpu.cases import DEVICE, DRY, alone, batch_of, config_of, milliseconds, size_of
 from bench.gpu.items import noted
 from bench.speed.rank import graphed

@@ -20,7 +20,8 @@ from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, set_rates
-from alexnet2gpu.model.step import train_step, weight_dtype
+from alexnet2gpu.model.precision import weight_dtype
+from alexnet2gpu.model.step import train_step
 from bench.modes.__main__ import NO_DROPOUT
 from bench.speed.parts import no_kernel
 from bench.speed.ports import Port, usual_sgd, usual_step

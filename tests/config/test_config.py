@@ -44,7 +44,7 @@ def test_set_reaches_every_depth():
         ("train.batch=true", "train.batch: should be a whole number, not true"),
         ("train.batch=0", "train.batch: should be a whole number, at least 1, not 0"),
         ("data.flip=1", "data.flip: should be true or false, not 1"),
-        ("train.precision=float16", 'should be one of float32, bfloat16, float64, not "float16"'),
+        ("train.precision=half", 'should be one of float32, bfloat16, float16, float64, not "half"'),
         ("optim.momentum=.nan", "optim.momentum: should be a number"),
         ("data.divide=1" + 400 * "0", "data.divide: should be a number, not 1000"),
         ("data.dir=3", "data.dir: should be text or null, not 3"),

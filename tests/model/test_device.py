@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.model import device, step
+from alexnet2gpu.model import device, precision
 from alexnet2gpu.runs.train import arithmetic
 
 GPU = torch.device("cuda")
@@ -26,7 +26,7 @@ def flags():
 @pytest.mark.parametrize("on", [True, False])
 def test_tf32_is_for_convolutions_and_products_alike(flags, on):
     """Torch's own default is one of each."""
-    step.ready(nn.Linear(2, 3), train_of(f"train.tf32={str(on).lower()}"), torch.device("cpu"))
+    precision.ready(nn.Linear(2, 3), train_of(f"train.tf32={str(on).lower()}"), torch.device("cpu"))
     assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == (on, on)
 
 
@@ -47,8 +47,8 @@ def test_a_run_says_its_arithmetic(settings, where, words):
 def test_a_gpu_without_bfloat16_is_a_mistake_with_its_way_out(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
-    with pytest.raises(ValueError, match="train.precision bfloat16: Tesla V100 cannot .*: take float32"):
-        step.ready(nn.Linear(2, 3), train_of("train.precision=bfloat16"), GPU)
+    with pytest.raises(ValueError, match="bfloat16: Tesla V100 cannot .*: take float16 or float32"):
+        precision.ready(nn.Linear(2, 3), train_of("train.precision=bfloat16"), GPU)
 
 
 def test_without_triton_it_is_said_and_nothing_ends(monkeypatch):

@@ -99,15 +99,18 @@ def test_replicas_see_different_images_and_ranks_of_one_replica_the_same(on_rank
 
 def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path):
     """The loss and the errors that a run logs are those of one device, also where a rank sees a
-    share of the batch."""
+    share of the batch, and that in passes."""
     settings = [*NO_DROPOUT, "train.max_steps=4", "train.log_every=2", "train.precision=float64"]
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "single")
+    train(*options, "--set", "train.accumulate=8", "--out", tmp_path / "single, 8 passes")
     on_ranks(train, 2, "--ddp", *options, "--out", tmp_path / "ddp")
-    on_ranks(train, 4, "--ddp", "--split-model", *options, "--out", tmp_path / "grid")
+    options += ["--set", "train.accumulate=2"]
+    on_ranks(train, 2, "--split-model", *options, "--out", tmp_path / "split, 2 passes")
+    on_ranks(train, 4, "--ddp", "--split-model", *options, "--out", tmp_path / "grid, 2 passes")
     for key in ("loss", "error", "lr", "test_loss", "top1_error", "top5_error"):
         expected = metrics(tmp_path / "single", key)
-        for mode in ("ddp", "grid"):
+        for mode in ("ddp", "single, 8 passes", "split, 2 passes", "grid, 2 passes"):
             found = metrics(tmp_path / mode, key)
             assert list(found) == list(expected)
             np.testing.assert_allclose(
@@ -115,18 +118,18 @@ def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path
             )
 
 
-def test_bfloat16_agrees_to_its_rounding(on_ranks, tmp_path):
-    """Eight bits of mantissa: losses of one device and split stay close to float32's."""
+@pytest.mark.parametrize("precision, bits", [("bfloat16", 8), ("float16", 11)])
+def test_narrow_types_agree_to_their_rounding(on_ranks, tmp_path, precision, bits):
+    """Losses of one device and split stay close to float32's."""
     settings = ["train.max_steps=2", "train.batch=8", "train.log_every=1"]
     settings += ["data.name=synthetic"]  # which has few test images
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "float32")
-    train(*options, "--set", "train.precision=bfloat16", "--out", tmp_path / "single")
-    on_ranks(
-        train, 2, "--split-model", *options, "--set", "train.precision=bfloat16", "--out", tmp_path / "split"
-    )
+    options += ["--set", f"train.precision={precision}"]
+    train(*options, "--out", tmp_path / "single")
+    on_ranks(train, 2, "--split-model", *options, "--out", tmp_path / "split")
     expected = list(metrics(tmp_path / "float32", "loss").values())
     for mode in ("single", "split"):
         found = list(metrics(tmp_path / mode, "loss").values())
-        np.testing.assert_allclose(found, expected, rtol=0.02)
+        np.testing.assert_allclose(found, expected, rtol=4 * 2.0**-bits)
         assert found != expected

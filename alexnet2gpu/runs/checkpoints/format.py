@@ -63,6 +63,7 @@ class Progress:
     recent: tuple[tuple[float, float], ...] = ()  # loss and error of each since metrics.jsonl's last line
     evaluation: Evaluation | None = None  # at this step; None: not done yet
     best: Best | None = None
+    loss_scale: tuple[float, int] | None = None  # of float16: model/loss_scale.py
 
 
 @dataclass
