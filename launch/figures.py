@@ -5,8 +5,8 @@
 
 curves.png shows the loss and the errors of all runs. The other figures are of the newest
 checkpoint of the first: filters.png (the paper's figure 3, with each tower's share of colour),
-predictions.png and neighbours.png (figure 4), confusion.png. --curves leaves them out: it needs no
-checkpoint and no image, and a second. Needs pip install -e '.[plots]'.
+predictions.png and neighbours.png (figure 4), confusion.png. --curves leaves them out: it takes no
+checkpoint, no image and a few seconds. Needs pip install -e '.[plots]'.
 """
 
 from pathlib import Path
