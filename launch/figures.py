@@ -1,11 +1,12 @@
 """Figures of trained networks: what they look for, answer, confuse and find alike.
 
     python launch/figures.py runs/alexnet-split
-    python launch/figures.py runs/a runs/b --data DIR --out figures
+    python launch/figures.py runs/a runs/b --curves --out figures
 
 curves.png shows the loss and the errors of all runs. The other figures are of the newest
 checkpoint of the first: filters.png (the paper's figure 3, with each tower's share of colour),
-predictions.png and neighbours.png (figure 4), confusion.png. Needs pip install -e '.[plots]'.
+predictions.png and neighbours.png (figure 4), confusion.png. --curves leaves them out: it takes no
+checkpoint, no image and a few seconds. Needs pip install -e '.[plots]'.
 """
 
 from pathlib import Path
@@ -18,7 +19,8 @@ from alexnet2gpu.faults.mistakes import one_line_mistakes
 def parse(argv):
     parser = Parser("figures.py", __doc__, "--data", "--set")
     parser.add_argument("runs", nargs="+", metavar="RUN", type=Path, help="directory of a run")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="default: figures in RUN")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="default: figures in the first RUN")
+    parser.add_argument("--curves", action="store_true", help="draw no more than curves.png")
     among = "training images to find neighbours among; default: 10,000"
     parser.add_argument("--among", metavar="N", type=int, default=10_000, help=among)
     args = parser.parse_args(argv)
@@ -37,7 +39,7 @@ def main(argv=None):
         if not page.has_matplotlib():
             raise ValueError("figures need matplotlib: pip install -e '.[plots]'")
         histories = curves.read_histories(args.runs)
-        trained = load(args)
+        trained = None if args.curves else load(args)
         out = args.out or args.runs[0] / "figures"
         out.mkdir(parents=True, exist_ok=True)
     with Watch(Grid()):  # an image may be found changed when it is read

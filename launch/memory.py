@@ -156,9 +156,9 @@ def leave(rows, steps, folder):
         return
     from alexnet2gpu.figures.memory import draw_bars, draw_peaks, draw_timeline
 
-    title = " and ".join(dict.fromkeys(row["config"] for row in rows))
-    draw_bars(f"{title}: memory of a rank", rows, folder / "bars.png")
-    draw_peaks(f"{title}: the peak of a rank", rows, folder / "peaks.png")
+    draw_bars(rows, folder / "bars.png")
+    if len({row["batch"] for row in rows}) > 1:
+        draw_peaks(rows, folder / "peaks.png")
     for mode, (name, case, expected, moments) in first.items():
         train = case.config.train
         what = f"{name}, {mode}, batch {train.batch}, {train.precision}: one step, each place at its worst"

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from alexnet2gpu.figures.page import pyplot, save, short
+from alexnet2gpu.figures.page import WIDTH, pyplot, save, short
 from alexnet2gpu.runs.metrics import read_metrics
 
 History = dict[str, tuple[list[int], list[float]]]  # key -> steps, and the values at them
@@ -38,7 +38,7 @@ def draw(histories: Mapping[str, History], file: Path) -> None:
     Below, their two errors, in percent. A run has one colour, and in the legend its key in `histories`;
     earlier runs have thicker lines, so that they are seen below those that came out the same."""
     plt, count = pyplot(), len(histories)
-    figure, (above, below) = plt.subplots(2, figsize=(9, 7), layout="constrained", sharex=True)
+    figure, (above, below) = plt.subplots(2, figsize=(WIDTH, 6.5), layout="constrained", sharex=True)
     for number, (name, history) in enumerate(histories.items()):
         colour = f"C{number}" if count <= 10 else plt.get_cmap("turbo")(number / count)
         wide = 1 + (count - 1 - number) / count
@@ -51,6 +51,7 @@ def draw(histories: Mapping[str, History], file: Path) -> None:
     above.set_ylabel("loss: cross-entropy, nats an image")
     below.set(ylabel="error on validation images, %", xlabel="step")
     below.set_ylim(bottom=0)
+    below.xaxis.get_major_locator().set_params(integer=True)
     above.plot([], [], color="black", linewidth=0.7, label="in training")
     above.plot([], [], color="black", linewidth=1.6, label="on validation images", **TOP1)
     below.plot([], [], color="black", label="top-1", **TOP1)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from alexnet2gpu.figures.page import pyplot, save
+from alexnet2gpu.figures.page import WIDTH, pyplot, save
 from alexnet2gpu.model.model import AlexNet
 
 ACROSS = 16  # kernels in a row, as in the paper
@@ -69,8 +69,8 @@ def draw(kernels: Sequence[Tensor], shares: Sequence[float] | None, file: Path) 
     most = max(weight.max().item() for weight in kernels)
     scaled = [(weight - least) / max(most - least, 1e-12) for weight in kernels]
     tiles = [_tile(weight.permute(0, 2, 3, 1).numpy()) for weight in scaled]
-    height = sum(9 * len(tile) / tile.shape[1] + 0.35 for tile in tiles)
-    figure, grid = plt.subplots(len(tiles), figsize=(9.2, height + 0.4), layout="constrained", squeeze=False)
+    size = WIDTH, sum(WIDTH * len(tile) / tile.shape[1] + 0.35 for tile in tiles) + 0.4
+    figure, grid = plt.subplots(len(tiles), figsize=size, layout="constrained", squeeze=False)
     for tower, (axes, tile) in enumerate(zip(grid[:, 0], tiles)):
         axes.imshow(tile, interpolation="nearest")
         axes.set_axis_off()

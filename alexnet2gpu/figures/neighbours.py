@@ -10,7 +10,7 @@ from torch import Tensor
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
-from alexnet2gpu.figures.page import RIGHT, picture, pyplot, save, short, spread
+from alexnet2gpu.figures.page import RIGHT, WIDTH, picture, pyplot, save, short, spread
 from alexnet2gpu.model.precision import computing_in
 from alexnet2gpu.runs.evaluate import Trained
 
@@ -78,7 +78,7 @@ def draw(
         distances: (n, k), in units of the activations.
     """
     down, across = len(chosen), near.shape[1] + 2  # the second column is a gap
-    size, widths = (1.55 * (across - 0.7), 1.95 * down + 0.6), [1, 0.15] + [1] * (across - 2)
+    size, widths = (WIDTH, 1.5 * down + 0.6), [1, 0.15] + [1] * (across - 2)
     look = {"layout": "constrained", "width_ratios": widths, "squeeze": False}
     figure, grid = pyplot().subplots(down, across, figsize=size, **look)
     for axes in grid.flat:
@@ -91,12 +91,12 @@ def draw(
     figure.suptitle(
         "Validation images, and the training images nearest to them by Euclidean distance in the last "
         "hidden layer\n(where the class is the same, its name is coloured)",
-        fontsize=11,
+        fontsize=10,
     )
     save(figure, file)
 
 
 def _show(axes, images, image, words, colour):
     axes.imshow(picture(images.pixels[image, :, :]))
-    name = short(images.names[images.labels[image]], 18)
+    name = short(images.names[images.labels[image]], 16)
     axes.set_title(f"{name}\n{words}", fontsize=8, color=colour)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+WIDTH = 8.3  # inches of a page: shown 830 pixels wide, as on GitHub, 8 points are 11 pixels
 RIGHT, OTHER = "#d9663f", "#b9cfe6"  # the true class, and any other
 
 
@@ -28,7 +29,7 @@ def pyplot():
 
 def save(figure, file: Path) -> None:
     """Write a figure of `pyplot` and let go of its memory."""
-    figure.savefig(file, dpi=120)
+    figure.savefig(file, dpi=150)
     pyplot().close(figure)
 
 

@@ -76,7 +76,7 @@ def _compared(row, budget):
     if "reserved" in expected:
         line["reserved" if ranks is None else "reserved, predicted"] = _mib(expected, "reserved")
     line |= {name: _mib(most, name) for name in ON_CUDA if name in most}
-    line["worst in"] = place_text(row["worst"])
+    (line["worst in"],) = place_texts([row["worst"]])
     if budget is not None:
         held = expected if ranks is None else most
         fits = "fits" if held and held.get("reserved", held["peak"]) <= budget else "does not fit"
@@ -90,15 +90,34 @@ def layers(expected: Estimate) -> list[dict]:
 
 
 def layers_text(row: dict) -> str:
-    """The `layers` of a row as text, in MiB."""
-    kinds = _kinds([row])
-    lines = [["step", "tower", *kinds, "in all"]]
-    for layer in row["layers"]:
-        held = [f"{layer[kind] / MIB:.1f}" if layer.get(kind) else "" for kind in kinds]
-        tower = layer["place"][1].split(".")[1] if layer["place"][1].startswith("towers.") else ""
-        lines.append([place_text(layer["place"]), tower, *held, f"{layer['bytes'] / MIB:.1f}"])
-    title = f"{row['config']}, {row['mode']}, batch {row['batch']}, {row['precision']}: MiB in each place"
-    return f"\n{title}\n{text.table(lines, [0])}"
+    """The `layers` of a row as text, in MiB. What is the same in all places stands above; of what is wider
+    than a terminal, the smallest kinds are summed up as other."""
+    found = row["layers"]
+    columns = {kind: [layer.get(kind, 0) for layer in found] for kind in _kinds([row])}
+    same = [kind for kind, sizes in columns.items() if len(set(sizes)) == 1]
+    lines = [f"{row['config']}, {row['mode']}, batch {row['batch']}, {row['precision']}: MiB in each place"]
+    lines.append("everywhere: " + ", ".join(f"{kind} {columns.pop(kind)[0] / MIB:.1f}" for kind in same))
+    places = place_texts([layer["place"] for layer in found])
+    smallest = sorted(columns, key=lambda kind: max(columns[kind]))
+    for count in range(len(smallest) + 1):
+        other = smallest[:count]
+        kept = {kind: columns[kind] for kind in columns if kind not in other}
+        if other:
+            kept["other"] = [sum(sizes) for sizes in zip(*map(columns.get, other))]
+        shown = _shown(places, {**kept, "in all": [layer["bytes"] for layer in found]})
+        if max(map(len, shown.splitlines())) <= COLUMNS:
+            break
+    lines += [f"other: {', '.join(other)}"] if other else []
+    return "\n".join(["", *lines, shown])
+
+
+def _shown(places, columns):
+    """Sizes in MiB below their heads, which have a word a line."""
+    heads = [kind.split() for kind in columns]
+    tall = max(map(len, heads))
+    head = zip(["step"] + [""] * (tall - 1), *([""] * (tall - len(words)) + words for words in heads))
+    sizes = ([f"{size / MIB:.1f}" if size else "" for size in column] for column in columns.values())
+    return text.table([*head, *zip(places, *sizes)], [0], " ")
 
 
 def layers_csv(rows: Sequence[dict]) -> str:
@@ -117,11 +136,19 @@ def _kinds(rows):
     return [kind for kind in dict.fromkeys(found) if kind not in ("place", "bytes")]
 
 
-def place_text(place: Sequence[str]) -> str:
-    """A place of a step (places.py) in words: `backward relu4`."""
-    passing, module = place
-    layer = module.split(".", 2)[-1] if module.startswith("towers.") else module
-    return passing if passing in ("start", "update") else f"{passing} {layer or 'join'}"
+def place_texts(places: Sequence[Sequence[str]]) -> list[str]:
+    """Places of a step (places.py) in words: `backward relu4`, or where there are several towers `backward
+    relu4 (1)`."""
+    texts, towers = [], {_tower(module) for _, module in places} - {""}
+    for passing, module in places:
+        layer = ".".join(module.split(".")[2:]) or "tower" if _tower(module) else module or "join"
+        tower = f" ({_tower(module)})" if len(towers) > 1 and _tower(module) else ""
+        texts.append(passing if passing in ("start", "update") else f"{passing} {layer}{tower}")
+    return texts
+
+
+def _tower(module):
+    return module.split(".")[1] if module.startswith("towers.") else ""
 
 
 def _mib(figures, name):

@@ -34,8 +34,7 @@ def measure(name):
         if name == "modes" and found["rows"][0]["device"] == "cpu":
             FIGURES.mkdir(parents=True, exist_ok=True)
             for figure in Path(folder).glob("*.png"):
-                if figure.stem != "peaks":  # of one batch
-                    shutil.copy(figure, FIGURES)
+                shutil.copy(figure, FIGURES)
     return {**origin(), "command": " ".join(["python", *command]), "rows": found["rows"]}
 
 

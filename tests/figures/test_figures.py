@@ -1,7 +1,9 @@
 """If these fail, what is drawn of a network is not what it looks for, answers or finds alike."""
 
+import itertools
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
-from alexnet2gpu.figures import answers, curves, filters, neighbours, page
+from alexnet2gpu.figures import answers, curves, filters, memory, neighbours, page
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.runs import evaluate
 from alexnet2gpu.runs.checkpoints import format as checkpoint
@@ -160,7 +162,7 @@ def drawn(monkeypatch):
     """A function that draws with one of figures/ and gives the axes of what would be saved."""
     pytest.importorskip("matplotlib")
     kept = []
-    for module in (answers, curves, filters):
+    for module in (answers, curves, filters, memory):
         monkeypatch.setattr(module, "save", lambda figure, file: kept.append(figure))
 
     def draw_and_look(function, *arguments):
@@ -194,12 +196,24 @@ def test_bars_are_the_five_likeliest_classes(drawn):
     assert colours.count(colours[1]) == 1  # the true one, in second place
 
 
+def test_bars_of_few_classes_leave_no_gap(drawn):
+    """Of two classes two bars, which fill what is below the image, in a lower figure than of five."""
+    heights = []
+    for classes in (2, 5):
+        images = Images(np.zeros((1, 8, 8, 3), np.uint8), np.array([0]), classes, tuple("abcde"[:classes]))
+        axes = drawn(answers.draw, images, [0], np.full((1, classes), 1 / classes))
+        assert len(axes[1].patches) == classes
+        assert axes[1].get_ylim() == pytest.approx((classes - 0.4, -0.6))
+        heights.append(axes[0].figure.get_figheight())
+    assert heights[0] < heights[1] - 0.5
+
+
 def test_a_row_of_the_matrix_is_the_true_class(drawn):
     images = Images(np.zeros((1, 8, 8, 3), np.uint8), np.array([0]), 3, ("a", "b", "c"))
     axes = drawn(answers.draw_confusion, np.array([[9, 1, 0], [5, 5, 0], [0, 0, 4]]), images)
     assert axes[0].images[0].get_array().tolist() == [[90, 10, 0], [50, 50, 0], [0, 0, 100]]
     assert (axes[0].get_ylabel(), axes[0].get_xlabel()) == ("true class", "answer")
-    assert "b\n  taken for a:\n  5 of 10" in axes[1].texts[0].get_text()
+    assert "b: 5 of 10\n  taken for a" in axes[1].texts[0].get_text()
 
 
 def test_curves_are_drawn_in_percent(drawn):
@@ -207,6 +221,54 @@ def test_curves_are_drawn_in_percent(drawn):
     above, below = drawn(curves.draw, {"a": history})
     assert above.lines[0].get_ydata().tolist() == [3.0, 2.0]
     assert any(np.array_equal(line.get_ydata(), [25]) for line in below.lines)
+
+
+def names_below(axes):
+    """The names below all axes, if they lie in the figure and none on another."""
+    axes[0].figure.draw_without_rendering()
+    labels = [label for each in axes for label in each.get_xticklabels() if label.get_visible()]
+    boxes = [label.get_window_extent() for label in labels]
+    for (one, box), (other, beside) in itertools.combinations(zip(labels, boxes), 2):
+        assert not box.overlaps(beside), f"{one.get_text()} and {other.get_text()} overlap"
+    assert all(axes[0].figure.bbox.containsx(x) for box in boxes for x in (box.x0, box.x1))
+    assert min(label.get_fontsize() for label in labels) >= 8
+    return [label.get_text() for label in labels]
+
+
+BATCHES = ["32", "64", "128", "256", "512", "1024"]
+
+
+TWO, FOUR = ["single", "split"], ["single", "split", "ddp", "grid"]
+
+
+@pytest.mark.parametrize(
+    "modes, precisions, batches, title, below",
+    [
+        (["split"], ["float32"], BATCHES[:1], "alexnet, split, float32, batch 32", ["split"]),
+        (TWO, ["float32"], BATCHES[:1], "alexnet, float32, batch 32", TWO),
+        (TWO, ["float32"], BATCHES[:2], "alexnet, float32", ["32", "64", "32", "64", *TWO]),
+        (FOUR, ["float32"], BATCHES, "alexnet, float32", [*4 * BATCHES, *FOUR]),
+        (TWO, ["a", "bfloat16"], BATCHES[:1], "alexnet, batch 32", [*2 * ["a", "bfloat16"], *TWO]),
+    ],
+)
+def test_bars_of_memory_say_once_what_is_the_same(drawn, modes, precisions, batches, title, below):
+    rows = [
+        {"config": "alexnet", "mode": mode, "precision": precision, "batch": int(batch)}
+        | {"predicted": {}, "at_worst": {"weights": 2**20}}
+        for mode, precision, batch in itertools.product(modes, precisions, batches)
+    ]
+    (axes,) = drawn(memory.draw_bars, rows)
+    found = [name for name in names_below([axes, *axes.child_axes]) if name]
+    assert found == below and axes.get_title() == f"{title}: memory of a rank"
+
+
+def test_of_many_places_of_a_step_the_worst_is_named(drawn):
+    places = [("start", ""), *(("backward", f"towers.{n % 2}.map_norm{n}") for n in range(130))]
+    moments = [SimpleNamespace(place=place, parts={"weights": 2**20}) for place in places]
+    for worst in (moments[76], moments[77], moments[130]):
+        axes = drawn(memory.draw_timeline, "", SimpleNamespace(moments=moments, worst=worst), [])
+        _, tower, name = worst.place[1].split(".")
+        assert f"{name} ({tower})" in names_below(axes)
 
 
 def test_neighbours_are_sought_among_training_images(run, trained, monkeypatch):
@@ -239,6 +301,13 @@ def test_all_figures_of_a_run_are_drawn(run, tmp_path, capsys):
     draw(tmp_path, run, "--out", tmp_path / "out")
     assert written(tmp_path / "out") == ["curves"]
     assert "no checkpoint yet" in capsys.readouterr().out
+
+
+def test_curves_of_several_runs_leave_other_figures_alone(run, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    draw(run, run, "--curves", "--out", tmp_path)
+    assert written(tmp_path) == ["curves"]
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/curves.png"]
 
 
 def test_colours_and_names_are_drawn(tmp_path):

@@ -115,7 +115,8 @@ def test_layers_are_left_as_json_and_csv(tmp_path, capsys):
     """Every place adds up, the worst of them to the peak; and two configs stand side by side."""
     where = "--modes", "split", "--beside", "configs/lenet.yaml", "--modes", "single"
     memory("--config", QUICK, *where, "--layers", "--out", tmp_path)
-    assert "backward conv2" in capsys.readouterr().out
+    *shown, _ = capsys.readouterr().out.splitlines()  # the last is where figures are
+    assert any("backward conv2" in line for line in shown) and max(map(len, shown)) <= 80
     rows = json.loads((tmp_path / "memory.json").read_text())["rows"]
     assert [row["config"] for row in rows] == ["quick", "lenet"]
     for row in rows:
@@ -126,6 +127,26 @@ def test_layers_are_left_as_json_and_csv(tmp_path, capsys):
     head, *lines = (tmp_path / "layers.csv").read_text().splitlines()
     assert head.split(",")[:6] == ["config", "mode", "images", "precision", "pass", "module"]
     assert len(lines) == sum(len(row["layers"]) for row in rows)
+
+
+@pytest.mark.parametrize("size, merged", [(1, 0), (300, 2), (10**9, 8)])
+def test_layers_fit_a_terminal(size, merged):
+    """However many kinds are merged, the largest sizes stay and each line adds up."""
+    kinds = ["scratch", "temporary", "narrow weights", "gathered weights", "gradients", "buckets"]
+    kinds += ["activations", "gradients of activations"]
+    layers = []
+    for n in range(2):
+        parts = {kind: (n + 1) * number * size * 2**20 for number, kind in enumerate(kinds, 1)}
+        parts["weights"] = 7 * 2**20
+        layers.append({"place": ("backward", f"towers.{n}.map_norm2"), "bytes": sum(parts.values()), **parts})
+    row = {"config": "quick", "mode": "fsdp", "batch": 8, "precision": "float32", "layers": layers}
+    shown = tables.layers_text(row)
+    assert max(map(len, shown.splitlines())) <= 80, shown
+    *_, first, second = shown.splitlines()
+    assert "everywhere: weights 7.0" in shown and first.startswith("backward map_norm2 (0)")
+    for line in (first, second):
+        *parts, total = map(float, line.split()[3:])
+        assert sum(parts) + 7 == pytest.approx(total)
 
 
 def test_a_step_is_left_for_torchs_viewer(tmp_path):
