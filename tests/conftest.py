@@ -34,6 +34,12 @@ def pytest_addoption(parser):
     )
 
 
+def first(count, cases):
+    """For parametrize: the cases, all but the first `count` as slow ones."""
+    cases = [case if isinstance(case, tuple) else (case,) for case in cases]
+    return [pytest.param(*case, marks=[pytest.mark.slow] * (n >= count)) for n, case in enumerate(cases)]
+
+
 class Pool(processes.Pool):
     """Its failures are the test's."""
 

@@ -3,10 +3,10 @@
 config.yaml     every key as resolved, loadable again
 task.json       the classes, and what else is known of the training images: data/task.py
 mean.npy        the mean image, if one is subtracted
-metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second; every
-                evaluation: step, epoch, test_loss, top1_error and, of more than five classes, top5_error.
-                Losses are means over the global batch and the steps since the last line, errors
-                fractions of 1, lr is the rate of the weights
+metrics.jsonl   every train.log_every steps: step, epoch, loss, error, lr, images_per_second, in float16
+                loss_scale; every evaluation: step, epoch, test_loss, top1_error and, of more than five
+                classes, top5_error. Losses are means over the global batch and the steps since the last
+                line, errors fractions of 1, lr is the rate of the weights
 memory.json     bytes per rank, by category: memory/report.py
 checkpoints/    the newest of them, and the best: checkpoints/format.py
 run.json        is there once there has been a checkpoint

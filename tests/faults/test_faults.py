@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch.distributed as dist
-from conftest import REPOSITORY, metrics, train
+from conftest import REPOSITORY, first, metrics, train
 
 from alexnet2gpu.faults import files
 from alexnet2gpu.faults.processes import alive
@@ -61,6 +61,7 @@ def torchrun(folder, *arguments, restarts=0):
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds ranks through /proc")
+@pytest.mark.slow
 def test_a_run_survives_its_launcher_and_a_rank(on_ranks, tmp_path):
     """torchrun is killed: its ranks end. The run is resumed, a rank is killed: the other says so,
     torchrun starts both again, and they go on by themselves. The curve is that of a run to which
@@ -107,19 +108,19 @@ loop.train_step = fault
 conftest.train("--split-model", *{options!r}, "--out", {out!r})
 """
 FAULTS = {
+    "dies": ("os.kill(os.getpid(), signal.SIGKILL)", 1, "was killed or has crashed"),
     "raises": ("raise RuntimeError('a bug')", 1, "rank 1: RuntimeError: a bug"),
     "cannot read": (
         "raise OSError(5, 'Input/output error', 'train.u8')",
         2,
         "rank 1: after step 2: [Errno 5] Input/output error: 'train.u8': mend it",
     ),
-    "dies": ("os.kill(os.getpid(), signal.SIGKILL)", 1, "was killed or has crashed"),
     "is stopped": ("os.kill(os.getpid(), signal.SIGSTOP)", 1, "has not answered for 3 s: stopped"),
     "hangs": ("time.sleep(100)", 1, "no step was done in 10 s: rank 0 is at link.py:"),
 }
 
 
-@pytest.mark.parametrize("what", FAULTS)
+@pytest.mark.parametrize("what", first(1, FAULTS))
 def test_a_rank_that(what, tmp_path):
     """... ends the other, with one message that says which rank it was and why. Without torchrun,
     which ends the others only where it sees that one has ended."""
@@ -169,6 +170,7 @@ def start(code, rank, world, port, **more):
     )
 
 
+@pytest.mark.slow
 def test_a_mistake_on_one_machine_ends_ranks_on_others_that_wait_for_it(tmp_path):
     """Each rank stands for a machine; the second has no photographs."""
     (tmp_path / "empty").mkdir()
@@ -215,7 +217,16 @@ def until_stopped(number, *arguments):
 
 @pytest.mark.parametrize(
     "number, ranks",
-    [(signal.SIGTERM, 1), (signal.SIGTERM, 2), (signal.SIGINT, 1), (signal.SIGHUP, 1), (signal.SIGUSR1, 2)],
+    first(
+        1,
+        [
+            (signal.SIGTERM, 2),
+            (signal.SIGTERM, 1),
+            (signal.SIGINT, 1),
+            (signal.SIGHUP, 1),
+            (signal.SIGUSR1, 2),
+        ],
+    ),
 )
 def test_a_signal_saves_and_stops(number, ranks, on_ranks, tmp_path):
     """At the same step on all ranks, one later where they have to agree; in the middle of an epoch
@@ -273,6 +284,7 @@ def test_what_nohup_ignores_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_evaluation_saves_before_it(tmp_path, monkeypatch):
     """The evaluation is done when the run goes on."""
     from alexnet2gpu.runs import evaluate
@@ -302,7 +314,7 @@ def test_checkpoints_within_an_epoch(tmp_path):
     assert sorted(saved) == list(range(1, 13))
 
 
-@pytest.mark.parametrize("moment", ["a checkpoint", "the metrics", "the start"])
+@pytest.mark.parametrize("moment", first(1, ["a checkpoint", "the metrics", "the start"]))
 def test_a_full_disk_loses_nothing(moment, tmp_path, monkeypatch, capsys):
     train(*OPTIONS, "--set", "train.max_steps=4", "--out", tmp_path / "run")
     before = metrics(tmp_path / "run", "loss")
@@ -330,6 +342,7 @@ def test_a_full_disk_loses_nothing(moment, tmp_path, monkeypatch, capsys):
     assert metrics(tmp_path / "run", "loss") == metrics(tmp_path / "unbroken", "loss")
 
 
+@pytest.mark.slow
 def test_a_run_whose_first_checkpoint_fails_can_be_resumed(tmp_path, monkeypatch, capsys):
     """Its first evaluation is in the metrics already."""
 
@@ -366,6 +379,7 @@ def test_ranks_agree_one_call_later(on_ranks):
         assert alone.largest_a_call_ago([7, 8]) == [7, 8]
 
 
+@pytest.mark.slow
 def test_few_changed_files_end_as_they_should(tmp_path, monkeypatch):
     """python -m bench.faults changes a thousand."""
     monkeypatch.chdir(tmp_path)

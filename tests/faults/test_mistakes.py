@@ -180,6 +180,7 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("arguments, complaint, world", cases, ids=name)
 
 
+@pytest.mark.slow
 def test_a_mistake_in_processes_of_its_own(arguments, complaint, world, folder):
     check(*outcome(arguments, world, folder), complaint)
 

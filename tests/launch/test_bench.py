@@ -68,6 +68,7 @@ def test_the_table_of_docs_faults_is_that_of_the_results():
     assert rewrite(text, {"faults": drawn(parts)}) == text
 
 
+@pytest.mark.slow
 def test_a_contender_that_cannot_start_is_left_out(capfd):
     """As one that needs a GPU, or more memory than there is: the others are measured."""
     tiny = "configs/quick.yaml"

@@ -44,6 +44,7 @@ GOOD = Item("good", at_most, (1, {"error": 0.5}))
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
+@pytest.mark.slow
 def test_an_item_that_fails_is_recorded_and_the_next_is_done(bad, said, pool):
     first, second = done([bad, GOOD], pool)
     assert first["passed"] is False and said in first["error"] and "\n" not in first["error"]
@@ -56,6 +57,7 @@ def test_what_was_only_tried_may_fail(pool):
     assert tried["passed"] is None and "ZeroDivisionError" in tried["error"]
 
 
+@pytest.mark.slow
 def test_no_item_goes_on_after_the_time_for_all(pool, monkeypatch):
     """One is cut short and one not begun: neither has failed."""
     monkeypatch.setattr(items, "LEAST", 1)
@@ -74,6 +76,7 @@ def test_what_a_machine_lacks_is_said(pool):
     assert lacking["passed"] is None and lacking["error"] == "needs a GPU" and lacking["figures"] == {}
 
 
+@pytest.mark.slow
 def test_a_process_that_has_died_is_replaced(pool):
     with pytest.raises(Failed):
         pool(os._exit, 2, 0)

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY, metrics, program, train
+from conftest import REPOSITORY, first, metrics, program, train
 from PIL import Image
 
 from alexnet2gpu.config.load import load_config
@@ -25,6 +25,7 @@ SOURCES = sorted([*REPOSITORY.glob("alexnet2gpu/**/*.py"), *REPOSITORY.glob("lau
 FILES = {f"/{file.relative_to(REPOSITORY)}" for file in REPOSITORY.glob("**/*.py")}
 LAUNCH = [line.split("#")[0].split("&&")[-1].strip() for line in COMMANDS if "launch/" in line]
 LAUNCH = [line for line in dict.fromkeys(LAUNCH) if re.match("python|torchrun", line)]
+LAUNCH.sort(key=lambda line: not README.startswith(line, README.find("torchrun --standalone")))  # the first
 
 
 def run(command, folder, **environment):
@@ -76,7 +77,7 @@ def runs(photographs, tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("command", LAUNCH)
+@pytest.mark.parametrize("command", first(1, LAUNCH))
 def test_a_command_of_the_pages_works_as_written(command, runs, photographs, tmp_path, monkeypatch, capfd):
     """From the repository; training is cut short after two steps, on other photographs. Programs that
     torchrun does not start run in this process, to save time."""
@@ -140,6 +141,7 @@ def test_python_of_the_readme_works_as_written(number, runs, photographs, monkey
     assert re.search(r"backward|\['cat', 'dog'\] \[\[\('", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_clone_runs_from_another_directory_without_being_installed(tmp_path):
     """A copy of the repository, whose default config says two steps: if another copy is installed,
     it is not used."""
@@ -158,7 +160,13 @@ def test_a_clone_runs_from_another_directory_without_being_installed(tmp_path):
 
 @pytest.mark.parametrize(
     "arguments, complaint",
-    [("--split-model --set model.towers=3", "do not divide by 3 towers"), ("", "2 processes but no mode")],
+    first(
+        1,
+        [
+            ("--split-model --set model.towers=3", "do not divide by 3 towers"),
+            ("", "2 processes but no mode"),
+        ],
+    ),
 )
 def test_a_mistake_under_torchrun_is_printed_once_and_every_rank_exits_with_2(arguments, complaint, tmp_path):
     """torchrun ends the slower rank as soon as one has failed; here each comes to its own

@@ -33,6 +33,13 @@ def test_the_table_of_memory_is_what_the_command_prints(capsys):
     assert f"{split / single:.0%} of one device's peak".replace("%", " %") in TEXT
 
 
+def test_the_table_of_passes_is_what_the_command_prints(capsys):
+    program("memory").main(
+        ["--config", "configs/alexnet.yaml", "--device", "cpu", "--set", "train.accumulate=4"]
+    )
+    assert f"```\n{capsys.readouterr().out}```" in (REPOSITORY / "docs" / "memory.md").read_text()
+
+
 @pytest.mark.slow
 def test_what_fits_into_the_gpus_of_2012(capsys):
     command = ["--config", "configs/alexnet.yaml", "--budget", "3GiB", "--modes", "single", "split", "ddp"]

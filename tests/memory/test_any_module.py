@@ -184,6 +184,7 @@ def test_fsdp_is_estimated(on_ranks, make):
     assert 0.9 < expected.peak / found < 1.01
 
 
+@pytest.mark.slow
 def test_many_ranks_are_none():
     """Weights are shared out by FSDP, the optimizer's state by ZeRO-1, neither by DDP."""
     batch = ((1024, 3, 40, 52), torch.float32), ((1024,), torch.int64)

@@ -46,6 +46,7 @@ def test_no_lever_changes_a_gradient(levers):
         assert torch.allclose(found[name], gradient, rtol=1e-9, atol=1e-12 * gradient.norm()), name
 
 
+@pytest.mark.slow
 def test_halves_gathered_again_give_the_same_training(on_ranks, tmp_path):
     """Five steps on two ranks, to the bit."""
     steps = ["--split-model", "--set", "train.max_steps=5", "--set", "train.log_every=1"]

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import ranks_of, train
+from conftest import first, ranks_of, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from alexnet2gpu.config.load import load_config
@@ -85,26 +85,29 @@ BFLOAT16 = ["train.precision=bfloat16"]
 
 @pytest.mark.parametrize(
     "file, settings",
-    [
-        (QUICK, []),
-        (QUICK, BFLOAT16),
-        (QUICK, ["train.precision=float64"]),
-        (QUICK, ["train.precision=float16"]),
-        (QUICK, ["train.accumulate=4"]),
-        (QUICK, WIDER),
-        (QUICK, RELU_AFTER_RELU),
-        (QUICK, ["memory.norm_input_only=false"]),
-        (QUICK, ["memory.norm_input_only=false", *BFLOAT16]),
-        (QUICK, ["memory.pool_places_only=false", *BFLOAT16]),
-        (QUICK, ["memory.relu_in_place=false"]),
-        (QUICK, ["model.stages.0.conv1.ceil=true", "model.stages.0.conv1.stride=2", *BFLOAT16]),
-        (QUICK, ["memory.recompute=[1, 3]"]),
-        ("configs/lenet.yaml", BFLOAT16),
-        ("configs/textbook.yaml", ["model.stages.0.fc6.out=64", "model.stages.0.fc7.out=32"]),
-        ("configs/alexnet.yaml", SMALL_FC),
-        ("configs/alexnet.yaml", [*SMALL_FC, "memory.image_unpadded=false", *BFLOAT16]),
-        ("configs/alexnet.yaml", [*SMALL_FC, "memory.recompute=[1, 2, 3, 4, 5]"]),
-    ],
+    first(
+        12,
+        [
+            (QUICK, []),
+            (QUICK, BFLOAT16),
+            (QUICK, ["train.precision=float64"]),
+            (QUICK, ["train.precision=float16"]),
+            (QUICK, ["train.accumulate=4"]),
+            (QUICK, WIDER),
+            (QUICK, RELU_AFTER_RELU),
+            (QUICK, ["memory.norm_input_only=false"]),
+            (QUICK, ["memory.norm_input_only=false", *BFLOAT16]),
+            (QUICK, ["memory.pool_places_only=false", *BFLOAT16]),
+            (QUICK, ["memory.relu_in_place=false"]),
+            (QUICK, ["model.stages.0.conv1.ceil=true", "model.stages.0.conv1.stride=2", *BFLOAT16]),
+            (QUICK, ["memory.recompute=[1, 3]"]),
+            ("configs/lenet.yaml", BFLOAT16),
+            ("configs/textbook.yaml", ["model.stages.0.fc6.out=64", "model.stages.0.fc7.out=32"]),
+            ("configs/alexnet.yaml", SMALL_FC),
+            ("configs/alexnet.yaml", [*SMALL_FC, "memory.image_unpadded=false", *BFLOAT16]),
+            ("configs/alexnet.yaml", [*SMALL_FC, "memory.recompute=[1, 2, 3, 4, 5]"]),
+        ],
+    ),
 )
 def test_a_prediction_is_what_torchs_allocator_gives(file, settings):
     """The peak to 1 %, categories to the byte, and to 1 % the worst in every place, but for some 50 KiB that
@@ -133,6 +136,7 @@ def test_without_scratch_memory_a_prediction_is_exact():
         assert predict("single", config, 2, on_gpu=False).peak == memory.bytes["peak"], config
 
 
+@pytest.mark.slow
 def test_random_networks_are_predicted():
     """Of 6 within 1 %; python -m bench.memory.against has hundreds."""
     for number in range(6):
@@ -155,23 +159,26 @@ def test_a_prediction_starts_no_compiler_and_makes_no_memory(monkeypatch):
 
 @pytest.mark.parametrize(
     "mode, ranks, settings",
-    [
-        ("split", 2, []),
-        ("split", 2, ["memory.regather=true"]),
-        ("split", 2, ["train.precision=bfloat16"]),
-        ("split", 4, FOUR),
-        ("split", 2, ["exchange.precision=bfloat16"]),
-        ("split", 4, [*FOUR, "exchange.precision=bfloat16"]),
-        ("split", 2, ["exchange.precision=bfloat16", "memory.regather=true"]),
-        ("split", 2, ["exchange.overlap=true"]),
-        ("split", 4, [*FOUR, "exchange.overlap=true"]),
-        ("split", 2, ["exchange.overlap=true", "exchange.precision=bfloat16"]),
-        ("split", 2, ["exchange.overlap=true", "train.precision=bfloat16"]),
-        ("ddp", 2, ["memory.gradients_in_buckets=false"]),
-        ("ddp", 2, ["train.accumulate=2"]),
-        ("split", 2, ["train.accumulate=2", "train.precision=float16"]),
-        ("grid", 4, ["memory.regather=true", "train.precision=bfloat16"]),
-    ],
+    first(
+        5,
+        [
+            ("split", 2, []),
+            ("split", 2, ["train.accumulate=2", "train.precision=float16"]),
+            ("ddp", 2, ["train.accumulate=2"]),
+            ("split", 2, ["memory.regather=true"]),
+            ("split", 2, ["train.precision=bfloat16"]),
+            ("split", 4, FOUR),
+            ("split", 2, ["exchange.precision=bfloat16"]),
+            ("split", 4, [*FOUR, "exchange.precision=bfloat16"]),
+            ("split", 2, ["exchange.precision=bfloat16", "memory.regather=true"]),
+            ("split", 2, ["exchange.overlap=true"]),
+            ("split", 4, [*FOUR, "exchange.overlap=true"]),
+            ("split", 2, ["exchange.overlap=true", "exchange.precision=bfloat16"]),
+            ("split", 2, ["exchange.overlap=true", "train.precision=bfloat16"]),
+            ("ddp", 2, ["memory.gradients_in_buckets=false"]),
+            ("grid", 4, ["memory.regather=true", "train.precision=bfloat16"]),
+        ],
+    ),
 )
 def test_ranks_hold_what_is_predicted(on_ranks, mode, ranks, settings):
     """Peaks to 1 %, the rest to the byte, on every rank."""

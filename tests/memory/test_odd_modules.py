@@ -89,6 +89,7 @@ BODIES = {
 
 @pytest.mark.parametrize("make_optimizer", [SGD, ADAM], ids=["SGD", "Adam"])
 @pytest.mark.parametrize("name", BODIES)
+@pytest.mark.slow
 def test_a_module_is_estimated(name, make_optimizer):
     made = partial(Of, BODIES[name])
     model = made()
@@ -121,6 +122,7 @@ def test_what_is_around_stays_as_it_is_and_does_not_matter():
 
 
 @pytest.mark.parametrize("wrap", [None, lambda module: isinstance(module, nn.TransformerEncoderLayer)])
+@pytest.mark.slow
 def test_fsdp_takes_attention_and_a_wrap_of_ones_own(wrap):
     made = partial(Of, BODIES["transformer"])
     whole = estimate(made, IMAGES, LABELS, SGD)

@@ -20,6 +20,7 @@ def memory(*arguments):
     program("memory").main([str(argument) for argument in arguments])
 
 
+@pytest.mark.slow
 def test_a_budget_ends_between_two_batches(capsys):
     """The largest batch fits, as predicted, and the next does not."""
     memory("--config", QUICK, "--budget", "64MiB", "--modes", "single", "grid")
@@ -32,6 +33,7 @@ def test_a_budget_ends_between_two_batches(capsys):
         assert fits[-1] == "fits" and next_one[-3:] == ["does", "not", "fit"]
 
 
+@pytest.mark.slow
 def test_a_table_fits_a_terminal(capsys):
     """What is the same in all rows stands above; the widest names and numbers, and what was measured."""
     memory("--config", "configs/alexnet.yaml", "--batches", 128, 4096, "--modes", "split")
@@ -62,6 +64,7 @@ def test_a_file_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
     assert said.strip().count("\n") == 0 and "memory.json" in said
 
 
+@pytest.mark.slow
 def test_a_budget_may_be_too_small_for_one_image(capsys):
     """Then the only line of the mode says so, and other modes have their own."""
     memory("--config", QUICK, "--budget", "5MiB", "--modes", "single", "split")
@@ -204,6 +207,7 @@ def trial_out_of_memory(mode, config, limit):
 on_rank = any_mode.step_on_rank
 
 
+@pytest.mark.slow
 def test_a_rank_out_of_memory_ends_the_trial_of_all(monkeypatch):
     """And it is a line of the table, though other ranks were waiting for the one."""
     monkeypatch.setattr(any_mode, "step_on_rank", trial_out_of_memory)

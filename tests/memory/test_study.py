@@ -29,6 +29,7 @@ def test_the_tables_of_the_study_are_those_of_its_results(results):
     assert rewrite(text, cases.tables(results)) == text
 
 
+@pytest.mark.slow
 def test_what_was_measured_at_full_size_is_predicted_today(results):
     """Every peak of float32 at batch 128 within 0.2 %; weights, gradients and momentum to the byte."""
     if native.compiled(torch.float32) is None:
@@ -53,6 +54,7 @@ def test_what_was_measured_at_full_size_is_predicted_today(results):
                     assert expected.bytes[category] == measured[category], (category, row)
 
 
+@pytest.mark.slow
 def test_what_the_page_says_of_a_gpu_is_so():
     """Of alexnet.yaml in bfloat16 on an H100, what the allocator was asked for and what it reserved."""
     found = json.loads((REPOSITORY / "bench" / "results" / "measure-1gpu.json").read_text())["items"]

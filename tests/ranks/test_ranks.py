@@ -126,6 +126,7 @@ def after_a_run(folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the names of threads from /proc")
+@pytest.mark.slow
 def test_no_thread_outlives_the_ranks(tmp_path):
     """A thread of gloo that is still there at a rank's exit aborts it now and then. On processes
     of its own: a rank that has failed in another test may have left some."""

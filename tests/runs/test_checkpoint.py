@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import metrics, train
+from conftest import first, metrics, train
 
 import alexnet2gpu
 from alexnet2gpu.config import schema
@@ -52,7 +52,7 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "order", ["single split grid", "split ddp single", "ddp grid split", "grid single ddp"]
+    "order", first(1, ["split ddp single", "single split grid", "ddp grid split", "grid single ddp"])
 )
 def test_any_mode_resumes_any_other(on_ranks, unbroken, tmp_path, order):
     """Losses and weights of the unbroken run, mid-epoch and at other world sizes, up to float64

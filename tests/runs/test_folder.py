@@ -91,6 +91,7 @@ def test_where_nothing_is_deleted_nothing_is_put_back(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("step", [5, 8])
+@pytest.mark.slow
 def test_a_run_whose_directory_is_emptied_ends_whole(step, tmp_path, monkeypatch):
     """In the middle; and after its last step, when nothing is left to be saved but what was deleted."""
     train(*OPTIONS, "--out", tmp_path / "unbroken")
