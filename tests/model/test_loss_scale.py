@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from conftest import metrics, train
 from torch import nn
 
 from alexnet2gpu.model import loss_scale
@@ -86,3 +87,17 @@ def test_all_ranks_leave_out_the_same_steps(on_ranks, lost, changed):
     answers = on_ranks(one_overflows, 2, lost)
     assert answers[0] == answers[1]
     assert answers[0][0] == changed and answers[0][1] <= loss_scale.START / 2
+
+
+def test_a_resumed_run_has_the_scale_that_it_had(tmp_path, monkeypatch):
+    """Two steps and two more, as four at once, while the scale grows."""
+    monkeypatch.setattr(loss_scale, "PATIENCE", 3)
+    options = ["train.precision=float16", "train.batch=8", "train.log_every=1", "data.name=synthetic"]
+    options = [part for setting in options for part in ("--set", setting)]
+    train(*options, "--set", "train.max_steps=4", "--out", tmp_path / "four")
+    train(*options, "--set", "train.max_steps=2", "--out", tmp_path / "two")
+    train("--set", "train.max_steps=4", "--out", tmp_path / "two", "--resume")
+    scales = metrics(tmp_path / "four", "loss_scale")
+    assert len(set(scales.values())) > 1
+    for key in ("loss", "loss_scale"):
+        assert metrics(tmp_path / "two", key) == metrics(tmp_path / "four", key)
