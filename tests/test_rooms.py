@@ -128,6 +128,7 @@ assert predict("split", config, 2, on_gpu=False).bytes["weights"] == 4 * sum(
 """
 
 
+@pytest.mark.slow
 def test_the_first_four_rooms_stand_alone(tmp_path):
     """As README says: copied, they are the two-GPU AlexNet with its memory model."""
     for room in list(MAY)[:4]:

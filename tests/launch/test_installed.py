@@ -39,6 +39,7 @@ def installed(site, folder, *arguments):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
 
 
+@pytest.mark.slow
 def test_programs_find_their_configs_without_the_repository(site, tmp_path):
     done = installed(site, tmp_path, "summary", "--config", "configs/lenet.yaml")
     assert done.returncode == 0 and "61,706" in done.stdout, done.stderr

@@ -33,6 +33,7 @@ def test_the_table_of_memory_is_what_the_command_prints(capsys):
     assert f"{split / single:.0%} of one device's peak".replace("%", " %") in TEXT
 
 
+@pytest.mark.slow
 def test_the_table_of_passes_is_what_the_command_prints(capsys):
     program("memory").main(
         ["--config", "configs/alexnet.yaml", "--device", "cpu", "--set", "train.accumulate=4"]

@@ -25,6 +25,7 @@ STEPS = ["--set", "train.max_steps=2", "--set", "data.name=synthetic"]
 QUICK = "configs/quick.yaml"
 
 
+@pytest.mark.slow
 def test_split_holds_half_and_ddp_all(on_ranks, tmp_path):
     """Weights, gradients and momentum: 4 bytes a parameter, to the byte; and buckets under DDP.
     What a run predicts is what it measures."""
@@ -125,6 +126,7 @@ def test_a_prediction_is_what_torchs_allocator_gives(file, settings):
             assert held == pytest.approx(found[place], rel=0.01, abs=2**18), place
 
 
+@pytest.mark.slow
 def test_without_scratch_memory_a_prediction_is_exact():
     """To the byte, in three networks, and in three small ones that recompute, which keeps the states of
     generators of random numbers, 5,056 bytes each."""
@@ -200,6 +202,7 @@ def test_on_gpus_a_message_holds_the_own_half_too():
     assert on_gpu - on_cpu == half
 
 
+@pytest.mark.slow
 def test_fsdp_holds_its_part_of_weights_gradients_and_momentum(on_ranks):
     """Half, up to the five outputs of a tower's fc8, which two ranks share as three and two."""
     whole = 4 * totals(load_config(QUICK).model)[0]

@@ -236,6 +236,7 @@ def test_a_config_may_be_named(spoiled, tmp_path):
     assert found == pytest.approx(figures(probabilities(spoiled, "a", 1)), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_network_that_takes_all_for_one_class_is_told_of(capfd, tmp_path):
     """With rates thirty times those of quick.yaml, in its first epoch; of three answers nothing is said."""
     batch = [torch.log_softmax(torch.eye(3), 1), torch.tensor([0, 1, 1])]
