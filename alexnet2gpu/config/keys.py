@@ -58,6 +58,12 @@ class Train:
     threads: int | None = bounded(None, least=1, most=1024)  # CPU threads of a rank; null: its share of cores
     keep_memory: bool = True  # on the CPU, freed memory stays with the process: ranks/machine.py
 
+    def undivided(self, replicas: int) -> str:
+        """What `batch` should divide by and does not, in words; "" if it does."""
+        if not self.batch % (replicas * self.accumulate):
+            return ""
+        return f"{replicas} replicas" + (f" x {self.accumulate} passes" if self.accumulate > 1 else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rates:

@@ -51,10 +51,9 @@ class TrainBatches:
 def check_batch(train: Train, replicas: int, images: int) -> None:
     """Raises: ValueError if the global batch does not suit the replicas, the passes or the images."""
     batch, parts = train.batch, replicas * train.accumulate
-    if batch % parts:
-        passes = f" x {train.accumulate} passes (train.accumulate)" if train.accumulate > 1 else ""
-        way_out = f"make it a multiple of {parts}"
-        raise ValueError(f"train.batch {batch} does not divide by {replicas} replicas{passes}: {way_out}")
+    if by := train.undivided(replicas):
+        by += " (train.accumulate)" * (train.accumulate > 1)
+        raise ValueError(f"train.batch {batch} does not divide by {by}: make it a multiple of {parts}")
     if batch > images:
         less = max(1, images // (2 * parts)) * parts
         way_out = f"--set train.batch={less}, say" if less <= images else f"take {parts} or more"

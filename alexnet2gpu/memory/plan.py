@@ -65,10 +65,8 @@ class Case(NamedTuple):
     @property
     def mistake(self) -> str:
         """What is wrong with the batch; "" if nothing."""
-        train = self.config.train
-        passes = f" x {train.accumulate} passes" if train.accumulate > 1 else ""
-        undivided = train.batch % self.parts
-        return f"does not divide by {self.shape[2]} replicas{passes}" if undivided else ""
+        by = self.config.train.undivided(self.shape[2])
+        return f"does not divide by {by}" if by else ""
 
     def with_batch(self, batch: int) -> "Case":
         """The same with another batch."""

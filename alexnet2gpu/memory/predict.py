@@ -76,21 +76,18 @@ def _played(mode, config, grid, mesh=None):
     parts, batch = parts_of(mode, config, ranks, mesh), random_batch(config, ranks)
     parts.model.seed_dropout(config.train.seed, grid.replica, 0)
     weights = list(parts.model.parameters())
-    there = {
-        "weights": weights,
-        "momentum": [parts.optimizer.state[weight]["velocity"] for weight in weights],
-        ranks.buckets.kind: ranks.buckets.tensors,
-        "batch": batch,
-    }
     step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how_of(config))
     keeps = config.train.accumulate > 1
     if mode == "fsdp" or keeps:  # settles in a first step
         step()
         parts.optimizer.zero_grad(set_to_none=not keeps)
-        there["gradients"] = [
-            *there.get("gradients", ()),
-            *(weight.grad for weight in weights if weight.grad is not None),
-        ]
+    there = {
+        "weights": weights,
+        "momentum": [parts.optimizer.state[weight]["velocity"] for weight in weights],
+        "gradients": [weight.grad for weight in weights if weight.grad is not None],
+        ranks.buckets.kind: ranks.buckets.tensors,  # instead, where gradients lie in them
+        "batch": batch,
+    }
     return Played(parts.model, parts.optimizer, step, there)
 
 

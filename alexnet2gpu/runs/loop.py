@@ -169,7 +169,6 @@ class Loop:
         """Begin to save where the run is, if that is not done yet."""
         self._collect()
         model, _, optimizer = self.parts
-        self.progress.loss_scale = optimizer.loss_scale
         if self.saved == self.progress:
             return
         if found := nonfinite.first_weights_not_finite(model, self.ranks):
@@ -188,6 +187,7 @@ class Loop:
             if not math.isfinite(loss):
                 self._give_up(step, loss)
         self.progress.recent = (*self.progress.recent, *map(tuple, means))
+        self.progress.loss_scale = self.parts.optimizer.loss_scale
         self.recent.clear()
 
     def _give_up(self, step, loss):
@@ -213,8 +213,7 @@ class Loop:
         p.recent = ()
         speed = steps * self.config.train.batch / (time.perf_counter() - since)  # of this process's steps
         lr = rate_of(self.config.optim.schedule, epoch, "", "weights")
-        scale = self.parts.optimizer.loss_scale
-        more = {"loss_scale": scale[0]} if scale else {}
+        more = {"loss_scale": p.loss_scale[0]} if p.loss_scale else {}
         self.run.log(step=p.step, epoch=epoch, loss=loss, error=error, lr=lr, images_per_second=speed, **more)
         peaks = "|".join(f"{rank['measured']['peak'] / report.MIB:.0f}" for rank in self.memory)
         return f"{speed:.0f} images/s, loss {loss:.4f}, error {error:.1%}, peak {peaks or '?'} MiB"
