@@ -40,7 +40,7 @@ def main(argv=None):
         from alexnet2gpu.runs.diagnose import complaint, diagnose, verdict
 
         config, images, _ = load_experiment(read_config(args.config, args.set))
-        check_batch(config.train, 1, len(images))
+        check_batch(config, Grid(), len(images))
         seeds = range(config.train.seed, config.train.seed + args.seeds)
     print_lines(images.remarks)
     verdicts = []

@@ -8,19 +8,19 @@ Each argument is a run, of which the newest checkpoint counts, or a checkpoint, 
 RUN/checkpoints/best. --views 10 averages
 the probabilities of the four corners, the centre and their mirror images; several networks are
 averaged likewise, as the paper's 5 and 7 were. One network after the other is in memory.
---split-model and --ddp are those of launch/train.py; figures are the same in every mode.
+--split-model, --ddp and --hybrid are those of launch/train.py; figures are the same in every mode.
 """
 
 import json
 from pathlib import Path
 
-from options import Parser, print_lines
+from options import MODES, Parser, print_lines
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
 
 def parse(argv):
-    parser = Parser("evaluate.py", __doc__, "--data", "--split-model", "--ddp", "--set")
+    parser = Parser("evaluate.py", __doc__, "--data", *MODES, "--set")
     what = "directory of a run or of a checkpoint"
     parser.add_argument("checkpoints", nargs="+", metavar="CKPT", type=Path, help=what)
     views = "of each image; default: 1, the centre"
@@ -39,7 +39,7 @@ def main(argv=None):
         from alexnet2gpu.data.sources import load_test_images
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
-        from alexnet2gpu.ranks.modes import grid_of
+        from alexnet2gpu.ranks.modes import grid_of, mode_of
         from alexnet2gpu.runs import agreement
         from alexnet2gpu.runs.checkpoints.format import read_state
         from alexnet2gpu.runs.checkpoints.towers import read_towers
@@ -48,7 +48,8 @@ def main(argv=None):
         networks = [find_saved(place, args.config, args.set) for place in args.checkpoints]
         check_alike(networks, args.views)
         config, found, learned = networks[0]
-        grid = grid_of(config.model.towers, args.split_model, args.ddp)
+        grid = grid_of(config.model.towers, mode_of(args.split_model, args.ddp, args.hybrid))
+        grid.placement(config.model)  # raises, if there can be none
         test = load_test_images(config.data, config.model, learned)
         check_images(test, grid.replicas)
         for network in networks:

@@ -30,7 +30,7 @@ PRECISIONS = ["float32", "bfloat16", "float16", "float64"]
 
 
 def parse(argv):
-    from alexnet2gpu.ranks.modes import MODES
+    from alexnet2gpu.memory.predict import MODES
 
     parser = Parser("memory.py", __doc__, "--set")
     parser.share_config("configs/alexnet.yaml")

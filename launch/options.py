@@ -15,12 +15,17 @@ if (REPOSITORY / "alexnet2gpu").is_dir():  # not where launch/ lies inside the p
     sys.path.insert(0, str(REPOSITORY))
 
 TORCHRUN = ("--nproc", "--nnodes", "--node", "--standalone", "--rdzv", "--master", "--max-restarts")
+MODES = "--split-model", "--ddp", "--hybrid"
 SHARED = {
     "--config": {"metavar": "FILE"},
     "--data": {"metavar": "DIR", "help": "where the images are (data.dir)"},
     "--from": {"metavar": "RUN", "help": "a run, a .pt or .safetensors file: start with its weights"},
     "--split-model": {"action": "store_true", "help": "the towers of a replica over several ranks"},
     "--ddp": {"action": "store_true", "help": "several replicas, each with its share of the images"},
+    "--hybrid": {
+        "action": "store_true",
+        "help": "convolutions on every rank, for its share of the images; fully connected towers apart",
+    },
     "--set": {
         "metavar": "KEY.PATH=VALUE",
         "action": "append",

@@ -1,9 +1,10 @@
-"""Train a network: on one device, split over ranks, replicated over ranks, or both.
+"""Train a network: on one device, split over ranks, replicated over ranks, both, or as the hybrid of 2014.
 
     python launch/train.py
     torchrun --standalone --nproc_per_node=2 launch/train.py --split-model
     torchrun --standalone --nproc_per_node=2 launch/train.py --ddp
     torchrun --standalone --nproc_per_node=4 launch/train.py --split-model --ddp
+    torchrun --standalone --nproc_per_node=2 launch/train.py --hybrid
 
     python launch/train.py --config configs/caltech.yaml --data DIR --from runs/caltech
 
@@ -15,14 +16,14 @@ at the next step, and after them the exit status is 128 and their number; torchr
 its own. (nohup does not keep SIGHUP from torchrun; `setsid torchrun ...` does.)
 """
 
-from options import Parser
+from options import MODES, Parser
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 from alexnet2gpu.faults.signals import Stop
 
 
 def parse(argv):
-    parser = Parser("train.py", __doc__, "--data", "--from", "--split-model", "--ddp", "--set")
+    parser = Parser("train.py", __doc__, "--data", "--from", *MODES, "--set")
     own = "default: configs/quick.yaml; with --resume, the run's own"
     parser.share("--config", help=own)
     parser.add_argument("--out", metavar="DIR", help="what it leaves; default: runs/CONFIG-MODE")
@@ -39,14 +40,15 @@ def main(argv=None):
         args = parse(argv)  # before torch is imported, which --help can do without
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
+        from alexnet2gpu.ranks.modes import mode_of
         from alexnet2gpu.runs.agreement import check_agreement
         from alexnet2gpu.runs.folder import Run
         from alexnet2gpu.runs.out import take_folder
         from alexnet2gpu.runs.plan import make_plan
         from alexnet2gpu.runs.train import train
 
-        mode = args.split_model, args.ddp
-        plan = make_plan(args.config, args.set, *mode, args.out, args.resume)
+        mode = mode_of(args.split_model, args.ddp, args.hybrid)
+        plan = make_plan(args.config, args.set, mode, args.out, args.resume)
 
     settings = plan.config.train
     how = settings.threads, settings.keep_memory

@@ -122,7 +122,7 @@ from alexnet2gpu.ranks.modes import Grid
 config = load_config(sys.argv[1])
 with Ranks(Grid(towers=range(2)), 1) as ranks:
     (model, _, optimizer), batch = parts_of("single", config, ranks), random_batch(config, ranks)
-    assert train_step(model, optimizer, *batch, "float32").isfinite().all()
+    assert train_step(model, optimizer, *batch).isfinite().all()
 assert predict("split", config, 2, on_gpu=False).bytes["weights"] == 4 * sum(
     parameter.numel() for parameter in model.towers["0"].parameters())
 """

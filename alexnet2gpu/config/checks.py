@@ -32,6 +32,8 @@ def check_rules(config) -> None:
         raise Problem("memory.recompute", f"lists stages, and model.stages has {len(stages)}")
     if config.exchange.overlap:
         _check_overlap(config.memory, rows)
+    if config.optim.fc_updates > 1:
+        _check_updates(config.optim.fc_updates, config.train, config.model)
     _check_schedule(config.optim.schedule, {row.name for row in rows if row.parameters})
 
 
@@ -43,6 +45,15 @@ def _check_overlap(memory, rows):
         if row.stage > before.stage and not suits:
             rule = "needs stages that begin with a linear layer or a convolution without ceil"
             raise Problem("exchange.overlap", f"{rule}; {row.name} is none")
+
+
+def _check_updates(updates, train, network):
+    if train.batch % updates:
+        raise Problem("optim.fc_updates", f"should divide train.batch, {train.batch}")
+    if train.accumulate > 1 or train.precision == "float16":
+        raise Problem("optim.fc_updates", "not together with train.accumulate or float16")
+    if not network.convolutional:
+        raise Problem("optim.fc_updates", "needs a stage of convolutions before dropout")
 
 
 def _check_schedule(schedule, layers):

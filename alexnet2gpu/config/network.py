@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from alexnet2gpu.config import layers
 from alexnet2gpu.config.layers import Layer, Shape
 from alexnet2gpu.config.schema import Problem, bounded
 
@@ -24,6 +25,13 @@ class Network:
     def last(self) -> Layer:
         """The layer that gives the logits."""
         return list(self.stages[-1].values())[-1]
+
+    @property
+    def convolutional(self) -> int:
+        """How many stages come before the first that has a fully connected layer or dropout."""
+        others = (layers.Linear, layers.Dropout)
+        found = (any(isinstance(layer, others) for layer in stage.values()) for stage in self.stages)
+        return next((number for number, other in enumerate(found) if other), len(self.stages))
 
 
 class Row(NamedTuple):
@@ -42,8 +50,8 @@ def trace(network: Network) -> list[Row]:
     """Follow one image through one tower. Raises: ValueError naming the layer whose input does not suit it,
     or whose channels do not divide by the towers."""
     rows, shape = [], network.input
-    for stage, layers in enumerate(network.stages):
-        for name, layer in layers.items():
+    for stage, named in enumerate(network.stages):
+        for name, layer in named.items():
             try:
                 gives = layer.gives(shape, network.towers)
             except ValueError as error:

@@ -35,7 +35,7 @@ def features(trained: Trained, images: Images, chosen: np.ndarray) -> Tensor:
         seen.append(inputs[0].float().cpu())
 
     hooks = [tower.get_submodule(rows[-1].name).register_forward_pre_hook(keep) for tower in towers]
-    batches = EvaluationBatches(images, prepare, config.train.batch, 0, 1)
+    batches = EvaluationBatches(images, prepare, config.train.batch)
     batches.chosen = chosen  # instead of all
     for x, _ in batches:
         with computing_in(config.train.precision, x.device):

@@ -10,11 +10,10 @@ import torch
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
-from alexnet2gpu.memory.predict import REPLICATED, SPLIT, parts_of, random_batch, shape_of
+from alexnet2gpu.memory.predict import first_of, grid_here, parts_of, random_batch
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import out_of_memory
-from alexnet2gpu.ranks.modes import grid_of
 
 OUT_OF_MEMORY = 70  # the exit status of a rank
 
@@ -34,9 +33,9 @@ def measure(
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    _, span, copies = shape_of(mode, config.model.towers, replicas, ranks)
+    number = first_of(mode, config.model.towers, replicas, ranks).world
     here = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "memory", "max_restarts": 0}
-    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=span * copies, **here)
+    launch = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=number, **here)
     try:
         answers = elastic_launch(launch, step_on_rank)(mode, config, limit)
     except ChildFailedError as error:
@@ -55,7 +54,7 @@ def measure(
 def step_on_rank(mode, config, limit):
     """This rank's entry of memory.json, with its `moments`. A rank that runs out of a GPU's memory ends, and
     so torch stops the others, who may be waiting for it."""
-    grid = grid_of(config.model.towers, mode in SPLIT, mode in REPLICATED)
+    grid = grid_here(mode, config.model.towers)
     try:
         with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
             if limit is not None and ranks.device.type == "cuda":
@@ -72,7 +71,7 @@ def third_step(mode, config, ranks):
     """The third step, measured. Under FSDP with gloo some more, of which that counts in which least was held:
     where one of gloo's threads lets a message go last, torch's profiler does not see it."""
     parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how_of(config))
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, how_of(config))
     watched = 8 if mode == "fsdp" and ranks.device.type == "cpu" else 1
     found = []
     for number in range(2 + watched):

@@ -8,17 +8,19 @@ from typing import NamedTuple
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.play import Estimate
-from alexnet2gpu.memory.predict import SPLIT, predict, shape_of
+from alexnet2gpu.memory.predict import MODES, SPLIT, first_of, predict
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.precision import weight_dtype
 from alexnet2gpu.ranks.machine import memory
-from alexnet2gpu.ranks.modes import MODES, Grid
+from alexnet2gpu.ranks.modes import Grid
 
 
 def check_memory(config: Config, grid: Grid) -> None:
     """Raises: ValueError if, without GPU, the ranks of this machine cannot hold as much as their weights,
-    gradients and momentum. What else a step needs is for `predict` to say."""
-    parameters = sum(row.parameters for row in trace(config.model)) * len(grid.towers)
+    gradients and momentum; or if the network has nothing to place as the hybrid does. What else a step needs
+    is for `predict` to say."""
+    placement = grid.placement(config.model)
+    parameters = sum(row.parameters * len(placement[row.stage]) for row in trace(config.model))
     size = weight_dtype(config.train.precision).itemsize
     needed, there = 3 * size * parameters * grid.local_world, memory()
     if needed > there and not gpus():
@@ -34,8 +36,10 @@ def with_train(config: Config, **keys) -> Config:
 
 
 def modes_of(config: Config, known: Sequence[str] = MODES) -> list[str]:
-    """Those of the `known` modes that a network of so many towers can have."""
-    return [mode for mode in known if config.model.towers > 1 or mode not in SPLIT]
+    """Those of the `known` modes that a network can have."""
+    modes = [mode for mode in known if config.model.towers > 1 or mode not in SPLIT]
+    mixed = 0 < config.model.convolutional < len(config.model.stages)
+    return [mode for mode in modes if mixed or mode != "hybrid"]
 
 
 class Case(NamedTuple):
@@ -47,25 +51,24 @@ class Case(NamedTuple):
     ranks: int | None = None  # that a split goes over; None: one per tower
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """predict.shape_of. Raises: ValueError if the mode cannot be."""
-        return shape_of(self.mode, self.config.model.towers, self.replicas, self.ranks)
+    def first(self) -> Grid:
+        """predict.first_of. Raises: ValueError if the mode cannot be."""
+        return first_of(self.mode, self.config.model.towers, self.replicas, self.ranks)
 
     @property
     def parts(self) -> int:
-        """Of a batch: replicas, and the passes of each."""
-        return self.shape[2] * self.config.train.accumulate
+        """Of a batch: shares of it, and the passes of each."""
+        return self.first.shares * self.config.train.accumulate
 
     @property
     def number(self) -> int:
         """Ranks in all."""
-        _, span, copies = self.shape
-        return span * copies
+        return self.first.world
 
     @property
     def mistake(self) -> str:
         """What is wrong with the batch; "" if nothing."""
-        by = self.config.train.undivided(self.shape[2])
+        by = self.config.train.undivided(self.first.shares)
         return f"does not divide by {by}" if by else ""
 
     def with_batch(self, batch: int) -> "Case":

@@ -4,6 +4,7 @@
     split    the towers over ranks                                         a rank per tower, or fewer
     ddp      a whole replica on every rank                                 a rank per replica
     grid     replicas, each split                                          towers x replicas
+    hybrid   convolutions as in ddp, fully connected stages as in split    as split
     fsdp     what a user of torch would take today: weights, gradients
              and momentum in parts, gathered layer by layer (FSDP2)        as ddp
 
@@ -27,23 +28,31 @@ from alexnet2gpu.model.precision import weight_dtype
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.modes import FLAGS, Grid, grid_of
 
-SPLIT, REPLICATED = ("split", "grid"), ("ddp", "grid", "fsdp")
+MODES = (*FLAGS, "fsdp")
+SPLIT, REPLICATED = ("split", "grid", "hybrid"), ("ddp", "grid", "fsdp")
 
 
-def shape_of(mode: str, towers: int, replicas: int, ranks: int | None = None) -> tuple[int, int, int]:
-    """Towers on a rank, ranks in a replica, replicas; `ranks`: that a split goes over, its towers if not
-    given. Raises: ValueError if so many towers, replicas or ranks do not make this mode."""
+def first_of(mode: str, towers: int, replicas: int, ranks: int | None = None) -> Grid:
+    """The first rank of a mode; `ranks`: that a split or a hybrid goes over, its towers if not given. Raises:
+    ValueError if so many towers, replicas or ranks do not make this mode."""
     if mode in SPLIT and towers == 1:
         raise ValueError(f"--modes {mode}: a network of 1 tower cannot be split: leave it out")
     if mode in REPLICATED and replicas < 2:
         raise ValueError(f"--modes {mode}: has 2 replicas or more, --replicas is {replicas}")
-    span = (ranks or towers) if mode == "split" else towers if mode == "grid" else 1
-    if towers % span or mode == "split" and span < 2:
+    span = {"split": ranks or towers, "hybrid": ranks or towers, "grid": towers}.get(mode, 1)
+    if towers % span or mode in SPLIT and span < 2:
         numbers = " or ".join(str(n) for n in range(2, towers + 1) if towers % n == 0)
         raise ValueError(f"--ranks {span}: {towers} towers divide over {numbers}")
-    return towers // span, span, replicas if mode in REPLICATED else 1
+    world = span * (replicas if mode in REPLICATED else 1)
+    shape = {"span": span, "towers": range(towers // span), "parts": span if mode == "hybrid" else 1}
+    return Grid(world=world, local_world=world, **shape)
+
+
+def grid_here(mode: str, towers: int) -> Grid:
+    """This rank of a mode, as torchrun has started it; fsdp has the ranks of ddp. Raises: as grid_of."""
+    return grid_of(towers, "ddp" if mode == "fsdp" else mode)
 
 
 def predict(
@@ -52,11 +61,10 @@ def predict(
     """What any rank of the mode holds, all being alike, or the first, where FSDP's parts are not. `limit`: of
     what a GPU's allocator may reserve. Raises: ValueError if the mode cannot be, or if fsdp is asked for in a
     process that has a process group."""
-    held, span, copies = shape_of(mode, config.model.towers, replicas, ranks)
-    grid = Grid(world=span * copies, local_world=span * copies, span=span, towers=range(held))
+    grid = first_of(mode, config.model.towers, replicas, ranks)
     if mode != "fsdp":
         return _play(partial(_played, "", config, grid), on_gpu, limit)
-    with fake_mesh(copies) as mesh:
+    with fake_mesh(grid.replicas) as mesh:
         return _play(partial(_played, mode, config, grid, mesh), on_gpu, limit)
 
 
@@ -76,7 +84,7 @@ def _played(mode, config, grid, mesh=None):
     parts, batch = parts_of(mode, config, ranks, mesh), random_batch(config, ranks)
     parts.model.seed_dropout(config.train.seed, grid.replica, 0)
     weights = list(parts.model.parameters())
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, *how_of(config))
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, how_of(config))
     keeps = config.train.accumulate > 1
     if mode == "fsdp" or keeps:  # settles in a first step
         step()
@@ -106,10 +114,10 @@ def parts_of(mode: str, config: Config, ranks: Ranks, mesh: Any = None) -> Parts
 
 
 def random_batch(config: Config, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Random images (B, C, H, W), channels last as from data/batches.py, and labels (B,) of a replica, the
-    same on every rank."""
+    """Random images (B / parts, C, H, W), channels last as from data/batches.py, and labels (B,) of a
+    replica, the same on every rank."""
     count, draw = config.train.batch // ranks.grid.replicas, torch.Generator().manual_seed(0)
-    images = 60 * torch.randn(count, *config.model.input, generator=draw)
+    images = 60 * torch.randn(count // ranks.grid.parts, *config.model.input, generator=draw)
     images = images.contiguous(memory_format=torch.channels_last)
     images = images.to(ranks.device, weight_dtype(config.train.precision))
     labels = torch.randint(config.model.last.out, (count,), generator=draw).to(ranks.device)

@@ -11,8 +11,8 @@ On CUDA, `measured` has two more: `driver`, what is in use on the rank's GPU aft
 count, of all processes; and `residual`, what of this no rank has reserved, an equal share for each rank on
 the GPU: CUDA's contexts, NCCL, libraries' own workspaces.
 
-`sent_per_image` has an entry for each stage's end: what this rank sent to the other ranks of its replica,
-for each image of the replica's share. It is empty where nothing is exchanged.
+`sent_per_image` has an entry for each stage's end where ranks of a replica meet: what this rank sent to the
+others there, for each image of the replica's share. It is empty where nothing is exchanged.
 """
 
 from collections.abc import Callable, Sequence
@@ -47,12 +47,11 @@ def measure(
         the step (places.py).
     """
     grid, images = ranks.grid, config.train.batch // ranks.grid.replicas
-    before = [dict(link.sent) for link in ranks.links]
+    links = [link for link in ranks.links if link]
+    before = [dict(link.sent) for link in links]
     with StepMemory(parts, batch, config.train.accumulate > 1) as memory:
         result = step()
-    sent = [
-        {way: (link.sent[way] - old[way]) // images for way in old} for link, old in zip(ranks.links, before)
-    ]
+    sent = [{way: (link.sent[way] - old[way]) // images for way in old} for link, old in zip(links, before)]
     entry = {
         "rank": grid.rank,
         "replica": grid.replica,

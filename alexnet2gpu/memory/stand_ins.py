@@ -21,13 +21,15 @@ class PlayedRanks:
     def __init__(self, grid: Grid):
         self.grid, self.device, self.buckets = grid, torch.device("cpu"), Buckets()
 
-    def connect(self, stages, wire=None):
+    def connect(self, network, wire=None):
         """As Ranks.connect."""
-        if self.grid.span == 1:
-            return []
-        return [PlayedLink(self.grid, wire) for _ in range(stages - 1)] + [PlayedLink(self.grid)]
+        axes = self.grid.gathered(network)
+        wires = [wire] * (len(axes) - 1) + [None]
+        return [
+            None if axis is None else PlayedLink(self.grid, axis, wire) for axis, wire in zip(axes, wires)
+        ]
 
-    def replicate(self, model, in_buckets=True):
+    def replicate(self, model, in_buckets=True, shared=()):
         """As Ranks.replicate."""
         if self.grid.replicas > 1:
             self.buckets.hold(model, in_buckets)
@@ -42,8 +44,8 @@ class PlayedRanks:
 class PlayedLink(Link):
     """A link to ranks that are not there."""
 
-    def __init__(self, grid, wire=None):
-        self.rank, self.size, self.wire = grid.rank % grid.span, grid.span, wire
+    def __init__(self, grid, axis, wire=None):
+        self.rank, self.size, self.axis, self.wire = grid.rank % grid.span, grid.span, axis, wire
         self.sent = {"forward": 0, "backward": 0}
 
     def _by_messages(self, tensor):

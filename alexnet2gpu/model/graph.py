@@ -18,16 +18,16 @@ from torch import Tensor
 
 from alexnet2gpu.model.model import AlexNet, Tower, one_by_one
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import PLAINLY, How, train_step
 
 FIRST = 2  # steps that are not recorded: libraries choose their kernels, Triton builds ours
 
 
 class GraphedStep:
     """`train_step` of a model with all its towers on one GPU. Called with images (B, C, H, W) and labels (B,)
-    there, B the same at every call, it returns what `train_step` does; `how` are its other arguments."""
+    there, B the same at every call, it returns what `train_step` does; `how` as there."""
 
-    def __init__(self, model: AlexNet, optimizer: SGD2012, *how):
+    def __init__(self, model: AlexNet, optimizer: SGD2012, how: How = PLAINLY):
         self.model, self.optimizer, self.how = model, optimizer, how
         self.stream, self.side_by_side = torch.cuda.Stream(), SideBySide(len(model.towers))
         self.calls, self.rates, self.graph = 0, None, None
@@ -36,7 +36,7 @@ class GraphedStep:
         """One update. Raises: RuntimeError or torch.OutOfMemoryError if the step cannot be recorded."""
         self.calls += 1
         if self.calls <= FIRST:
-            return train_step(self.model, self.optimizer, images, labels, *self.how)
+            return train_step(self.model, self.optimizer, images, labels, self.how)
         rates = [group["lr"] for group in self.optimizer.param_groups]
         if rates != self.rates:
             self._record(images, labels)
@@ -59,7 +59,7 @@ class GraphedStep:
         how = {"stream": self.stream, "capture_error_mode": "thread_local"}
         try:
             with torch.cuda.graph(self.graph, **how):
-                self.figures = train_step(self.model, self.optimizer, images, labels, *self.how)
+                self.figures = train_step(self.model, self.optimizer, images, labels, self.how)
         except RuntimeError as error:  # of a recording that was broken off; what broke it counts
             lacked = isinstance(error.__context__, torch.OutOfMemoryError)
             raise (error.__context__ if lacked else error) from None

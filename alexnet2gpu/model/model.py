@@ -13,8 +13,9 @@ more than two towers.
 
 What a *join* does between two stages is passed in, one callable per stage. With all towers on one device
 there is nothing to do but to concatenate. With a tower on each rank, ranks/assemble.py passes the exchange
-(ranks/exchange.py): that is the whole difference between one device and the split. Parameters have the same
-names everywhere: `towers.0.conv1.weight`.
+(ranks/exchange.py): that is the whole difference between one device and the split. A rank may also hold other
+towers in one stage than in the next (ranks/modes.py, the hybrid). Parameters have the same names everywhere:
+`towers.0.conv1.weight`.
 """
 
 from collections.abc import Callable, Sequence
@@ -45,15 +46,23 @@ def one_by_one(towers: Sequence["Tower"], stage: int, x: Tensor) -> list[Tensor]
 
 
 class Tower(nn.Module):
-    """One column of the network: all stages' layers by name, drawn from (seed, index, layer)."""
+    """One column of the network: the layers of some `stages` by name, drawn from (seed, index, layer)."""
 
-    def __init__(self, network: Network, index: int, seed: int, memory: Memory, wrap: Wrap | None):
+    def __init__(
+        self,
+        network: Network,
+        index: int,
+        seed: int,
+        memory: Memory,
+        wrap: Wrap | None,
+        stages: Sequence[int],
+    ):
         super().__init__()
         self.index, self.recompute = index, memory.recompute
         self.generator = None  # of dropout masks; None is torch's global one
         self.stages = [list(stage) for stage in network.stages]
         before = None
-        for row in trace(network):
+        for row in [row for row in trace(network) if row.stage in stages]:
             if hasattr(self, row.name):
                 taken = "torch's modules have something of that name: give the layer another"
                 raise ValueError(f"model.stages.{row.stage}.{row.name}: {taken}")
@@ -97,41 +106,45 @@ class AlexNet(nn.Module):
     Args:
         network: the `model` section of a config.
         seed: of the weights.
-        towers: indices of the towers to build, in order; all of them if not given.
+        placement: of each stage, the indices of the towers to build, in order; all of them if not given.
         memory: what to keep for backward.
         joins: one callable per stage, see above; by default each passes on what it gets.
         wrap: what becomes of each stage's first layer; by default it stays as it is.
 
-    Images (B, C, H, W) -> logits (B, classes), the same in every mode. Raises: ValueError for other sizes.
+    Images (B, C, H, W) -> logits (B, classes), the same in every mode; or through some `stages` only, from
+    what the first of them reads to what the last gives. Raises: ValueError for images of other sizes.
     """
 
     def __init__(
         self,
         network: Network,
         seed: int = 0,
-        towers: Sequence[int] | None = None,
+        placement: Sequence[Sequence[int]] | None = None,
         memory: Memory = Memory(),
         joins: Sequence[Join] | None = None,
         wrap: Wrap | None = None,
     ):
         super().__init__()
-        held = range(network.towers) if towers is None else towers
-        own = {str(index): Tower(network, index, seed, memory, wrap) for index in held}
-        self.towers = nn.ModuleDict(own)
+        self.placement = placement or [range(network.towers)] * len(network.stages)
+        self.towers = nn.ModuleDict()
+        for index in sorted(set().union(*self.placement)):
+            stages = [stage for stage, held in enumerate(self.placement) if index in held]
+            self.towers[str(index)] = Tower(network, index, seed, memory, wrap, stages)
         self.joins = joins or [all_here] * len(network.stages)
         self.run, self.reads = one_by_one, tuple(network.input)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dim() != 4 or x.shape[1:] != self.reads:
+    def forward(self, x: Tensor, stages: slice = slice(None)) -> Tensor:
+        numbers = range(len(self.joins))[stages]
+        if 0 in numbers and (x.dim() != 4 or x.shape[1:] != self.reads):
             reads = ", ".join(map(str, self.reads))
             raise ValueError(f"images are {tuple(x.shape)}, and the network reads (B, {reads})")
-        for stage, join in enumerate(self.joins):
-            x = join(self._side_by_side(stage, x))  # (B, C, ...), channels of all towers
-        return x  # (B, classes)
+        for stage in numbers:
+            x = self.joins[stage](self._side_by_side(stage, x))  # (B, C, ...), channels of all towers
+        return x  # (B, classes), after the last
 
     def _side_by_side(self, stage, x):
         """(B, C, ...) -> (B, C'/n, ...). A function of its own, so that no half outlives the join."""
-        halves = self.run(list(self.towers.values()), stage, x)
+        halves = self.run([self.towers[str(index)] for index in self.placement[stage]], stage, x)
         if len(halves) == 1:
             return halves[0]
         if halves[0].dim() == 2:

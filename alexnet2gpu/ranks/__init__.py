@@ -4,6 +4,7 @@
     exchange.py   forward and backward between towers. THEN HERE, after model/model.py
     link.py       how halves travel
     overlap.py    an option: compute while they travel
+    summed.py     the hybrid's sum of gradients
     regather.py   an option: gather them again instead of keeping them
     gpus.py       which GPU each rank has, and the backend that follows
     groups.py     a rank's device and process groups

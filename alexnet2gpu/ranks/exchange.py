@@ -1,4 +1,4 @@
-"""Exchanges between towers on different ranks: two functions, each with its forward and its backward pass.
+"""Exchanges between ranks: two functions, each with its forward and its backward pass.
 
 n ranks hold the towers of a network, each a half (B, C/n, ...) of the activations.
 
@@ -11,6 +11,10 @@ half, and the true one is their sum. After `gather_logits` comes the loss, which
 each gradient is already the true one, and a sum would be n times too large. The wrong pairing trains
 without complaint: keeping the slice in `exchange` loses most of the gradient of the layers below, summing
 in `gather_logits` scales it by n.
+
+In the hybrid, ranks hold all channels of their own images, (B/n, C, ...), up to the fully connected layers.
+The same `exchange` over a link along the images then gathers (B, C, ...), of which each rank's own towers
+read all; backward, a rank gets the gradient of its own images, summed over the towers of all ranks.
 
 So on every rank the logits are complete, and `loss.backward()` needs no factor. (In 2012 all of fc8 and the
 loss sat on GPU 0: the same arithmetic. Split like the others, memory stays equal.)
@@ -43,7 +47,7 @@ class _GatherLogits(_Exchange):  # forward is the same
 
 
 def exchange(half: Tensor, link: Link) -> Tensor:
-    """Between two stages: this rank's half (B, C/n, ...) -> all channels (B, C, ...)."""
+    """Between two stages: this rank's half (B, C/n, ...), or its images (B/n, C, ...) -> all (B, C, ...)."""
     return _Exchange.apply(half, link)
 
 

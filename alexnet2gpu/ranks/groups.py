@@ -22,11 +22,13 @@ import torch.distributed as dist
 import torch.distributed.nn.functional  # noqa: F401
 from torch import Tensor, nn
 
+from alexnet2gpu.config.network import Network
 from alexnet2gpu.ranks.gpus import backend_of, check_seats, choose_device, nccl_may_share, said_of, seat_of
 from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.machine import cores, keep_freed_memory
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
+from alexnet2gpu.ranks.summed import Summed
 
 # For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
 TIMEOUT = timedelta(minutes=5)
@@ -53,12 +55,11 @@ class Ranks:
         dist.init_process_group(
             "gloo", store=self.store, rank=grid.rank, world_size=grid.world, timeout=TIMEOUT
         )
-        self.seats, spans = map(list, zip(*self.gather((self.seats[0], grid.span))))
+        self.seats, shapes = map(list, zip(*self.gather((self.seats[0], (grid.span, grid.parts)))))
         check_seats(self.seats)
-        if len(set(spans)) > 1:  # they would start other groups
-            raise ValueError(
-                "--split-model, --ddp: not the same on all ranks: start all with the same command"
-            )
+        if len(set(shapes)) > 1:  # they would start other groups
+            flags = "--split-model, --ddp, --hybrid"
+            raise ValueError(f"{flags}: not the same on all ranks: start all with the same command")
         everyone = torch.arange(grid.world).view(grid.replicas, grid.span)
         if grid.span > 1:
             self.split_group = self._start(everyone)
@@ -85,18 +86,24 @@ class Ranks:
         """The GPU's name, or cpu."""
         return self.seats[self.grid.rank].name
 
-    def connect(self, stages: int, wire: torch.dtype | None = None) -> list[Link]:
-        """A link for the end of each stage, over which this rank's towers meet those of others; none if it
-        holds all. All but the last, of the logits, send in the type `wire`."""
-        if self.split_group is not None:
-            wires = [wire] * (stages - 1) + [None]
-            self.links = [Link(self.split_group, wire) for wire in wires]
+    def connect(self, network: Network, wire: torch.dtype | None = None) -> list[Link | None]:
+        """For the end of each stage, the link over which this rank meets others, if it does. All but the
+        last, of the logits, send in the type `wire`."""
+        axes = self.grid.gathered(network)
+        wires = [wire] * (len(axes) - 1) + [None]
+        self.links = [
+            None if axis is None else Link(self.split_group, axis, wire) for axis, wire in zip(axes, wires)
+        ]
         return self.links
 
-    def replicate(self, model: nn.Module, in_buckets: bool = True) -> nn.Module:
-        """`model` with gradients averaged over the replicas in every backward pass. Replicas draw or load
-        the same weights, so none are sent. If gradients lie in DDP's buckets, there is no second
-        copy of them."""
+    def replicate(
+        self, model: nn.Module, in_buckets: bool = True, shared: Sequence[nn.Parameter] = ()
+    ) -> nn.Module:
+        """`model` with gradients averaged over the replicas in every backward pass; those of `shared`
+        parameters, which all ranks of a replica hold, are summed over them. Replicas draw or load the same
+        weights, so none are sent. If gradients lie in DDP's buckets, there is no second copy of them."""
+        if shared:
+            return Summed(model, shared, self.split_group)
         if self.replica_group is None:
             return model
         return nn.parallel.DistributedDataParallel(

@@ -1,5 +1,7 @@
 """Links, over which halves travel between ranks: each tells all others, or tells each something else.
 
+A half is of the channels, (B, C/n, ...) of (B, C, ...), or for the hybrid of the images, (B/n, C, ...).
+
 Both start at once and give a function that waits, so that a rank can compute meanwhile:
 
     start_gather     own half (B, C/n, ...)              -> every rank's half
@@ -25,21 +27,23 @@ reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sca
 
 
 class Link:
-    """The n ranks that hold the towers of one replica, in order of towers. `sent` counts the bytes that
-    this rank gave to the others, by direction: payload, whatever the transport makes of it."""
+    """The n ranks that hold the towers of one replica, in order of towers. `axis` is of what is halved: 1 of
+    channels, 0 of images. `sent` counts the bytes that this rank gave to the others, by direction: payload,
+    whatever the transport makes of it."""
 
-    def __init__(self, group: dist.ProcessGroup, wire: torch.dtype | None = None):
+    def __init__(self, group: dist.ProcessGroup, axis: int = 1, wire: torch.dtype | None = None):
         self.group, self.rank, self.size = group, dist.get_rank(group), dist.get_world_size(group)
-        self.wire, self.sent = wire, {"forward": 0, "backward": 0}
+        self.axis, self.wire, self.sent = axis, wire, {"forward": 0, "backward": 0}
 
     def gather(self, half: Tensor, way: str = "forward") -> Tensor:
         """(B, C/n, ...) of each rank -> (B, C, ...) on every rank."""
         halves = [half.movedim(1, -1) for half in self.start_gather(half, way)()]  # (B, ..., C/n)
-        return torch.cat(halves, dim=-1).movedim(-1, 1)  # (B, C, ...), in the widest type
+        along = -1 if self.axis == 1 else 0  # channels are last now
+        return torch.cat(halves, dim=along).movedim(-1, 1)  # (B, C, ...), in the widest type
 
     def reduce_scatter(self, gradient: Tensor) -> Tensor:
         """(B, C, ...), different on each rank -> (B, C/n, ...), own slice summed over ranks."""
-        slices = gradient.chunk(self.size, dim=1)  # (B, C/n, ...) each
+        slices = gradient.chunk(self.size, dim=self.axis)  # (B, C/n, ...) each
         return add(slices[self.rank], self.start_scatter(slices)())
 
     def start_gather(self, half: Tensor, way: str = "forward") -> Callable[[], list[Tensor]]:

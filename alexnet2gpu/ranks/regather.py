@@ -12,22 +12,22 @@ from functools import partial
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from alexnet2gpu.model.model import AlexNet, Join
+from alexnet2gpu.model.model import AlexNet, Join, all_here
 from alexnet2gpu.ranks.exchange import exchange
 from alexnet2gpu.ranks.link import Link
 
 
 class Regathering(AlexNet):
-    """An AlexNet that exchanges over `links`, one for each boundary of stages, and regathers."""
+    """An AlexNet that exchanges over `links`, one for each boundary of stages or None, and regathers."""
 
-    def __init__(self, *args, links: Sequence[Link], logits: Join, **how):
+    def __init__(self, *args, links: Sequence[Link | None], logits: Join, **how):
         self.regather = Regather()
-        between = [partial(self.regather.exchange, link=link) for link in links]
+        between = [partial(self.regather.exchange, link=link) if link else all_here for link in links]
         super().__init__(*args, joins=[*between, logits], **how)
 
-    def forward(self, x):
+    def forward(self, *args):
         with self.regather:
-            return super().forward(x)
+            return super().forward(*args)
 
 
 class Regather(saved_tensors_hooks):

@@ -62,7 +62,7 @@ def diagnose(config: Config, images: Images, device: torch.device) -> Diagnosis:
     train = config.train
     model = ready(AlexNet(config.model, train.seed, memory=config.memory), train, device)
     model.seed_dropout(train.seed, 0, 0)
-    batches = TrainBatches(images, config, Preparation(images, config, device), 0, 1)
+    batches = TrainBatches(images, config, Preparation(images, config, device))
     x, labels = next(batches.epoch(1))
     with computing_in(train.precision, device):
         seen = _activations(model.eval(), config.model, x)

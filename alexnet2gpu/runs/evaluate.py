@@ -60,7 +60,7 @@ def log_probabilities(
     model.eval()
     for views, labels in batches:
         with computing_in(precision, views.device):
-            logits = model(views).double()[:, :classes]  # (B * views, classes)
+            logits = model(views).double()[: len(labels) * batches.views, :classes]  # (B * views, classes)
         log_p = F.log_softmax(logits, dim=1).unflatten(0, (len(labels), -1))
         yield log_p.logsumexp(1) - math.log(batches.views), labels
 
@@ -115,7 +115,7 @@ class Trained(NamedTuple):
         each batch it calls `tick`."""
         train, parts = self.config.train, []
         size = max(1, train.batch // grid.replicas)
-        batches = EvaluationBatches(images, self.prepare, size, grid.replica, grid.replicas, views)
+        batches = EvaluationBatches(images, self.prepare, size, grid, views)
         for log_p, labels in log_probabilities(self.model, batches, train.precision):
             parts.append((log_p.cpu(), labels.cpu()))
             tick()
@@ -180,7 +180,7 @@ def average(
     total = 0
     for number, (config, checkpoint, learned) in enumerate(networks, 1):
         model = build_model(config, ranks)
-        restore(read_towers(checkpoint, config.model, ranks.grid.towers), model)
+        restore(read_towers(checkpoint, config.model, ranks.grid.held), model)
         trained = Trained(config, model, Preparation(learned, config, ranks.device, ranks.grid.local_world))
         log_p, labels = trained.classify(test, ranks.grid, views, tick)
         del model, trained

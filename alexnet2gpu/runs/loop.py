@@ -49,8 +49,8 @@ class Loop:
         if self.parts.optimizer.loss_scale and plan.start.progress.loss_scale:
             self.parts.optimizer.loss_scale = plan.start.progress.loss_scale
         prepare = Preparation(plan.images, plan.config, ranks.device, grid.local_world)
-        self.batches = TrainBatches(plan.images, plan.config, prepare, grid.replica, grid.replicas)
-        self.test = EvaluationBatches(plan.test, prepare, self.batches.share, grid.replica, grid.replicas)
+        self.batches = TrainBatches(plan.images, plan.config, prepare, grid)
+        self.test = EvaluationBatches(plan.test, prepare, self.batches.share, grid)
         self.progress = plan.start.progress
         self.saved, self.saved_at = replace(self.progress), time.monotonic()  # when it began
         self.recent = []  # (2,) loss and error of steps that are not yet in `progress`, on the device
@@ -142,7 +142,7 @@ class Loop:
         `memory` and memory.json."""
         self._seed_dropout(self.progress.step)
         _, replicated, optimizer = self.parts
-        step = partial(train_step, replicated, optimizer, images, labels, *how_of(self.config))
+        step = partial(train_step, replicated, optimizer, images, labels, how_of(self.config))
         if not to_measure:
             return self.graphed(images, labels) if self.graphed else step()
         figures, entry, _ = report.measure(step, self.parts, (images, labels), self.config, self.ranks)

@@ -45,23 +45,20 @@ class Plan:
     told: dict[str, Any]  # what all ranks should have been told: agreement.py
 
 
-def make_plan(
-    file: str | None, overrides: Sequence[str], split: bool, ddp: bool, out: str | None, resume: bool
-) -> Plan:
+def make_plan(file: str | None, overrides: Sequence[str], mode: str, out: str | None, resume: bool) -> Plan:
     """The plan of launch/train.py's arguments; a run that torchrun has started anew goes on by itself. The
     default of `file` is the config of the run that goes on, or configs/quick.yaml. Raises: ValueError or
     OSError, whatever is wrong."""
-    mode = "-".join(["split"] * split + ["ddp"] * ddp) or "single"
     begun = None if resume else begun_before()
     goes_on = resume or begun is not None
     folder = begun or check_folder(out, resume)
     default = folder / "config.yaml" if goes_on else "configs/quick.yaml"
     config = read_config(file or default, overrides)
-    grid = grid_of(config.model.towers, split, ddp)
+    grid = grid_of(config.model.towers, mode)
     check_memory(config.of_classes(), grid)
     check_board(config.train)
     config, images, test = load_experiment(config)
-    check_batch(config.train, grid.replicas, len(images))
+    check_batch(config, grid, len(images))
     check_images(test, grid.replicas)
     find_statistics(images, config.data)
     learned = learned_of(images, config.data)
@@ -70,10 +67,10 @@ def make_plan(
     of_all = {"mean image": learned.task.mean}
     if start.checkpoint:
         # whole: find_start has looked
-        start.towers = load_towers(start.checkpoint, config.model, grid.towers)
+        start.towers = load_towers(start.checkpoint, config.model, grid.held)
     elif config.train.weights_from:
         weights = read_weights(Path(config.train.weights_from))
-        start.towers, said = choose(weights, config.model, grid.towers, learned.task.names)
+        start.towers, said = choose(weights, config.model, grid.held, learned.task.names)
         start.remarks.append(said)
         of_all["--from"] = weights.checksums
     name = f"{Path(file or 'quick').stem}-{mode}"

@@ -118,7 +118,7 @@ def epoch_of(name, folder):
     images, _ = load_images(config.data, config.model)
     if name.startswith("ours"):
         keep_freed_memory()  # as launch/train.py does
-        return partial(TrainBatches(images, config, Preparation(images, config, CPU), 0, 1).epoch, 1)
+        return partial(TrainBatches(images, config, Preparation(images, config, CPU)).epoch, 1)
     if name.endswith("uint8"):
         return partial(crops, images, name == "rows, uint8")
     workers = {"num_workers": 2, "persistent_workers": True, "multiprocessing_context": "fork"}

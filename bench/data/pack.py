@@ -43,7 +43,7 @@ from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.faults import files
 from alexnet2gpu.memory.predict import parts_of
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import How, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import keep_freed_memory
 from alexnet2gpu.ranks.modes import Grid
@@ -129,7 +129,7 @@ def memory(folder):
                 sidecar["checksums"][file.name] = files.checksum_of(file)
             (sparse / f"{part}.json").write_bytes(files.seal(sidecar))
         images, _ = layout.read_pack(sparse)
-        batches = TrainBatches(images, config, Preparation(images, config, CPU), 0, 1)
+        batches = TrainBatches(images, config, Preparation(images, config, CPU))
         for number, _ in enumerate(batches.epoch(1)):
             if number % 200 == 20:
                 status = Path("/proc/self/status").read_text()
@@ -149,13 +149,13 @@ def training(folder, rounds):
     with Ranks(Grid(towers=range(config.model.towers))) as ranks:
         model, _, optimizer = parts_of("single", config, ranks)
         prepare = Preparation(images, config, ranks.device)
-        batches = iter(TrainBatches(images, config, prepare, 0, 1).epoch(1))
+        batches = iter(TrainBatches(images, config, prepare).epoch(1))
         staying = itertools.repeat(next(batches))
 
         def turn(source):
             def work():
                 for x, labels in itertools.islice(source, TURN):
-                    sums = train_step(model, optimizer, x, labels, config.train.precision)
+                    sums = train_step(model, optimizer, x, labels, How(config.train.precision))
                 sums.tolist()  # waits for the GPU
 
             return TURN * config.train.batch / clocked(work)()

@@ -13,7 +13,7 @@ from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.layers import MaxPool2d
 from alexnet2gpu.model.norm.layer import ResponseNorm
 from alexnet2gpu.model.optim import SGD2012, set_rates
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import How, train_step
 from bench.gpu.cases import CPU, DEVICE, DRY, NO_DROPOUT, alone, batch_of, config_of
 from bench.gpu.items import at_most, largest, noted
 
@@ -99,7 +99,7 @@ def step_of(precision, device, tf32=False):
     model, optimizer = alone(config, device)
     set_tf32(tf32)
     model.seed_dropout(0, 0, 0)
-    loss = train_step(model, optimizer, *batch_of(config, device), precision)[0].item()
+    loss = train_step(model, optimizer, *batch_of(config, device), How(precision))[0].item()
     named = [(name, p, optimizer.state[p]["velocity"]) for name, p in model.named_parameters()]
     return loss, {name: (p.grad.to(CPU).double(), v.to(CPU).double()) for name, p, v in named}
 
@@ -135,7 +135,7 @@ def graph(precision, steps=6):
     losses, models = {}, {}
     for way in ("graph", "eager"):
         model, optimizer = models[way] = alone(config)
-        do = GraphedStep(model, optimizer, precision) if way == "graph" else None
+        do = GraphedStep(model, optimizer, How(precision)) if way == "graph" else None
         do = do or partial(train_step, model, optimizer, precision=precision)
         losses[way] = []
         with torch.backends.cudnn.flags(enabled=True, deterministic=True):

@@ -2,10 +2,9 @@
 
 import torch
 
-from alexnet2gpu.memory.predict import REPLICATED, SPLIT, parts_of
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.memory.predict import grid_here, parts_of
+from alexnet2gpu.model.step import How, train_step
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import grid_of
 from bench.gpu.cases import NO_DROPOUT, alone, batch_of, config_of
 from bench.gpu.items import Item, at_most, largest, noted
 
@@ -32,7 +31,7 @@ def equal(name):
     mode, _, dropout, settings = CASES[name]
     plain = config_of(*([] if dropout else NO_DROPOUT), batch=BATCH, precision="float64")
     config = config_of(*([] if dropout else NO_DROPOUT), *settings, batch=BATCH, precision="float64")
-    grid = grid_of(config.model.towers, mode in SPLIT, mode in REPLICATED)
+    grid = grid_here(mode, config.model.towers)
     with Ranks(grid) as ranks:
         figures = compared(mode, plain, config, ranks)
         said = {"backend": ", ".join(ranks.backends), "device": ranks.device_name()}
@@ -63,7 +62,7 @@ def trained(model, optimizer, config, ranks, together=True):
     losses = []
     for step in range(STEPS):
         own.seed_dropout(config.train.seed, replica, step)
-        losses.append(train_step(model, optimizer, images, labels, config.train.precision)[0])
+        losses.append(train_step(model, optimizer, images, labels, How(config.train.precision))[0])
     losses = torch.stack(losses)
     if together:
         losses = ranks.sum_over_replicas(losses) / replicas

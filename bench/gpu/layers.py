@@ -5,7 +5,7 @@ import torch
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.model.device import set_tf32
 from alexnet2gpu.model.precision import computing_in
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import How, train_step
 from bench.gpu.cases import DEVICE, DRY, alone, batch_of, config_of, milliseconds, size_of
 from bench.gpu.items import noted
 from bench.speed.rank import graphed
@@ -49,10 +49,10 @@ def profile(precision):
     batch = batch_of(config)
     for number in range(3):
         model.seed_dropout(0, 0, number)
-        train_step(model, optimizer, *batch, precision)
+        train_step(model, optimizer, *batch, How(precision))
     torch.cuda.synchronize()
     with profiler(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
-        train_step(model, optimizer, *batch, precision)
+        train_step(model, optimizer, *batch, How(precision))
         torch.cuda.synchronize()
     on_gpu = [
         event

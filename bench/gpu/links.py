@@ -9,7 +9,7 @@ from alexnet2gpu.memory.any_mode import third_step
 from alexnet2gpu.memory.predict import parts_of, random_batch
 from alexnet2gpu.model.device import gpus, set_tf32
 from alexnet2gpu.model.graph import GraphedStep
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import grid_of
 from bench.gpu.cases import DRY, config_of, milliseconds, size_of
@@ -38,7 +38,7 @@ def exchange():
     sizes = {name: (size_of(128), *shape) for name, shape in shapes.items()}
     sizes["large"] = size_of(1024), 1024, 16, 16
     found = {}
-    with Ranks(grid_of(2, True, False)) as ranks:
+    with Ranks(grid_of(2, "split")) as ranks:
         (link,) = ranks.connect(1)
         for name, shape in sizes.items():
             half = torch.randn(shape, device=ranks.device)
@@ -107,9 +107,9 @@ def stepper(mode, config, ranks, graph):
     parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
     set_tf32(True)
     seed = partial(parts.model.seed_dropout, 0, ranks.grid.replica)
-    update = partial(train_step, parts.replicated, parts.optimizer, precision=config.train.precision)
+    update = partial(train_step, parts.replicated, parts.optimizer, how=how_of(config))
     if graph:
-        update = GraphedStep(parts.model, parts.optimizer, config.train.precision)
+        update = GraphedStep(parts.model, parts.optimizer, how_of(config))
     count = iter(range(10**9))
 
     def one_step():

@@ -26,7 +26,7 @@ def images_of(count):
 
 def batches_of(images, batch, threads):
     config = load_config("configs/alexnet.yaml", [f"train.batch={batch}", f"data.threads={threads}"])
-    return TrainBatches(images, config, Preparation(images, config, DEVICE), 0, 1)
+    return TrainBatches(images, config, Preparation(images, config, DEVICE))
 
 
 def speed():

@@ -6,11 +6,10 @@ from functools import partial
 import torch
 
 from alexnet2gpu.memory.any_mode import third_step
-from alexnet2gpu.memory.predict import REPLICATED, SPLIT, parts_of, random_batch, shape_of
+from alexnet2gpu.memory.predict import MODES, first_of, grid_here, parts_of, random_batch
 from alexnet2gpu.memory.report import error_of
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import MODES, grid_of
 from bench.gpu.cases import DRY, config_of
 from bench.gpu.items import Item, noted
 
@@ -29,8 +28,7 @@ EVENTS = 100_000
 
 
 def ranks_of(mode):
-    _, span, replicas = shape_of(mode, 2, 2)
-    return span * replicas
+    return first_of(mode, 2, 2).world
 
 
 def items():
@@ -53,14 +51,10 @@ def recorded():
     ]
 
 
-def grid(config, mode):
-    return grid_of(config.model.towers, mode in SPLIT, mode in REPLICATED)
-
-
 def figures(mode, batch, precision):
     """What each rank held in its third step, and what was predicted; of rank 0 also where."""
     config = config_of(batch=batch, precision=precision)
-    with Ranks(grid(config, mode)) as ranks:
+    with Ranks(grid_here(mode, config.model.towers)) as ranks:
         entry = third_step(mode, config, ranks)
         moments = entry.pop("moments")
         entries = ranks.gather(entry)
@@ -72,7 +66,7 @@ def snapshot(network, mode, batch, precision):
     """Every allocation and release of a third step on rank 0, for https://docs.pytorch.org/memory_viz; and
     what was the most of it."""
     config = config_of(batch=batch, precision=precision, network=network)
-    with Ranks(grid(config, mode)) as ranks:
+    with Ranks(grid_here(mode, config.model.towers)) as ranks:
         found = record(mode, config, ranks)
         ranks.wait()
     name = f"{network}-{mode}-{batch}-{precision}.pickle"
@@ -88,7 +82,7 @@ def most_of():
 def record(mode, config, ranks):
     """A function of its own, since models must be gone when the ranks end."""
     parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
-    step = partial(train_step, parts.replicated, parts.optimizer, *batch, config.train.precision)
+    step = partial(train_step, parts.replicated, parts.optimizer, *batch, how_of(config))
     for number in range(3):
         parts.model.seed_dropout(0, ranks.grid.replica, number)
         torch.cuda.reset_peak_memory_stats()

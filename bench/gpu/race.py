@@ -17,7 +17,7 @@ import torch
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.device import set_tf32
 from alexnet2gpu.model.graph import GraphedStep
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import How, train_step
 from bench.gpu.bars import judged
 from bench.gpu.cases import DEVICE, DRY, alone, batch_of, config_of, size_of, timer
 from bench.gpu.items import Item
@@ -95,7 +95,7 @@ class Ours:
 
     def __init__(self, model, optimizer, batch, precision):
         self.model, self.optimizer, self.batch, self.precision = model, optimizer, batch, precision
-        self.update, self.done = partial(train_step, model, optimizer, precision=precision), 0
+        self.update, self.done = partial(train_step, model, optimizer, how=How(precision)), 0
 
     def __call__(self):
         self.model.seed_dropout(0, 0, self.done)
@@ -108,7 +108,7 @@ def as_graph(step):
     if not isinstance(step, Ours):
         return graphed(step)
     ours = Ours(step.model, step.optimizer, step.batch, step.precision)
-    ours.update = GraphedStep(ours.model, ours.optimizer, ours.precision)
+    ours.update = GraphedStep(ours.model, ours.optimizer, How(ours.precision))
     for _ in range(4):  # it is recorded
         ours()
     return ours

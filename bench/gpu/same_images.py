@@ -42,7 +42,7 @@ def noise(count, side, channels):
 def batches_of(prepare, train, test, config):
     """All batches of both kinds, as they are when they come: copies, since those of a GPU are filled anew."""
     busy = torch.ones(4096, 4096, device=prepare.device) if prepare.device.type == "cuda" else None
-    for batches in (TrainBatches(train, config, prepare, 0, 1).epoch(1), _views(test, prepare)):
+    for batches in (TrainBatches(train, config, prepare).epoch(1), _views(test, prepare)):
         for x, labels in batches:
             yield x.clone(), labels.clone()
             if busy is not None:
@@ -50,7 +50,7 @@ def batches_of(prepare, train, test, config):
 
 
 def _views(test, prepare):
-    return EvaluationBatches(test, prepare, 20, 0, 1, views=10)
+    return EvaluationBatches(test, prepare, 20, views=10)
 
 
 def differences(device, make=Preparation, side=22, count=7):

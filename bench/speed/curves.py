@@ -48,7 +48,7 @@ def losses(precision, way, train, config):
         optimizer = SGD2012(model.named_parameters(), 0.9, 0.0005)
         set_rates(optimizer, config.optim.schedule, 1)
         step = train_step
-    batches = TrainBatches(train, config, Preparation(train, config, DEVICE), 0, 1)
+    batches = TrainBatches(train, config, Preparation(train, config, DEVICE))
     epochs = itertools.chain.from_iterable(map(batches.epoch, itertools.count(1)))
     found = []
     with no_kernel() if way == "ours, no compiler" else nullcontext():

@@ -19,7 +19,7 @@ import torch
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory.predict import parts_of, random_batch
 from alexnet2gpu.model.device import gpus
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.ranks.modes import grid_of
@@ -71,7 +71,7 @@ def stepper(settings, ranks, batch, slow):
     (model, _, optimizer), batch_ = parts_of("split", config, ranks), random_batch(config, ranks)
     for link in ranks.links:
         slow.down(link)
-    update = partial(train_step, model, optimizer, *batch_, config.train.precision)
+    update = partial(train_step, model, optimizer, *batch_, how_of(config))
     seconds = clocked(update, slow.on_gpu)
 
     def step():
@@ -101,7 +101,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     args = parser.parse_args()
     slow = Slow()
-    with Ranks(grid_of(2, split=True, ddp=False), max(1, cores() // 2)) as ranks:
+    with Ranks(grid_of(2, "split"), max(1, cores() // 2)) as ranks:
         seconds = measured(ranks, slow, args.batch, args.rounds)
         if ranks.grid.rank == 0:
             drawn = slow_links({"seconds": seconds})

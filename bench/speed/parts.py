@@ -114,7 +114,7 @@ def images(rounds, count=60000, batch=64):
         settings = ["data.name=arrays", f"data.dir={folder}", f"train.batch={batch}"]
         config = load_config("configs/quick.yaml", settings)
         train, _ = load_images(config.data, config.model)
-        batches = TrainBatches(train, config, Preparation(train, config, DEVICE), 0, 1)
+        batches = TrainBatches(train, config, Preparation(train, config, DEVICE))
         contenders = {"ours": lambda: [None for _ in batches.epoch(1)]}
         for workers in (0, 2):
             clothes, options = Clothes(pixels, labels), {"shuffle": True, "drop_last": True}

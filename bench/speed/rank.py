@@ -22,20 +22,19 @@ import torch
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
-from alexnet2gpu.memory.predict import parts_of, random_batch
+from alexnet2gpu.memory.predict import grid_here, parts_of, random_batch
 from alexnet2gpu.model import linear
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.norm import layer
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import keep_freed_memory
-from alexnet2gpu.ranks.modes import grid_of
 from bench.speed.ports import Columns, Port, torchvisions, usual_sgd, usual_step
 from bench.speed.rates import rates
 
 PORTS = {"port": Port, "columns": Columns, "torchvision": torchvisions}
-OURS = {"single": (False, False), "split": (True, False), "ddp": (False, True), "fsdp": (False, True)}
+OURS = "single", "split", "ddp", "hybrid", "fsdp"
 
 
 class Watch:
@@ -98,9 +97,9 @@ def ours(name, config, ranks):
     model.register_forward_hook(lambda *_: watch.mark())
     for link in ranks.links:
         watch.listen(link)
-    update = partial(train_step, replicated, optimizer, *batch, config.train.precision)
+    update = partial(train_step, replicated, optimizer, *batch, how_of(config))
     if "graph" in changes:
-        update = partial(GraphedStep(model, optimizer, config.train.precision), *batch)
+        update = partial(GraphedStep(model, optimizer, how_of(config)), *batch)
 
     def step():
         model.seed_dropout(0, ranks.grid.replica, done[0])
@@ -160,7 +159,7 @@ def serve(name, config, allocator):
     threads, kept = config.train.threads, allocator == "kept"
     mode = name.split(", ")[0]
     if mode in OURS:
-        with Ranks(grid_of(config.model.towers, *OURS[mode]), threads, kept) as ranks:
+        with Ranks(grid_here(mode, config.model.towers), threads, kept) as ranks:
             answer(*ours(name, config, ranks), config, ranks.device, name)
         return
     device = torch.device("cuda" if gpus() else "cpu")

@@ -14,6 +14,7 @@ from alexnet2gpu.data.idx import IDX_FILES, read_idx
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import SAMPLE, load_images
+from alexnet2gpu.ranks.modes import Grid
 
 CPU = torch.device("cpu")
 
@@ -59,7 +60,7 @@ def one_by_one(images, settings, epoch):
 @pytest.mark.parametrize("flip", ["true", "false"])
 def test_batches_are_those_made_one_by_one(flip):
     images, settings = small(), config(f"data.flip={flip}", "data.divide=4")
-    batches = list(TrainBatches(images, settings, prepared(images, settings), 0, 1).epoch(3))
+    batches = list(TrainBatches(images, settings, prepared(images, settings)).epoch(3))
     expected = list(one_by_one(images, settings, 3))
     assert len(batches) == len(expected) == 3
     for (x, labels), (pictures, numbers) in zip(batches, expected):
@@ -69,7 +70,7 @@ def test_batches_are_those_made_one_by_one(flip):
 
 def test_pixels_are_exact_without_the_mean():
     images, settings = small(), config("data.mean=none", "data.flip=false")
-    (x, _), *_ = TrainBatches(images, settings, prepared(images, settings), 0, 1).epoch(1)
+    (x, _), *_ = TrainBatches(images, settings, prepared(images, settings)).epoch(1)
     table = draw_epoch(0, 1, images.pixels.shape, 8, False)
     i = table.order[0]
     crop = images.pixels[i, table.top[i] : table.top[i] + 8, table.left[i] : table.left[i] + 8]
@@ -93,12 +94,14 @@ def test_the_table_depends_on_seed_and_epoch_only():
 def test_replicas_share_a_batch_out_and_a_resume_goes_on_in_it():
     images, settings = small(), config("data.flip=true")
     prepare = prepared(images, settings)
-    whole = list(TrainBatches(images, settings, prepare, 0, 1).epoch(2))
-    shares = [list(TrainBatches(images, settings, prepare, replica, 3).epoch(2)) for replica in range(3)]
+    whole = list(TrainBatches(images, settings, prepare).epoch(2))
+    shares = [
+        list(TrainBatches(images, settings, prepare, Grid(replica, 3)).epoch(2)) for replica in range(3)
+    ]
     for step, (x, labels) in enumerate(whole):
         assert torch.equal(torch.cat([share[step][0] for share in shares]), x)
         assert torch.equal(torch.cat([share[step][1] for share in shares]), labels)
-    resumed = list(TrainBatches(images, settings, prepare, 0, 1).epoch(2, first=2))
+    resumed = list(TrainBatches(images, settings, prepare).epoch(2, first=2))
     assert len(resumed) == 1 and torch.equal(resumed[0][0], whole[2][0])
 
 
@@ -108,11 +111,11 @@ def test_test_images_are_shared_out_once_each_with_central_crops():
     seen = [
         label
         for replica in range(2)
-        for _, labels in EvaluationBatches(images, prepare, 3, replica, 2)
+        for _, labels in EvaluationBatches(images, prepare, 3, Grid(replica, 2))
         for label in labels.tolist()
     ]
     assert sorted(seen) == sorted(images.labels.tolist())
-    first = next(iter(EvaluationBatches(images, prepare, 3, 1, 2)))[0][0]
+    first = next(iter(EvaluationBatches(images, prepare, 3, Grid(1, 2))))[0][0]
     assert np.array_equal(first.numpy(), images.pixels[1, 2:10, 2:10].transpose(2, 0, 1).astype(np.float32))
 
 

@@ -216,9 +216,7 @@ def test_on_a_gpu_all_batches_are_the_same_two_tensors(resize):
     images, side = same_images.noise(20, 9, 3), resize or 8
     overrides = [FLAT, f"model.input=[3, {side}, {side}]", "data.crop=8", "train.batch=6"]
     config = load_config("configs/quick.yaml", [*overrides, f"data.resize={resize or 'null'}"])
-    batches = [
-        TrainBatches(images, config, kind(images, config, CPU), 0, 1) for kind in (Preparation, OnAGPU)
-    ]
+    batches = [TrainBatches(images, config, kind(images, config, CPU)) for kind in (Preparation, OnAGPU)]
     for epoch in (1, 2):
         expected, seen = list(batches[0].epoch(epoch)), []
         assert len({id(tensor) for batch in expected for tensor in batch}) == 6

@@ -149,7 +149,7 @@ def test_memory_does_not_grow_while_a_pack_larger_than_memory_is_read(packs, tmp
     crop = ["data.crop=128", "data.mean=none", "model.input=[3,128,128]", "train.batch=32"]
     config = load_config("configs/quick.yaml", crop)
     images, _ = layout.read_pack(folder)
-    batches = TrainBatches(images, config, Preparation(images, config, torch.device("cpu")), 0, 1)
+    batches = TrainBatches(images, config, Preparation(images, config, torch.device("cpu")))
     held = []
     for _, number in zip(batches.epoch(1), range(140)):
         if number in (39, 139):

@@ -14,6 +14,7 @@ from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation, colour_components
+from alexnet2gpu.ranks.modes import Grid
 
 CPU = torch.device("cpu")
 CROP, BATCH = 8, 6
@@ -48,7 +49,7 @@ def config(*overrides):
 
 def batches(images, settings, replica=0, replicas=1):
     """As launch/train.py makes them."""
-    return TrainBatches(images, settings, Preparation(images, settings, CPU), replica, replicas)
+    return TrainBatches(images, settings, Preparation(images, settings, CPU), Grid(replica, replicas))
 
 
 def principal(images):

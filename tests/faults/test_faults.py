@@ -369,7 +369,7 @@ class Full:
 
 def agreed(calls):
     """What two ranks agree on, each with values of its own."""
-    with Ranks(grid_of(2, True, False), 1) as ranks:
+    with Ranks(grid_of(2, "split"), 1) as ranks:
         return [ranks.largest_a_call_ago([100 * ranks.grid.rank + call, -call]) for call in range(calls)]
 
 

@@ -63,7 +63,7 @@ def measured_step(config, batch):
         for number in (0, 1):
             parts.model.seed_dropout(0, 0, number)
             with StepMemory(parts, images_and_labels, config.train.accumulate > 1) as memory:
-                train_step(parts.model, parts.optimizer, *images_and_labels, *how_of(config))
+                train_step(parts.model, parts.optimizer, *images_and_labels, how_of(config))
     return config, memory
 
 

@@ -17,7 +17,7 @@ from alexnet2gpu.model import graph
 from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import How, train_step
 from alexnet2gpu.ranks.assemble import Parts, graph_of
 from alexnet2gpu.ranks.modes import Grid
 
@@ -101,11 +101,11 @@ def test_replayed_steps_are_the_steps(parts, monkeypatch):
     model, optimizer = parts
     recorded, record = [], GraphedStep._record
     monkeypatch.setattr(GraphedStep, "_record", lambda self, *b: (recorded.append(self), record(self, *b)))
-    replayed = losses(model, optimizer, GraphedStep(model, optimizer, "float64"))
+    replayed = losses(model, optimizer, GraphedStep(model, optimizer, How("float64")))
     eager_model = AlexNet(CONFIG.model, seed=0).double()
     eager = SGD2012(eager_model.named_parameters(), 0.9, 0.0005)
     expected = losses(
-        eager_model, eager, lambda *batch: train_step(eager_model, eager, *batch, precision="float64")
+        eager_model, eager, lambda *batch: train_step(eager_model, eager, *batch, How("float64"))
     )
     assert torch.equal(replayed[0], expected[0])
     assert all(map(torch.equal, replayed[1], expected[1]))
@@ -122,7 +122,7 @@ def test_towers_are_recorded_side_by_side_and_run_one_by_one_again(parts, monkey
         return apart(self, towers, *stage)
 
     monkeypatch.setattr(graph.SideBySide, "__call__", noted)
-    losses(model, optimizer, GraphedStep(model, optimizer, "float64"), steps=4)
+    losses(model, optimizer, GraphedStep(model, optimizer, How("float64")), steps=4)
     assert seen == [2] * len(CONFIG.model.stages)
     assert model.run is graph.one_by_one
 
@@ -158,7 +158,7 @@ def test_memory_that_a_graph_lacks_is_said_as_that(parts, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model, optimizer = parts
-    graphed = GraphedStep(model, optimizer, "float64")
+    graphed = GraphedStep(model, optimizer, How("float64"))
     graphed.calls = graph.FIRST
     monkeypatch.setattr(torch.cuda, "graph", broken)
     monkeypatch.setattr(graph, "train_step", lacking)

@@ -67,7 +67,7 @@ def test_a_loss_that_is_not_finite_ends_all_updates():
 def one_overflows(lost):
     """On a rank: whether its weights have changed in each of two steps, and its scale. In the first, rank 1's
     gradients are not finite, nor is its loss if it is `lost`."""
-    with Ranks(grid_of(2, split=True, ddp=False)) as ranks:
+    with Ranks(grid_of(2, "split")) as ranks:
         layer, optimizer = made(ranks.largest)
         changed = []
         for step in (0, 1):

@@ -75,7 +75,10 @@ def test_a_norm_across_both_towers_is_another_network(alexnet):
 
 def test_a_tower_has_the_same_weights_wherever_it_is_built():
     network = load_config("configs/quick.yaml").model
-    both, second = (AlexNet(network, seed=3).state_dict(), AlexNet(network, seed=3, towers=[1]).state_dict())
+    both, second = (
+        AlexNet(network, seed=3).state_dict(),
+        AlexNet(network, seed=3, placement=[[1]] * 5).state_dict(),
+    )
     assert second and all(name.startswith("towers.1.") for name in second)
     assert all(torch.equal(both[name], weight) for name, weight in second.items())
 

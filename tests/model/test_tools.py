@@ -16,7 +16,7 @@ from alexnet2gpu.model.linear import by_onednn
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.norm.layer import by_kernel, gradient_by_kernel, has_kernels
 from alexnet2gpu.model.optim import SGD2012, set_rates
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import How, train_step
 
 LRN = NormRule(True, 5, 2e-5, 0.75, 2.0)
 
@@ -41,7 +41,7 @@ def test_a_step_on_fake_tensors(precision):
         set_rates(optimizer, config.optim.schedule, 1)
         model.seed_dropout(0, 0, 0)
         batch = images(128, 3, 224, 224), torch.zeros(128, dtype=torch.int64)
-        figures = train_step(model, optimizer, *batch, precision)
+        figures = train_step(model, optimizer, *batch, How(precision))
     assert isinstance(figures, FakeTensor) and figures.shape == (2,)
     for parameter in model.parameters():
         velocity = optimizer.state[parameter]["velocity"]

@@ -11,82 +11,103 @@ from alexnet2gpu.data.batches import TrainBatches
 from alexnet2gpu.data.prepare import Preparation
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model.model import AlexNet
-from alexnet2gpu.ranks.assemble import joined
+from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid, grid_of
 
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 
 
-def test_split_has_the_losses_of_one_device_for_50_steps(on_ranks, tmp_path):
+def test_split_and_hybrid_have_the_losses_of_one_device_for_50_steps(on_ranks, tmp_path):
     """The default network on the bundled images, dropout on: every logged loss agrees to 1e-12."""
     settings = ["train.max_steps=50", "train.batch=16", "train.log_every=1", "train.precision=float64"]
     options = [part for setting in settings for part in ("--set", setting)]
     train(*options, "--out", tmp_path / "single")
-    on_ranks(train, 2, "--split-model", *options, "--out", tmp_path / "split")
-    single, split = (metrics(tmp_path / name, "loss") for name in ("single", "split"))
-    assert list(single) == list(split) == list(range(1, 51))
-    assert max(abs(single[step] - split[step]) for step in single) <= 1e-12
+    single = metrics(tmp_path / "single", "loss")
     assert len(set(single.values())) == 50
+    for flag in ("--split-model", "--hybrid"):
+        on_ranks(train, 2, flag, *options, "--out", tmp_path / flag)
+        found = metrics(tmp_path / flag, "loss")
+        assert list(single) == list(found) == list(range(1, 51))
+        assert max(abs(single[step] - found[step]) for step in single) <= 1e-12
 
 
 def one_step(config, grid, ranks=None):
-    """Logits and gradients of this rank for its share of the first batch, averaged as the mode
-    does it."""
+    """Logits and gradients of this rank for its share of the first batch, averaged or summed as the mode does
+    it."""
     images, _ = load_images(config.data, config.model)
-    network = joined(config, ranks) if ranks else AlexNet
-    model = network(config.model, 0, grid.towers, config.memory).double()
-    replicated = ranks.replicate(model) if ranks else model
+    if ranks:
+        model, replicated, _ = assemble(config, ranks)
+    else:
+        model = replicated = AlexNet(config.model, 0, memory=config.memory).double()
     prepare = Preparation(images, config, torch.device("cpu"))
-    x, labels = next(TrainBatches(images, config, prepare, grid.replica, grid.replicas).epoch(1))
+    x, labels = next(TrainBatches(images, config, prepare, grid).epoch(1))
     model.seed_dropout(0, grid.replica, 0)
     logits = replicated(x)
     F.cross_entropy(logits, labels).backward()
     return logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
-def differences(file, overrides, split, ddp):
-    """On a rank: the largest difference from one device's gradients, |a - b| / |b|, and from its
-    logits."""
+def differences(file, overrides, mode):
+    """On a rank: the largest difference from one device's logits, and of every gradient from one device's,
+    in parts of the largest element."""
     config = load_config(file[0], overrides)
     expected = torch.load(file[1], mmap=True)
-    with Ranks(grid_of(config.model.towers, split, ddp)) as ranks:
+    with Ranks(grid_of(config.model.towers, mode)) as ranks:
         logits, gradients = one_step(config, ranks.grid, ranks)
         share = len(logits) * ranks.grid.replica
         logits_off = (logits - expected["logits"][share : share + len(logits)]).abs().max().item()
-        gradients_off = {
-            name: ((gradient - expected[name]).norm() / expected[name].norm()).item()
+        off = {
+            name: ((gradient - expected[name]).abs().max() / expected[name].abs().max()).item()
             for name, gradient in gradients.items()
         }
-        return logits_off, max(gradients_off.values()), len(gradients)
+        return logits_off, off
+
+
+ALEXNET = ["train.batch=4", "data.name=synthetic"]
+FC = {"fc6", "fc7", "fc8"}
 
 
 @pytest.mark.parametrize(
-    "name, overrides, split, ddp, ranks",
+    "name, overrides, mode, ranks",
     [
-        ("quick", NO_DROPOUT, False, True, 2),
-        ("quick", NO_DROPOUT, True, True, 4),
-        ("alexnet", ["train.batch=2", "data.name=synthetic"], True, False, 2),
+        ("quick", NO_DROPOUT, "ddp", 2),
+        ("quick", NO_DROPOUT, "grid", 4),
+        ("alexnet", ALEXNET, "split", 2),
+        ("alexnet", ALEXNET, "hybrid", 2),
+        pytest.param("alexnet", [*ALEXNET, "model.towers=4"], "hybrid", 2, marks=pytest.mark.slow),
+        pytest.param("alexnet", [*ALEXNET, "model.towers=4"], "hybrid", 4, marks=pytest.mark.slow),
     ],
-    ids=["ddp", "grid", "alexnet split, dropout on"],
 )
-def test_a_mode_has_the_gradients_of_one_device(on_ranks, tmp_path, name, overrides, split, ddp, ranks):
+def test_a_mode_has_the_gradients_of_one_device(on_ranks, tmp_path, name, overrides, mode, ranks):
     """quick.yaml with dropout off where replicas draw their own masks; alexnet.yaml at full size,
     dropout on."""
     overrides = [*overrides, "train.precision=float64"]
     config = load_config(f"configs/{name}.yaml", overrides)
     logits, gradients = one_step(config, Grid(towers=range(config.model.towers)))
     torch.save({"logits": logits, **gradients}, tmp_path / "expected.pt")
-    share = len(gradients) // (2 if split else 1)
-    arguments = (f"configs/{name}.yaml", str(tmp_path / "expected.pt")), overrides, split, ddp
-    for logits_off, gradients_off, count in on_ranks(differences, ranks, *arguments):
-        assert count == share
-        assert logits_off < 1e-12
-        assert gradients_off < 1e-12
+    found = on_ranks(
+        differences, ranks, (f"configs/{name}.yaml", str(tmp_path / "expected.pt")), overrides, mode
+    )
+    for rank, (logits_off, off) in enumerate(found):
+        assert logits_off < 1e-12 and max(off.values()) < 1e-12
+        first, each = (0, config.model.towers) if mode == "ddp" else _own(rank, ranks, config, mode)
+        own = [f"towers.{tower}." for tower in range(first, first + each)]
+        expected = [
+            key
+            for key in gradients
+            if key.startswith(tuple(own)) or mode == "hybrid" and key.split(".")[2] not in FC
+        ]
+        assert list(off) == expected
+
+
+def _own(rank, ranks, config, mode):
+    each = config.model.towers // (2 if mode == "grid" else ranks)
+    return rank * each % config.model.towers, each
 
 
 def logits_of_replica():
-    with Ranks(grid_of(2, split=True, ddp=True)) as ranks:
+    with Ranks(grid_of(2, "grid")) as ranks:
         config = load_config("configs/quick.yaml", [*NO_DROPOUT, "train.precision=float64"])
         logits, _ = one_step(config, ranks.grid, ranks)
         return logits.sum().item()
@@ -107,10 +128,11 @@ def test_losses_are_means_over_the_global_batch_in_every_mode(on_ranks, tmp_path
     on_ranks(train, 2, "--ddp", *options, "--out", tmp_path / "ddp")
     options += ["--set", "train.accumulate=2"]
     on_ranks(train, 2, "--split-model", *options, "--out", tmp_path / "split, 2 passes")
+    on_ranks(train, 2, "--hybrid", *options, "--out", tmp_path / "hybrid, 2 passes")
     on_ranks(train, 4, "--ddp", "--split-model", *options, "--out", tmp_path / "grid, 2 passes")
     for key in ("loss", "error", "lr", "test_loss", "top1_error", "top5_error"):
         expected = metrics(tmp_path / "single", key)
-        for mode in ("ddp", "single, 8 passes", "split, 2 passes", "grid, 2 passes"):
+        for mode in ("ddp", "single, 8 passes", "split, 2 passes", "hybrid, 2 passes", "grid, 2 passes"):
             found = metrics(tmp_path / mode, key)
             assert list(found) == list(expected)
             np.testing.assert_allclose(

@@ -30,9 +30,9 @@ def batch(network, count=6):
     )
 
 
-def gradients(network, towers=None, kind=AlexNet):
+def gradients(network, placement=None, kind=AlexNet):
     """Loss, logits and all gradients of one training step in float64, dropout on."""
-    model = kind(network, seed=0, towers=towers).double()
+    model = kind(network, seed=0, placement=placement).double()
     model.seed_dropout(0, 0, 0)
     images, labels = batch(network)
     logits = model(images)
@@ -50,16 +50,13 @@ def split_gradients(overrides, exchange_backward=None, logits_backward=None, mes
     replaced by wrong ones."""
     config = load_config("configs/quick.yaml", overrides)
     network = config.model
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        Ranks(grid_of(network.towers, split=True, ddp=False)) as ranks,
-    ):
+    with pytest.MonkeyPatch.context() as patch, Ranks(grid_of(network.towers, "split")) as ranks:
         if not messages:
             patch.setattr(link_module.Link, "_by_messages", lambda link, tensor: False)
         for function, wrong in (("_Exchange", exchange_backward), ("_GatherLogits", logits_backward)):
             if wrong is not None:
                 patch.setattr(getattr(exchange_module, function), "backward", staticmethod(wrong))
-        results = gradients(network, ranks.grid.towers, joined(config, ranks))
+        results = gradients(network, ranks.grid.placement(network), joined(config, ranks))
         return results, [link.sent for link in ranks.links]
 
 
@@ -157,7 +154,7 @@ def test_in_bfloat16_a_quarter_of_float64s_bytes_travel(on_ranks, overrides):
 def in_flight(way):
     """What a rank computes between the start of an exchange and waiting for it."""
     done = []
-    with Ranks(grid_of(2, split=True, ddp=False)) as ranks, pytest.MonkeyPatch.context() as patch:
+    with Ranks(grid_of(2, "split")) as ranks, pytest.MonkeyPatch.context() as patch:
         link = Link(ranks.split_group)
         start, plain = getattr(link, f"start_{way}"), overlap._apply
         of_input = overlap._of_input
@@ -187,7 +184,7 @@ def test_overlap_computes_while_halves_travel(on_ranks):
 def both_transports(pointwise):
     """Gather and reduce-scatter of a known tensor, as the CPU does it or by the collectives that
     GPUs use."""
-    with pytest.MonkeyPatch.context() as patch, Ranks(grid_of(4, split=True, ddp=False)) as ranks:
+    with pytest.MonkeyPatch.context() as patch, Ranks(grid_of(4, "split")) as ranks:
         link = Link(ranks.split_group)
         if not pointwise:
             patch.setattr(link_module.Link, "_by_messages", lambda link, tensor: False)
@@ -220,7 +217,7 @@ def test_by_collectives_as_on_gpus_gradients_are_the_same(on_ranks, overrides, r
 def on_halves(function):
     """Forward and backward of one of the two functions, each rank weighting the result
     differently."""
-    with Ranks(grid_of(2, split=True, ddp=False)) as ranks:
+    with Ranks(grid_of(2, "split")) as ranks:
         link = Link(ranks.split_group)
         half = torch.full((1, 2), float(link.rank + 1), requires_grad=True)
         joined = function(half, link)

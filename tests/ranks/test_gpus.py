@@ -36,7 +36,7 @@ def test_a_driver_that_is_too_old_leaves_the_cpu(monkeypatch):
     has(monkeypatch, 1, available=False)
     assert device.gpus() == 0
     assert choose_device(0) == torch.device("cpu")
-    with Ranks(grid_of(2, False, False, {})) as ranks:
+    with Ranks(grid_of(2, "single", {})) as ranks:
         assert ranks.device.type == "cpu" and ranks.said() == "1 rank on cpu"
 
 
@@ -86,12 +86,12 @@ def test_nccl_shares_a_gpu_if_it_can_and_is_told_to(monkeypatch, said, version, 
     assert gpus.nccl_may_share() is expected
 
 
-def backends(places, split, ddp):
+def backends(places, mode):
     """On a rank in the seat that `places` has for it, its device being cuda:0 for itself: the backends of its
     groups, all of which are gloo's in truth."""
     with pytest.MonkeyPatch.context() as patch:
         asked, new_group = [], dist.new_group
-        grid = grid_of(2, split, ddp)
+        grid = grid_of(2, mode)
         patch.setattr(groups, "seat_of", lambda device: seats(*places)[grid.rank])
         patch.setattr(
             dist, "new_group", lambda members, timeout, backend: new_group(members, timeout, "gloo")
@@ -102,12 +102,12 @@ def backends(places, split, ddp):
 
 
 @pytest.mark.parametrize(
-    "places, split, ddp, expected, said",
+    "places, mode, expected, said",
     [
-        (["a/1", "a/2"], True, False, ["nccl"], "2 ranks on 2 x NVIDIA H100 80GB HBM3, nccl over NVLink"),
-        (["a/1", "a/1"], True, False, ["gloo"], f"2 ranks on {H100}, gloo within a GPU that they share"),
-        (["a/1", "a/1", "a/2", "a/2"], True, True, ["gloo", "nccl"], None),
-        (["a/1", "a/2", "a/1", "a/2"], True, True, ["nccl", "gloo"], None),
+        (["a/1", "a/2"], "split", ["nccl"], "2 ranks on 2 x NVIDIA H100 80GB HBM3, nccl over NVLink"),
+        (["a/1", "a/1"], "split", ["gloo"], f"2 ranks on {H100}, gloo within a GPU that they share"),
+        (["a/1", "a/1", "a/2", "a/2"], "grid", ["gloo", "nccl"], None),
+        (["a/1", "a/2", "a/1", "a/2"], "grid", ["nccl", "gloo"], None),
     ],
     ids=[
         "a launcher that shows each rank its own",
@@ -116,8 +116,8 @@ def backends(places, split, ddp):
         "towers apart",
     ],
 )
-def test_each_group_has_the_backend_of_its_members(on_ranks, places, split, ddp, expected, said):
-    found = on_ranks(backends, len(places), places, split, ddp)
+def test_each_group_has_the_backend_of_its_members(on_ranks, places, mode, expected, said):
+    found = on_ranks(backends, len(places), places, mode)
     assert [asked for asked, _, _ in found] == [expected] * len(places)
     assert [everyone for _, _, everyone in found] == [list(range(len(places)))] * len(places)
     words = found[0][1].replace("by a way that NVML does not tell", "over NVLink")
@@ -188,7 +188,7 @@ def test_the_words_of_a_run(of, backends, expected):
 
 def collectives(shape):
     """On a rank: whether a step's two collectives warn, and what they give of its rank's number."""
-    with warnings.catch_warnings(record=True) as said, Ranks(grid_of(2, True, False)) as ranks:
+    with warnings.catch_warnings(record=True) as said, Ranks(grid_of(2, "split")) as ranks:
         warnings.simplefilter("always")
         own = torch.full(shape, float(ranks.grid.rank))
         together, total = torch.empty(2 * shape[0], *shape[1:]), torch.empty(shape)

@@ -32,52 +32,54 @@ def environment(rank, world, local_world=None):
 
 
 @pytest.mark.parametrize(
-    "towers, split, ddp, world, expected",
+    "towers, mode, world, expected",
     [
-        (2, True, False, 2, [([0], 0), ([1], 0)]),
-        (4, True, False, 2, [([0, 1], 0), ([2, 3], 0)]),
-        (4, True, False, 4, [([0], 0), ([1], 0), ([2], 0), ([3], 0)]),
-        (2, False, True, 3, [([0, 1], 0), ([0, 1], 1), ([0, 1], 2)]),
-        (1, False, True, 2, [([0], 0), ([0], 1)]),
-        (2, True, True, 4, [([0], 0), ([1], 0), ([0], 1), ([1], 1)]),
-        (2, True, True, 2, [([0], 0), ([1], 0)]),
-        (4, True, True, 8, [([t], r) for r in (0, 1) for t in range(4)]),
+        (2, "split", 2, [([0], 0), ([1], 0)]),
+        (4, "split", 2, [([0, 1], 0), ([2, 3], 0)]),
+        (4, "split", 4, [([0], 0), ([1], 0), ([2], 0), ([3], 0)]),
+        (2, "ddp", 3, [([0, 1], 0), ([0, 1], 1), ([0, 1], 2)]),
+        (1, "ddp", 2, [([0], 0), ([0], 1)]),
+        (2, "grid", 4, [([0], 0), ([1], 0), ([0], 1), ([1], 1)]),
+        (2, "grid", 2, [([0], 0), ([1], 0)]),
+        (4, "grid", 8, [([t], r) for r in (0, 1) for t in range(4)]),
+        (4, "hybrid", 2, [([0, 1], 0), ([2, 3], 0)]),
     ],
 )
-def test_who_holds_what(towers, split, ddp, world, expected):
-    grids = [grid_of(towers, split, ddp, environment(rank, world)) for rank in range(world)]
+def test_who_holds_what(towers, mode, world, expected):
+    grids = [grid_of(towers, mode, environment(rank, world)) for rank in range(world)]
     assert [(list(grid.towers), grid.replica) for grid in grids] == expected
     assert {grid.replicas for grid in grids} == {1 + max(replica for _, replica in expected)}
 
 
 def test_without_torchrun_one_device_holds_all():
-    grid = grid_of(2, False, False, {})
+    grid = grid_of(2, "single", {})
     assert (list(grid.towers), grid.replica, grid.replicas, grid.world) == ([0, 1], 0, 1, 1)
 
 
 @pytest.mark.parametrize(
-    "towers, split, ddp, world, complaint",
+    "towers, mode, world, complaint",
     [
-        (2, False, False, 2, "2 processes but no mode: add --split-model, --ddp or both"),
+        (2, "single", 2, "2 processes but no mode: add --split-model, --ddp, both, or --hybrid"),
         (
             2,
-            True,
-            False,
+            "split",
             None,
             "--split-model on 1 process: 2 towers divide over 2: torchrun --standalone "
             "--nproc_per_node=2 launch/train.py --split-model",
         ),
-        (2, True, False, 3, "--split-model on 3 processes: 2 towers divide over 2"),
-        (2, True, False, 4, "--nproc_per_node=2 launch/train.py --split-model; for replicas add --ddp"),
-        (4, True, False, 3, "4 towers divide over 2 or 4"),
-        (2, True, True, 3, "--split-model --ddp on 3 processes: 2 towers need 2 a replica"),
-        (2, False, True, None, "--ddp needs several processes: torchrun --standalone --nproc_per_node=2"),
-        (1, True, False, 2, "--split-model cannot split a network of 1 tower"),
+        (2, "split", 3, "--split-model on 3 processes: 2 towers divide over 2"),
+        (2, "split", 4, "--nproc_per_node=2 launch/train.py --split-model; for replicas add --ddp"),
+        (4, "split", 3, "4 towers divide over 2 or 4"),
+        (2, "grid", 3, "--split-model --ddp on 3 processes: 2 towers need 2 a replica"),
+        (2, "ddp", None, "--ddp needs several processes: torchrun --standalone --nproc_per_node=2"),
+        (2, "hybrid", 4, "--nproc_per_node=2 launch/train.py --hybrid"),
+        (1, "hybrid", 2, "--hybrid cannot split a network of 1 tower"),
+        (1, "split", 2, "--split-model cannot split a network of 1 tower"),
     ],
 )
-def test_a_wrong_number_of_processes_is_an_error(towers, split, ddp, world, complaint):
+def test_a_wrong_number_of_processes_is_an_error(towers, mode, world, complaint):
     with pytest.raises(ValueError) as error:
-        grid_of(towers, split, ddp, {} if world is None else environment(0, world))
+        grid_of(towers, mode, {} if world is None else environment(0, world))
     assert complaint in str(error.value)
 
 
@@ -87,7 +89,7 @@ def test_ranks_that_torchrun_has_not_started_are_an_error(odd, complaint):
     if not odd:
         del given["MASTER_ADDR"]
     with pytest.raises(ValueError, match=f"{complaint}.*torchrun"):
-        grid_of(2, True, False, given)
+        grid_of(2, "split", given)
 
 
 def threads_left():
@@ -108,13 +110,13 @@ def step(config, ranks):
     """A training step on random images."""
     parts = assemble(config, ranks)
     images, labels = torch.randn(4, *config.model.input), torch.zeros(4, dtype=torch.int64)
-    train_step(parts.replicated, parts.optimizer, images, labels, "float32")
+    train_step(parts.replicated, parts.optimizer, images, labels)
 
 
 def after_a_step(regather):
     gc.disable()  # only the ranks' own end collects
     config = load_config("configs/quick.yaml", [f"memory.regather={regather}"])
-    with Ranks(grid_of(2, split=True, ddp=True), 1) as ranks:
+    with Ranks(grid_of(2, "grid"), 1) as ranks:
         step(config, ranks)
     return threads_left()
 

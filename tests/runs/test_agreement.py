@@ -64,7 +64,7 @@ def test_the_code_counts(monkeypatch, tmp_path):
 
 def compare(*keys):
     """On each rank: what is said if rank 1 was told other things by these keys."""
-    with Ranks(grid_of(2, True, False), 1) as ranks:
+    with Ranks(grid_of(2, "split"), 1) as ranks:
         mine = {"train.seed": 0, "--out": "run", "version.torch": "2.14"}
         try:
             agreement.check_agreement(mine | dict.fromkeys(keys, 7) if ranks.grid.rank else mine, ranks)

@@ -18,6 +18,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.data.task import learned_of
 from alexnet2gpu.faults import files
+from alexnet2gpu.ranks.modes import FLAGS
 from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.runs.checkpoints import resume
 from alexnet2gpu.runs.checkpoints.format import Evaluation, Progress
@@ -52,7 +53,11 @@ def unbroken(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "order", first(1, ["split ddp single", "single split grid", "ddp grid split", "grid single ddp"])
+    "order",
+    first(
+        2,
+        ["split hybrid ddp", "hybrid single split", "single split grid", "ddp grid split", "grid single ddp"],
+    ),
 )
 def test_any_mode_resumes_any_other(on_ranks, unbroken, tmp_path, order):
     """Losses and weights of the unbroken run, mid-epoch and at other world sizes, up to float64
@@ -63,8 +68,7 @@ def test_any_mode_resumes_any_other(on_ranks, unbroken, tmp_path, order):
         if mode == "single":
             train(*arguments)
         else:
-            flags = {"split": ["--split-model"], "ddp": ["--ddp"], "grid": ["--split-model", "--ddp"]}[mode]
-            on_ranks(train, 4 if mode == "grid" else 2, *flags, *arguments)
+            on_ranks(train, 4 if mode == "grid" else 2, *FLAGS[mode].split(), *arguments)
     expected, found = metrics(unbroken, "loss"), metrics(out, "loss")
     assert list(found) == list(expected)
     assert list(found.values()) == pytest.approx(list(expected.values()), rel=1e-11)

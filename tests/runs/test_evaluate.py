@@ -18,6 +18,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import EvaluationBatches
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.data.prepare import Preparation
+from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.runs.evaluate import collapse, errors, mean_errors
 
 HEIGHT, WIDTH, CROP = 34, 28, 24  # so the centre lies at 5, 2 and the last corner at 10, 4
@@ -139,7 +140,7 @@ def test_what_is_compared_differs(folder):
     assert len({round(loss, 2) for loss in losses}) == 4
 
 
-@pytest.mark.parametrize("mode", ["--split-model", "--ddp"])
+@pytest.mark.parametrize("mode", ["--split-model", "--ddp", "--hybrid"])
 def test_two_ranks_give_the_same_figures(mode, on_ranks, folder, tmp_path):
     """The 11 images are no even number: one replica has 6 of them, the other 5."""
     out = tmp_path / "out.json"
@@ -164,7 +165,7 @@ def test_views_are_crops_to_the_bit_next_to_each_other(size, views):
     images = Images(pixels, labels, 10)
     settings = load_config("configs/quick.yaml", [*SMALL, "data.mean=none"])
     prepare = Preparation(images, settings, torch.device("cpu"))
-    seen = list(EvaluationBatches(images, prepare, size, 1, 2, views))
+    seen = list(EvaluationBatches(images, prepare, size, Grid(1, 2), views))
     assert all(len(x) <= max(size, views) for x, _ in seen)
     x = torch.cat([x for x, _ in seen]).unflatten(0, (-1, views)).numpy()
     assert torch.cat([numbers for _, numbers in seen]).tolist() == labels[1::2].tolist()
@@ -180,7 +181,7 @@ def test_ten_views_of_images_without_a_border_are_an_error():
     images = Images(pixels[:, :CROP, :CROP].copy(), labels, 10)
     prepare = Preparation(images, load_config("configs/quick.yaml", SMALL), torch.device("cpu"))
     with pytest.raises(ValueError, match="--views 10: images are no larger than what"):
-        EvaluationBatches(images, prepare, 8, 0, 1, 10)
+        EvaluationBatches(images, prepare, 8, views=10)
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,7 @@ SPOILT = {
 def first_place(spoilt, mode):
     """In a split of two ranks, or on one device, with something in tower 1 that is not finite."""
     config = load_config("configs/quick.yaml")
-    grid = grid_of(2, True, False) if mode == "split" else Grid(towers=range(2))
+    grid = grid_of(2, "split") if mode == "split" else Grid(towers=range(2))
     with Ranks(grid, 1) as ranks:
         model, _, optimizer = assemble(config, ranks)
         images = torch.ones(4, 1, 28, 28)
@@ -111,14 +111,14 @@ def test_weights_stay_as_they_were_before_a_loss_that_is_not_finite():
             for group in optimizer.param_groups:
                 group["lr"] = 0.01
             images, labels = torch.randn(4, 1, 28, 28), torch.zeros(4, dtype=torch.int64)
-            train_step(model, optimizer, images, labels, "float32")
+            train_step(model, optimizer, images, labels)
             before = [p.detach().clone() for p in model.parameters()]
             if bad == "gradient":
                 last = model.towers["1"].fc8.bias
                 hook = last.register_hook(lambda gradient: gradient * float("nan"))
             spoilt = images * float("nan") if bad == "loss" else images
-            train_step(model, optimizer, spoilt, labels, "float32")
+            train_step(model, optimizer, spoilt, labels)
             if bad == "gradient":
                 hook.remove()
-            train_step(model, optimizer, images, labels, "float32")
+            train_step(model, optimizer, images, labels)
             assert all(torch.equal(a, b) for a, b in zip(before, model.parameters())), bad

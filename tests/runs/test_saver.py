@@ -45,7 +45,7 @@ def network():
 @pytest.fixture
 def run(network, tmp_path):
     """A run's directory with the checkpoint of step 9."""
-    write(tmp_path, 9, towers.snapshot(*network))
+    write(tmp_path, 9, towers.snapshot(*network, range(2)))
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def no_space(*args, **how):
 def test_a_kill_at_any_byte_leaves_the_one_before(step, run, network):
     """A process of its own writes the next checkpoint, or that of the same step with its
     evaluation, and is killed when so many bytes are on their way."""
-    contents = towers.snapshot(*network)
+    contents = towers.snapshot(*network, range(2))
     total = sum(len(towers.serialised(content)) for content in contents.values())
     before = find(run)
     for at in [0, 1, total // 3, total - 1, total + 100, total + 500]:
@@ -100,7 +100,7 @@ def written_until(at, run, step, contents):
 
 
 def test_a_file_that_was_cut_is_found(run, network):
-    newest = write(run, 10, towers.snapshot(*network))
+    newest = write(run, 10, towers.snapshot(*network, range(2)))
     for file in newest.iterdir():
         whole = file.read_bytes()
         for cut in (0, 1, len(whole) // 2, len(whole) - 1):
@@ -113,7 +113,7 @@ def test_a_file_that_was_cut_is_found(run, network):
 
 def test_a_step_that_is_saved_again_keeps_its_towers(run, network):
     """It gets another state only; its towers' bytes might differ, as in another precision."""
-    contents = towers.snapshot(*network)
+    contents = towers.snapshot(*network, range(2))
     other = {name: {"weights": content["weights"]} for name, content in contents.items()}
     place = write(run, 9, other, "2", evaluation=EVALUATED)
     for name, content in contents.items():
@@ -124,19 +124,19 @@ def test_a_step_that_is_saved_again_keeps_its_towers(run, network):
 
 def test_a_step_whose_removal_was_begun_can_be_saved(run, network):
     (run / "checkpoints" / "step-00000009" / "state.json").unlink()
-    assert write(run, 9, towers.snapshot(*network)) == find(run).checkpoint
+    assert write(run, 9, towers.snapshot(*network, range(2))) == find(run).checkpoint
 
 
 def test_what_is_about_to_be_removed_is_no_checkpoint_any_more(run, network, monkeypatch):
     """A kill in the middle of removing one leaves none that looks whole."""
-    write(run, 10, towers.snapshot(*network))
+    write(run, 10, towers.snapshot(*network, range(2)))
     monkeypatch.setattr(type(run), "rmdir", no_space)
     saver.prune(run / "checkpoints", 20, 1, None)
     assert not (run / "checkpoints" / "step-00000009" / "state.json").exists()
 
 
 def test_a_full_disk_keeps_what_there_was_and_gets_its_place_back(run, network, monkeypatch):
-    whole, contents = files.write_whole, towers.snapshot(*network)
+    whole, contents = files.write_whole, towers.snapshot(*network, range(2))
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for full in ("tower-0.pt", "tower-1.pt", "state.json"):
 
@@ -207,7 +207,7 @@ def test_an_error_is_told_before_the_next_is_written(network, tmp_path):
 
 def test_after_an_error_no_rank_is_waited_for(network, tmp_path):
     """Rank 0 waits for the tower of a rank that has failed."""
-    half = AlexNet(CONFIG.model, towers=[0])
+    half = AlexNet(CONFIG.model, placement=[[0]] * 5)
     optimizer = SGD2012(half.named_parameters(), 0.9, 0.0005)
     run, own = saver_of(tmp_path, grid=Grid(world=2, span=2, towers=range(1)))
     with pytest.raises(KeyError), run:
@@ -218,7 +218,7 @@ def test_after_an_error_no_rank_is_waited_for(network, tmp_path):
 
 def write_often(folder, rounds):
     """One rank's part of many checkpoints, each step twice; rank 0 is the slower one."""
-    with Ranks(grid_of(2, True, False), 1) as ranks:
+    with Ranks(grid_of(2, "split"), 1) as ranks:
         model, _, optimizer = assemble(CONFIG, ranks)
         wait = (lambda: time.sleep(0.02)) if ranks.grid.rank == 0 else (lambda: None)
         run, own = saver_of(folder, wait, grid=ranks.grid)

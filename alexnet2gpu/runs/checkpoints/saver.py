@@ -54,7 +54,7 @@ class Saver:
         self.run, self.about, self.attempt = run, about, attempt
         self.beside = {MEAN: mean} if mean is not None and grid.rank == 0 else {}
         self.keep, self.writes = config.train.keep, grid.replica == 0
-        self.towers = config.model.towers if grid.rank == 0 else None
+        self.own, self.towers = grid.towers, config.model.towers if grid.rank == 0 else None
         self.saves = 0
 
     def save(self, progress: Progress, model: AlexNet, optimizer: SGD2012) -> None:
@@ -63,7 +63,7 @@ class Saver:
         self.run.writer.wait()
         self.saves += 1  # as on all ranks: a step may be saved twice, without and with evaluation
         if self.writes:
-            contents = snapshot(model, optimizer) | self.beside
+            contents = snapshot(model, optimizer, self.own) | self.beside
             self.run.writer.do(self._write, replace(progress), contents, f"{self.attempt}-{self.saves}")
 
     def _write(self, progress, contents, attempt):

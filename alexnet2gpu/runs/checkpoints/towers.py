@@ -28,13 +28,13 @@ TENSORS = {
 }
 
 
-def snapshot(model: AlexNet, optimizer: SGD2012) -> dict[str, dict]:
-    """What the tower files of this rank hold, by their names: its towers as they are now, copied into the
-    CPU's memory."""
+def snapshot(model: AlexNet, optimizer: SGD2012, towers: Sequence[int]) -> dict[str, dict]:
+    """What the files of some towers hold, by their names: these as they are now, copied into the CPU's
+    memory. All of each has to be here."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     contents = {}
-    for index, tower in model.towers.items():
-        own = list(tower.parameters())
+    for index in towers:
+        own = list(model.towers[str(index)].parameters())
         weights = {names[p]: _copy(p.detach()) for p in own}
         velocity = {names[p]: _copy(optimizer.state[p]["velocity"]) for p in own}
         contents[f"tower-{index}.pt"] = {"weights": weights, "velocity": velocity}
