@@ -115,8 +115,8 @@ class Buckets:
 
 
 @contextlib.contextmanager
-def fake_mesh(ranks: int) -> Iterator:
-    """A mesh of ranks of which this is the first and the only one: torch's process group `fake`. Raises:
+def fake_mesh(ranks: int, rank: int = 0) -> Iterator:
+    """A mesh of ranks of which only this one is there: torch's process group `fake`. Raises:
     ValueError if the process has a group."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.testing._internal.distributed.fake_pg import FakeStore
@@ -124,7 +124,7 @@ def fake_mesh(ranks: int) -> Iterator:
     if dist.is_initialized():
         raise ValueError("fsdp cannot be estimated in a process that has a process group: do it before")
     drawn, hook = random.getstate(), sys.excepthook  # torch names groups, and the rank of errors
-    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=ranks)
     try:
         yield init_device_mesh("cpu", (ranks,))
     finally:
