@@ -48,18 +48,19 @@ def parse(argv):
     return args
 
 
-def lines_of(links, per_machine, profile):
-    """cost.Lines, as --link has them or else the profile."""
+def lines_of(links, per_machine, known):
+    """cost.Lines, as --link has them or else a profile, from which it also takes what --link does not say."""
     from alexnet2gpu.ranks.cost import Line, Lines
 
-    found = {name: Line(**line) for name, line in profile.links.items()}
+    found = {name: Line(**line) for name, line in known.items()}
     for text in links or ():
         rates = {**UNITS, **BITS}
         pattern = rf"(inside|between)=([\d.]+) ?({'|'.join(rates)})/s(?::([\d.]+) ?(us|ms|s))?"
         if not (match := re.fullmatch(pattern, text)) or not float(match[2]):
             raise ValueError(f"--link {text}: should be as inside=50GB/s:5us or between=10Gbit/s:20us")
         name, rate, unit, message, time = match.groups()
-        found[name] = Line(float(rate) * rates[unit], float(message or 0) * TIMES[time or "s"])
+        own = {"bandwidth": float(rate) * rates[unit], "alpha": float(message or 0) * TIMES[time or "s"]}
+        found[name] = Line(**{**known.get(name, {}), **own})
     if "inside" not in found:
         raise ValueError("--link: say what joins ranks, as in --link inside=50GB/s:5us")
     if "between" in found and not per_machine:
@@ -120,9 +121,11 @@ def main(argv=None):
         config = load_config(args.config, args.set)
         if config.train.accumulate > 1:
             raise ValueError("train.accumulate: a step in several passes is not timed: leave it at 1")
+        if args.profile == "here":
+            lines_of(args.link, args.per_machine, {})  # a mistake there is found before the measurement
         profile = profile_of(args.profile, config)
         narrow = config.exchange.precision or config.train.precision in ("bfloat16", "float16")
-        lines = lines_of(args.link, args.per_machine, profile)
+        lines = lines_of(args.link, args.per_machine, profile.links)
         setting = Setting(config.model, profile, lines, args.ranks, 2 if narrow else 4)
         plans, reasons = [], {}
         for batch in args.batches or [config.train.batch]:

@@ -58,6 +58,15 @@ class Setting(NamedTuple):
 
         return seconds
 
+    def busy_with(self, seconds: float, mode: str, batch: float) -> float:
+        """The share `busy` of the line inside, so that a mode takes as many seconds as were measured."""
+        clock, low, high = self._clock(mode, batch), 0.0, 1.0
+        for _ in range(20):  # more of it is slower: halve where it may be
+            busy = (low + high) / 2
+            slower = clock(replace(self.lines, inside=replace(self.lines.inside, busy=busy))) > seconds
+            low, high = (low, busy) if slower else (busy, high)
+        return high
+
     def fastest_of(self, batches: Sequence[float], rates: Sequence[float]) -> list[list[str]]:
         """The fastest mode at each of `rates`, bytes a second of the line that is the slowest, and batch."""
         modes = [mode for mode in TIMED if not unsuited(mode, self.network.towers, self.ranks, 0)]

@@ -167,6 +167,12 @@ def test_a_pipeline_of_equal_ranks_has_the_known_bubble():
     assert cost.pipeline(ALEXNET, 128, 4, clock) == work * (4 + 2 - 1) / 4
 
 
+def test_what_keeps_a_rank_from_computing_is_found_again():
+    setting = Setting(ALEXNET, read("h100"), Lines(Line(100e9, busy=0.3)), 2)
+    seconds = setting.plan("ddp", 512).seconds[1]
+    assert setting.busy_with(seconds, "ddp", 512) == pytest.approx(0.3, abs=1e-4)
+
+
 def test_a_line_is_found_again_from_what_it_took():
     found = fit([(size, 3e-5 + size / 2e9) for size in (1e3, 1e5, 1e7)])
     assert (found.alpha, found.bandwidth) == pytest.approx((3e-5, 2e9))
@@ -243,11 +249,14 @@ def test_a_measured_profile_adds_up_to_the_step():
 
 def test_the_program(tmp_path, capsys):
     link = ["--link", "inside=50GB/s:5us", "between=12.5GB/s:20us", "--per-machine", "1"]
-    plan = ["--profile", "h100", "--modes", "split", "hybrid", "pipeline", *link]
+    plan = ["--profile", "h100", "--modes", "hybrid", "pipeline", *link]
     program("plan").main([*plan, "--batches", "64", "65", "--out", str(tmp_path)])
     said = capsys.readouterr().out
     assert "batch 64: the fastest is" in said and "batch 65 does not divide by 2" in said
     assert (tmp_path / "plan.png").stat().st_size > 5000 and read(tmp_path / "profile.json").cores == 0
+    config = load_config("configs/alexnet.yaml")
+    peaks = {mode: program("plan").peak_of(mode, config, 2, on_gpu=True) for mode in ("split", "pipeline")}
+    assert peaks["split"] > 700 * 2**20 and peaks["pipeline"] is None
     for wrong, word in (
         (["--link", "inside=fast"], "should be as inside=50GB/s:5us"),
         (["--link", "between=1GB/s", "inside=1GB/s"], "--per-machine"),
