@@ -16,16 +16,14 @@ import json
 import math
 import os
 import pickle
-import re
 import sys
 from functools import partial
 from pathlib import Path
 
-from options import Parser, device
+from options import Parser, device, size
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
-UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 PRECISIONS = ["float32", "bfloat16", "float16", "float64"]
 
 
@@ -53,14 +51,6 @@ def parse(argv):
     args.budget = args.budget and size(args.budget)
     check(args, device().type)
     return args
-
-
-def size(text):
-    """Bytes of a size such as 3GiB."""
-    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
-    if not match or not 0 < (bytes_ := int(float(match[1]) * UNITS[match[2]])) < 2**60:
-        raise ValueError(f"--budget {text}: should be a number and KiB, MiB, GiB, KB, MB or GB, as in 3GiB")
-    return bytes_
 
 
 def check(args, here):

@@ -7,6 +7,7 @@ the path, and this puts the repository there.
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 if (REPOSITORY / "alexnet2gpu").is_dir():  # not where launch/ lies inside the package, in a wheel
     sys.path.insert(0, str(REPOSITORY))
 
+UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 TORCHRUN = ("--nproc", "--nnodes", "--node", "--standalone", "--rdzv", "--master", "--max-restarts")
 MODES = "--split-model", "--ddp", "--hybrid"
 SHARED = {
@@ -90,3 +92,11 @@ def device():
     from alexnet2gpu.model.device import gpus
 
     return torch.device("cuda" if gpus() else "cpu")
+
+
+def size(text):
+    """Bytes of a size such as 3GiB."""
+    match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
+    if not match or not 0 < (bytes_ := int(float(match[1]) * UNITS[match[2]])) < 2**60:
+        raise ValueError(f"--budget {text}: should be a number and KiB, MiB, GiB, KB, MB or GB, as in 3GiB")
+    return bytes_

@@ -139,7 +139,7 @@ def test_the_first_four_rooms_stand_alone(tmp_path):
     assert not subprocess.run(command, cwd=tmp_path, env=environment).returncode
 
 
-@pytest.mark.parametrize("module", ["config.keys", "faults.mistakes", "ranks.modes"])
+@pytest.mark.parametrize("module", ["config.keys", "faults.mistakes", "ranks.modes", "ranks.plans"])
 def test_what_is_needed_before_torch_does_not_import_it(module):
     code = f"import sys, alexnet2gpu.{module}; sys.exit('torch' in sys.modules)"
     assert not subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent).returncode

@@ -5,6 +5,7 @@
     neighbours.py   images that the network finds alike: figure 4, right
     curves.py       loss and errors of runs, step by step
     memory.py       what modes hold at their worst moment; a step from place to place
+    plan.py         which mode is the fastest, over batch and bandwidth
     page.py         whether matplotlib is there; what figures share
 
 Imports config, model, memory, data and runs.

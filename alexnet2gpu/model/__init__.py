@@ -10,6 +10,7 @@
     optim.py     the update rule and its schedule; update.py carries it out
     step.py      a training step, and its precision
     graph.py     the step as one CUDA graph
+    profile.py   seconds of each layer as data; timing.py measures them
     device.py    whether there is a GPU, Triton, TF32
 
 Imports config.

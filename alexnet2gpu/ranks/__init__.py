@@ -9,6 +9,9 @@
     gpus.py       which GPU each rank has, and the backend that follows
     groups.py     a rank's device and process groups
     assemble.py   a rank's part of the network, and its optimizer
+    schedule.py   what a rank does in a step, in order, on paper
+    cost.py       how long that takes
+    plans.py      modes side by side: which is the fastest
     store.py      the store by which ranks meet
     machine.py    cores, and memory
 

@@ -1,0 +1,107 @@
+"""Modes side by side: what a step of each costs, which is the fastest, and where."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+from alexnet2gpu.config.network import Network
+from alexnet2gpu.config.text import table
+from alexnet2gpu.model.profile import Profile
+from alexnet2gpu.ranks.cost import Lines, pipeline, play, sent
+from alexnet2gpu.ranks.schedule import TIMED, step_of, unsuited
+
+
+class Plan(NamedTuple):
+    """A row of a table."""
+
+    mode: str
+    ranks: int
+    batch: float
+    seconds: tuple[float, float, float]  # of a step: low, middle, high
+    sent: float  # bytes of a rank
+    peak: int | None = None  # bytes of a rank, if somebody has predicted it
+
+    @property
+    def images_per_second(self) -> float:
+        return self.batch / self.seconds[1]
+
+
+class Setting(NamedTuple):
+    """What plans have in common. `element`: bytes of an activation as it travels."""
+
+    network: Network
+    profile: Profile
+    lines: Lines
+    ranks: int
+    element: int = 4
+
+    def plan(self, mode: str, batch: float) -> Plan:
+        """A step of a mode, of which schedule.unsuited has nothing to say."""
+        low, high = self.profile.spread
+        clock = self._clock(mode, batch)
+        seconds = clock(self.lines, low, -1), clock(self.lines), clock(self.lines, high, 1)
+        ranks = 1 if mode == "single" else self.ranks
+        return Plan(mode, ranks, batch, seconds, sent(mode, self.network, ranks, batch, self.element))
+
+    def _clock(self, mode, batch):
+        """A function of lines, of how much slower than the profile's median, and of spreads of the lines."""
+        ranks = 1 if mode == "single" else self.ranks
+        threads, cores = min(ranks, self.lines.per_machine) * self.profile.threads, self.profile.cores
+        crowd = max(1.0, threads / cores) if cores else 1.0
+        if mode != "pipeline":
+            ops = step_of(mode, self.network, ranks, batch, self.element)
+
+        def seconds(lines, side=1.0, stretch=0):
+            clock = partial(play, profile=self.profile, lines=lines, pace=crowd * side, stretch=stretch)
+            return pipeline(self.network, batch, self.element, clock) if mode == "pipeline" else clock(ops)
+
+        return seconds
+
+    def busy_with(self, seconds: float, mode: str, batch: float) -> float:
+        """The share `busy` of the line inside, so that a mode takes as many seconds as were measured."""
+        clock, low, high = self._clock(mode, batch), 0.0, 1.0
+        for _ in range(20):  # more of it is slower: halve where it may be
+            busy = (low + high) / 2
+            slower = clock(replace(self.lines, inside=replace(self.lines.inside, busy=busy))) > seconds
+            low, high = (low, busy) if slower else (busy, high)
+        return high
+
+    def fastest_of(self, batches: Sequence[float], rates: Sequence[float]) -> list[list[str]]:
+        """The fastest mode at each of `rates`, bytes a second of the line that is the slowest, and batch."""
+        modes = [mode for mode in TIMED if not unsuited(mode, self.network.towers, self.ranks, 0)]
+        clocks = [{mode: self._clock(mode, batch) for mode in modes} for batch in batches]
+        name, found = "between" if self.lines.between else "inside", []
+        for rate in rates:
+            line = replace(getattr(self.lines, name), bandwidth=rate)
+            lines = replace(self.lines, **{name: line})
+            found.append([min(of, key=lambda mode: of[mode](lines)) for of in clocks])
+        return found
+
+
+def comparison(plans: Sequence[Plan], budget: float | None = None) -> str:
+    """A table, and of each batch the fastest mode, the smallest, the fastest whose peak fits the budget."""
+    lines = [("mode", "ranks", "batch", "ms a step", "from - to", "images/s", "MB sent", "MiB, peak")]
+    said = {}
+    for plan in plans:
+        low, middle, high = (1000 * seconds for seconds in plan.seconds)
+        cells = f"{middle:.1f}", f"{low:.1f} - {high:.1f}", f"{plan.images_per_second:,.0f}"
+        ends = f"{plan.sent / 1e6:.1f}", f"{plan.peak / 2**20:,.0f}" if plan.peak else ""
+        lines.append((plan.mode, str(plan.ranks), str(plan.batch), *cells, *ends))
+    for batch in dict.fromkeys(plan.batch for plan in plans):
+        of = [plan for plan in plans if plan.batch == batch]
+        held = [plan for plan in of if plan.peak]
+        said[batch] = f"batch {batch}: the fastest is {fastest(of)}"
+        if held:
+            said[batch] += f"; the smallest {min(held, key=lambda plan: plan.peak).mode}"
+        if budget:
+            fits = [plan for plan in held if plan.peak <= budget]
+            said[batch] += f"; the fastest that fits {fastest(fits) if fits else 'none'}"
+    return "\n".join([table(lines), *said.values()])
+
+
+def fastest(plans: Sequence[Plan]) -> str:
+    """The quickest mode's name, with those that may be as quick."""
+    first, *others = sorted(plans, key=lambda plan: plan.seconds[1])
+    close = [plan.mode for plan in others if plan.seconds[0] < first.seconds[2]]
+    return first.mode + (f" (or {', '.join(close)}: too close to tell)" if close else "")

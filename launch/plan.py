@@ -1,0 +1,154 @@
+"""Which mode, before a run: the time of a step, what a rank sends, and the memory that it needs.
+
+    python launch/plan.py --ranks 2 --profile h100 --link inside=50GB/s:5us
+    python launch/plan.py --ranks 8 --set model.towers=4 --batches 128 1024 --profile here \
+        --link inside=50GB/s:5us between=12.5GB/s:20us --per-machine 4 --budget 3GiB --out plan
+
+Layers take what a profile says: one of configs/profiles, a file, or what is measured `here` and now, in half
+a minute (of this config, precision and `train.threads`). A link has a bandwidth and the time of a message.
+Batches count the images of all ranks together. --out DIR leaves the profile and, with matplotlib, a chart of
+the fastest mode over batch and bandwidth.
+"""
+
+import re
+from pathlib import Path
+
+from options import UNITS, Parser, size
+
+from alexnet2gpu.faults.mistakes import one_line_mistakes
+
+BITS = {"Mbit": 10**6 / 8, "Gbit": 10**9 / 8}
+TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
+
+
+def parse(argv):
+    from alexnet2gpu.ranks.schedule import TIMED
+
+    parser = Parser("plan.py", __doc__, "--set")
+    parser.share_config("configs/alexnet.yaml")
+    add, several = parser.add_argument, {"nargs": "+"}
+    add("--ranks", type=int, default=2, metavar="N", help="in all; default: 2")
+    add("--batches", **several, type=int, metavar="N", help="default: train.batch of the config")
+    add("--modes", **several, choices=TIMED, metavar="MODE", help=f"of {', '.join(TIMED)}; default: all")
+    add(
+        "--profile",
+        default="here",
+        metavar="FILE",
+        help="or a name in configs/profiles, or here, the default",
+    )
+    lines = "inside= a machine, between= machines: bandwidth:message, as in inside=50GB/s:5us"
+    add("--link", **several, metavar="LINK", help=lines + "; default: the profile's")
+    add("--per-machine", type=int, metavar="K", help="ranks; default: all")
+    add("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB")
+    add("--out", metavar="DIR", help="for profile.json and the chart")
+    args = parser.parse_args(argv)
+    args.budget = args.budget and size(args.budget)
+    if not 1 <= min([args.ranks, args.per_machine or 1, *(args.batches or [1])]) < 2**31:
+        raise ValueError("--ranks, --batches and --per-machine: should be whole numbers, at least 1")
+    return args
+
+
+def lines_of(links, per_machine, known):
+    """cost.Lines, as --link has them or else a profile, from which it also takes what --link does not say."""
+    from alexnet2gpu.ranks.cost import Line, Lines
+
+    found = {name: Line(**line) for name, line in known.items()}
+    for text in links or ():
+        rates = {**UNITS, **BITS}
+        pattern = rf"(inside|between)=([\d.]+) ?({'|'.join(rates)})/s(?::([\d.]+) ?(us|ms|s))?"
+        if not (match := re.fullmatch(pattern, text)) or not float(match[2]):
+            raise ValueError(f"--link {text}: should be as inside=50GB/s:5us or between=10Gbit/s:20us")
+        name, rate, unit, message, time = match.groups()
+        own = {"bandwidth": float(rate) * rates[unit], "alpha": float(message or 0) * TIMES[time or "s"]}
+        found[name] = Line(**{**known.get(name, {}), **own})
+    if "inside" not in found:
+        raise ValueError("--link: say what joins ranks, as in --link inside=50GB/s:5us")
+    if "between" in found and not per_machine:
+        raise ValueError("--link between=: joins machines, so say how many ranks one has: --per-machine")
+    return Lines(**found, per_machine=per_machine or 2**31)
+
+
+def profile_of(name, config):
+    """The profile, which suits the config."""
+    from alexnet2gpu.model import profile
+
+    if name != "here":
+        found = profile.read(name)
+        found.check(config.model)
+        if found.precision != config.train.precision:
+            raise ValueError(
+                f"--profile {name}: is of {found.precision}: --set train.precision=that, or here"
+            )
+        return found
+    from alexnet2gpu.model.timing import measure
+    from alexnet2gpu.ranks.groups import Ranks
+    from alexnet2gpu.ranks.machine import cores
+    from alexnet2gpu.ranks.modes import Grid
+
+    grid = Grid(towers=range(config.model.towers))
+    with Ranks(grid, config.train.threads, config.train.keep_memory) as ranks:
+        return measure(config, ranks.device, cores())
+
+
+def peak_of(mode, config, ranks, on_gpu):
+    """Bytes of a rank, predicted; None in a mode that the prediction does not know."""
+    from alexnet2gpu.memory.plan import Case
+    from alexnet2gpu.ranks.modes import MODES
+
+    if mode not in MODES:
+        return None
+    replicas = ranks // config.model.towers if mode == "grid" else ranks
+    return Case(mode, config, replicas, ranks if mode == "split" else None).predict(on_gpu).bytes["peak"]
+
+
+def draw(setting, title, file):
+    """The chart: batches of 8 to 4,096, and 10 MB/s to 1 TB/s."""
+    from alexnet2gpu.figures.plan import draw_regions
+
+    batches, rates = [2 ** (n / 2) for n in range(6, 25)], [10 ** (n / 4) for n in range(28, 49)]
+    draw_regions(title, batches, rates, setting.fastest_of(batches, rates), file)
+
+
+def main(argv=None):
+    with one_line_mistakes():
+        args = parse(argv)
+        from alexnet2gpu.config.load import load_config
+        from alexnet2gpu.figures.page import has_matplotlib
+        from alexnet2gpu.memory.plan import with_train
+        from alexnet2gpu.ranks.plans import Setting, comparison
+        from alexnet2gpu.ranks.schedule import TIMED, unsuited
+
+        config = load_config(args.config, args.set)
+        if config.train.accumulate > 1:
+            raise ValueError("train.accumulate: a step in several passes is not timed: leave it at 1")
+        if args.profile == "here":
+            lines_of(args.link, args.per_machine, {})  # a mistake there is found before the measurement
+        profile = profile_of(args.profile, config)
+        narrow = config.exchange.precision or config.train.precision in ("bfloat16", "float16")
+        lines = lines_of(args.link, args.per_machine, profile.links)
+        setting = Setting(config.model, profile, lines, args.ranks, 2 if narrow else 4)
+        plans, reasons = [], {}
+        for batch in args.batches or [config.train.batch]:
+            for mode in args.modes or TIMED:
+                if reason := unsuited(mode, config.model.towers, args.ranks, batch):
+                    reasons[f"{mode}: {reason}"] = None
+                    continue
+                peak = peak_of(mode, with_train(config, batch=batch), args.ranks, not profile.cores)
+                plans.append(setting.plan(mode, batch)._replace(peak=peak))
+        if not plans:
+            raise ValueError("--modes: " + "; ".join(reasons))
+        name = Path(args.config).stem
+        print(f"{name}, {config.train.precision}; layers as on {profile.device}: {profile.source}")
+        print("\n".join([comparison(plans, args.budget), *reasons]))
+        if args.out:
+            folder, figures = Path(args.out), has_matplotlib()
+            folder.mkdir(parents=True, exist_ok=True)
+            profile.write(folder / "profile.json")
+            if figures:
+                title = f"{name}, {args.ranks} ranks, {profile.device}: the fastest mode"
+                draw(setting, title, folder / "plan.png")
+            print(f"profile.json{' and plan.png' * figures}: {folder}")
+
+
+if __name__ == "__main__":
+    main()
