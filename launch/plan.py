@@ -93,12 +93,12 @@ def profile_of(name, config):
 def peak_of(mode, config, ranks, on_gpu):
     """Bytes of a rank, predicted; None in a mode that the prediction does not know."""
     from alexnet2gpu.memory.plan import Case
-    from alexnet2gpu.ranks.modes import MODES
+    from alexnet2gpu.memory.predict import MODES
 
     if mode not in MODES:
         return None
     replicas = ranks // config.model.towers if mode == "grid" else ranks
-    return Case(mode, config, replicas, ranks if mode == "split" else None).predict(on_gpu).bytes["peak"]
+    return Case(mode, config, replicas, ranks).predict(on_gpu).bytes["peak"]
 
 
 def draw(setting, title, file):

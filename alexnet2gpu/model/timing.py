@@ -20,7 +20,7 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, set_rates
 from alexnet2gpu.model.precision import ready, weight_dtype
 from alexnet2gpu.model.profile import Profile
-from alexnet2gpu.model.step import train_step
+from alexnet2gpu.model.step import How, train_step
 
 
 class Marked:
@@ -65,7 +65,7 @@ class Marked:
         self.model.seed_dropout(train.seed, 0, 0)
         self.marks = []
         self._mark("start", "")
-        train_step(self.model, self.optimizer, images, labels, train.precision)
+        train_step(self.model, self.optimizer, images, labels, How(train.precision))
         self._mark("end", "")
         if self.device.type == "cuda":
             torch.cuda.synchronize()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from alexnet2gpu.config.network import Network, trace
 from alexnet2gpu.model.profile import Profile
-from alexnet2gpu.ranks.schedule import Op, first_connected, step_of
+from alexnet2gpu.ranks.schedule import Op, step_of
 
 SENT = "exchange", "gather", "sum", "scatter"  # kinds of what travels
 MICROBATCHES = 4  # of a pipeline
@@ -69,7 +69,7 @@ def sent(mode: str, network: Network, ranks: int, batch: float, element: int = 4
     """Bytes that a rank sends in a step, on average over ranks."""
     if mode == "pipeline":  # one rank forward, the other backward
         ends = {row.stage: math.prod(row.gives) for row in trace(network)}
-        return element * batch * network.towers * ends[first_connected(network) - 1]
+        return element * batch * network.towers * ends[network.convolutional - 1]
     return sum(op.amount for op in step_of(mode, network, ranks, batch, element) if op.kind in SENT)
 
 
@@ -97,7 +97,7 @@ def pipeline(network: Network, batch: float, element: int, clock: Callable[[list
     """Seconds of two ranks that hand parts of the batch on (GPipe): the first part goes through all, then the
     slowest of three, convolutions, link and the rest, sets the pace; of equals it is (m + n - 1) / m.
     `clock`: seconds of Ops."""
-    first, part = first_connected(network), batch / MICROBATCHES
+    first, part = network.convolutional, batch / MICROBATCHES
     rows = trace(network)
     before = {row.name for row in rows if row.stage < first} | {f"join{stage + 1}" for stage in range(first)}
     ops = step_of("single", network, 1, part)

@@ -24,7 +24,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from alexnet2gpu.config.layers import Dropout, Linear
 from alexnet2gpu.config.network import Network, trace
 
 TIMED = "single", "split", "ddp", "grid", "hybrid", "fsdp", "zero1", "pipeline", "tensor"
@@ -69,18 +68,13 @@ def unsuited(mode: str, towers: int, ranks: int, batch: int) -> str:
     return f"batch {batch} does not divide by {copies}" if batch % copies else ""
 
 
-def first_connected(network: Network) -> int:
-    """The first stage with a linear or a dropout layer: those before it are convolutional."""
-    return min(row.stage for row in trace(network) if isinstance(row.layer, (Linear, Dropout)))
-
-
 def places(mode: str, network: Network, ranks: int, batch: float) -> list[Place]:
     """Of each stage, the same on every rank."""
     towers, stages = network.towers, len(network.stages)
     span = {"split": ranks, "grid": towers}.get(mode, 1)
     copies = ranks // span
     whole = [Place(towers / span, batch / copies, span, copies)] * stages
-    first = first_connected(network)
+    first = network.convolutional
     if mode not in ("hybrid", "tensor") or not first:
         return whole
     *rest, last = whole[:first]

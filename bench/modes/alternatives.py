@@ -76,7 +76,7 @@ class Alternative:
 
 def grid(config: Config) -> Grid:
     """This rank, by what torchrun says in the environment; it has something of all towers."""
-    return grid_of(config.model.towers, split=False, ddp=True)
+    return grid_of(config.model.towers, "ddp")
 
 
 def build(

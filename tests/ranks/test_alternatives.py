@@ -22,7 +22,7 @@ def on_one_device(config, steps=3):
     with Ranks(Grid(towers=range(config.model.towers))) as ranks:
         parts, batch = parts_of("single", config, ranks), random_batch(config, ranks)
         step = how_of(config)
-        return [train_step(parts.model, parts.optimizer, *batch, *step)[0].item() for _ in range(steps)]
+        return [train_step(parts.model, parts.optimizer, *batch, step)[0].item() for _ in range(steps)]
 
 
 def averaged(config):
