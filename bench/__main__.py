@@ -14,7 +14,7 @@ import sys
 import time
 
 from alexnet2gpu.model.device import gpus
-from bench.modes.__main__ import MODES, NO_DROPOUT, run
+from bench.modes.runs import MODES, NO_DROPOUT, run
 from bench.results import REPOSITORY, sets, write
 
 FLOAT64 = ["train.precision=float64", "train.log_every=1", "train.max_steps=50"]
@@ -28,9 +28,10 @@ ON_PHOTOGRAPHS = [
 COMMANDS = [
     *["-m bench.gpu check", "-m bench.gpu measure"] * bool(gpus()),
     "-m torch.distributed.run --standalone --nproc_per_node=2 -m bench.speed.exchange",
-    "-m bench.modes --steps 96",
-    "-m bench.modes --steps 8 --config configs/alexnet.yaml",
-    "-m bench.modes --steps 8 --config configs/alexnet.yaml --name bfloat16 --set train.precision=bfloat16",
+    "-m bench.modes runs --steps 96",
+    "-m bench.modes runs --steps 8 --config configs/alexnet.yaml",
+    "-m bench.modes runs --steps 8 --config configs/alexnet.yaml --name bfloat16"
+    " --set train.precision=bfloat16",
     "-m bench.memory",
     "-m bench.faults --runs 20",
 ]

@@ -40,7 +40,7 @@ from bench.faults import calls, fuzz, machines, readers, stops
 from bench.faults.campaign import campaign, difference, end, outcome, start
 from bench.faults.table import drawn, rows
 from bench.faults.victim import children, plant
-from bench.modes.__main__ import MODES
+from bench.modes.runs import MODES
 from bench.results import REPOSITORY, launch, origin, read_json, redraw, results_file, write_json
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all it starts: on GPUs two runs are not the same

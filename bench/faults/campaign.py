@@ -21,7 +21,7 @@ import torch
 from alexnet2gpu.faults.processes import alive
 from alexnet2gpu.runs.metrics import read_metrics
 from bench.faults.victim import children
-from bench.modes.__main__ import MODES, NO_DROPOUT
+from bench.modes.runs import MODES, NO_DROPOUT
 from bench.results import REPOSITORY, launch, sets
 
 SHORT = [

@@ -19,7 +19,7 @@ from alexnet2gpu.faults.processes import alive
 from alexnet2gpu.runs.checkpoints.format import checkpoints_of, step_of
 from bench.faults.campaign import outcome
 from bench.faults.victim import children
-from bench.modes.__main__ import MODES
+from bench.modes.runs import MODES
 from bench.processes import Failed
 from bench.results import launch, program_of, sets, steps_of
 

@@ -1,10 +1,10 @@
-"""Two machines on this one: namespaces of the kernel, which root can make. For trial.py.
+"""Machines on this one: namespaces of the kernel, which root can make. For trial.py and bench.modes.
 
     with Network() as network:
         network.boot("machine-1", "machine-2")
         process = network.machines[0].start(command, log, environment)
 
-A machine has its own network card, 10.0.0.1 or 10.0.0.2 on a switch that only they see, and its own
+A machine has its own network card, 10.0.0.1, 10.0.0.2, ... on a switch that only they see, and its own
 processes, mounts and host name; it sees the files of this machine. It lives as long as its first process, a
 `cat` of a pipe that this process holds. However this process ends, the pipe is closed then, and the kernel
 ends all processes of the machine and takes its card and its mounts away: there is nothing to clean up, and no
@@ -70,7 +70,7 @@ class Room:
 
 
 class Machine(Room):
-    """Machine 1 or 2, with a host name, on a switch."""
+    """Machine 1, 2, ..., with a host name, on a switch."""
 
     def __init__(self, switch, number, name):
         super().__init__([*switch.enter("mount", "net"), *OWN])
@@ -83,7 +83,7 @@ class Machine(Room):
         for card in ("lo", CARD):
             self.do("ip", "link", "set", card, "up")
         self.do("sh", "-c", f"echo {name} > /proc/sys/kernel/hostname")
-        self.do("sh", "-c", f"for each in $(seq {number}00); do (:); done")  # so that no pid is on both
+        self.do("sh", "-c", f"for each in $(seq {number}00); do (:); done")  # so that no pid is on two
 
     def start(self, command, log, environment):
         """A process in here that adds what it says to the file `log`."""

@@ -22,7 +22,7 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012, set_rates
 from alexnet2gpu.model.precision import weight_dtype
 from alexnet2gpu.model.step import train_step
-from bench.modes.__main__ import NO_DROPOUT
+from bench.modes.runs import NO_DROPOUT
 from bench.speed.parts import no_kernel
 from bench.speed.ports import Port, usual_sgd, usual_step
 

@@ -1,9 +1,7 @@
 """Contenders, each one or more processes of rank.py, which take turns."""
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 from functools import partial
 from typing import NamedTuple
@@ -14,7 +12,8 @@ import torch.distributed as dist
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.ranks.machine import cores
-from bench.results import REPOSITORY
+from bench.processes import environment_of
+from bench.team import Team
 from bench.turns import clocked, take_turns
 
 ON_GPU = bool(gpus())
@@ -30,60 +29,25 @@ class Spec(NamedTuple):
     allocator: str = "kept"
 
 
-class Contender:
+class Contender(Team):
     """Processes of rank.py, as many as there are ranks, that share `threads`."""
 
     def __init__(self, name, spec, batch, threads):
-        self.name, self.network = name, load_config(spec.config).model
+        self.network = load_config(spec.config).model
         command = [sys.executable, "-m", "bench.speed.rank", spec.name, spec.config, str(batch)]
         command += [str(max(1, threads // spec.ranks)), spec.precision, spec.allocator]
-        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        pipes = {"text": True, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.ranks = []
-        for rank in range(spec.ranks):
-            own = os.environ | environment(rank, spec.ranks, self.store.port)
-            self.ranks.append(subprocess.Popen(command, cwd=REPOSITORY, env=own, **pipes))
+        super().__init__(name, [command] * spec.ranks, self._environments(spec.ranks))
 
-    def starts(self):
-        """Whether it does; waits for it."""
-        try:
-            self.hear()
-        except EOFError as error:
-            print(f"{error}: it is left out")
-            self.close()
-            return False
-        return True
+    def _environments(self, world):
+        """Each rank's, as torchrun makes it; of one alone, nothing more than there is."""
+        if world == 1:
+            return [os.environ]
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        return [os.environ | environment_of(rank, world, self.store.port) for rank in range(world)]
 
     def turn(self, steps):
         """So many steps, by all ranks. Returns: what the first says."""
-        for rank in self.ranks:
-            rank.stdin.write(f"{steps}\n")
-            rank.stdin.flush()
-        return self.hear()
-
-    def hear(self):
-        """The answers of all ranks; the first one's."""
-        answers = []
-        for rank in self.ranks:
-            line = next((line for line in rank.stdout if line.startswith("{")), None)
-            if line is None:
-                raise EOFError(f"{self.name}: a rank has ended")
-            answers.append(json.loads(line))
-        return answers[0]
-
-    def close(self):
-        for rank in self.ranks:
-            rank.kill()
-            rank.wait()
-
-
-def environment(rank, world, port):
-    """A rank's environment, as torchrun makes it; of one alone, nothing."""
-    if world == 1:
-        return {}
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
-    return {key: str(value) for key, value in (numbers | store).items()}
+        return super().turn(steps)[0]
 
 
 class Calm:
