@@ -32,6 +32,8 @@ def check_rules(config) -> None:
         raise Problem("memory.recompute", f"lists stages, and model.stages has {len(stages)}")
     if config.exchange.overlap:
         _check_overlap(config.memory, rows)
+    if config.optim.zero1 and config.train.precision == "float16":
+        raise Problem("optim.zero1", "not together with train.precision float16")
     if config.optim.fc_updates > 1:
         _check_updates(config.optim.fc_updates, config.train, config.model)
     _check_schedule(config.optim.schedule, {row.name for row in rows if row.parameters})

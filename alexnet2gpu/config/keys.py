@@ -88,6 +88,7 @@ class Optim:
 
     momentum: float = bounded(0.9, least=0, most=1)
     weight_decay: float = bounded(0.0005, least=0)
+    zero1: bool = False  # under DDP, each velocity is on one replica only: ranks/zero1.py
     fc_updates: int = bounded(1, least=1)  # of fully connected stages in a step: model/step.py
     schedule: tuple[Change, ...]
 

@@ -60,6 +60,8 @@ def check_batch(config: Config, grid: Grid, images: int) -> None:
     """Raises: ValueError if the global batch does not suit the replicas, the passes or the images."""
     train = config.train
     batch, parts = train.batch, grid.shares * train.accumulate
+    if config.optim.zero1 and grid.replicas == 1:
+        raise ValueError("optim.zero1: shares momentum out over the replicas of --ddp; here is one")
     if config.optim.fc_updates > 1 and grid.replicas > 1:
         raise ValueError("optim.fc_updates: for one device, --split-model or --hybrid, not for --ddp")
     if by := train.undivided(grid.shares):

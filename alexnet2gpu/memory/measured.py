@@ -48,7 +48,7 @@ class StepMemory:
 
     def __init__(self, parts: Parts, batch: Sequence[Tensor], adds: bool = False):
         self.parameters, self.replicated, self.batch = list(parts.model.parameters()), parts.replicated, batch
-        self.velocities = [parts.optimizer.state[parameter]["velocity"] for parameter in self.parameters]
+        self.velocities = [state["velocity"] for state in parts.optimizer.state.values()]
         self.adds, self.optimizer, self.in_buckets = adds, parts.optimizer, _in_buckets(parts.replicated)
         meter = _Allocator if self.parameters[0].is_cuda else Profile
         self.meter = meter()

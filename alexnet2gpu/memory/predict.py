@@ -5,6 +5,7 @@
     ddp      a whole replica on every rank                                 a rank per replica
     grid     replicas, each split                                          towers x replicas
     hybrid   convolutions as in ddp, fully connected stages as in split    as split
+    zero1    ddp, with optim.zero1                                         as ddp
     fsdp     what a user of torch would take today: weights, gradients
              and momentum in parts, gathered layer by layer (FSDP2)        as ddp
 
@@ -12,6 +13,7 @@ Images are random: memory does not depend on what is in them.
 """
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,8 +32,8 @@ from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import FLAGS, Grid, grid_of
 
-MODES = (*FLAGS, "fsdp")
-SPLIT, REPLICATED = ("split", "grid", "hybrid"), ("ddp", "grid", "fsdp")
+MODES = (*FLAGS, "zero1", "fsdp")
+SPLIT, REPLICATED = ("split", "grid", "hybrid"), ("ddp", "grid", "zero1", "fsdp")
 
 
 def first_of(mode: str, towers: int, replicas: int, ranks: int | None = None) -> Grid:
@@ -51,8 +53,9 @@ def first_of(mode: str, towers: int, replicas: int, ranks: int | None = None) ->
 
 
 def grid_here(mode: str, towers: int) -> Grid:
-    """This rank of a mode, as torchrun has started it; fsdp has the ranks of ddp. Raises: as grid_of."""
-    return grid_of(towers, "ddp" if mode == "fsdp" else mode)
+    """This rank of a mode, as torchrun has started it; zero1 and fsdp have the ranks of ddp. Raises: as
+    grid_of."""
+    return grid_of(towers, mode if mode in FLAGS else "ddp")
 
 
 def predict(
@@ -63,7 +66,7 @@ def predict(
     process that has a process group."""
     grid = first_of(mode, config.model.towers, replicas, ranks)
     if mode != "fsdp":
-        return _play(partial(_played, "", config, grid), on_gpu, limit)
+        return _play(partial(_played, mode, config, grid), on_gpu, limit)
     with fake_mesh(grid.replicas) as mesh:
         return _play(partial(_played, mode, config, grid, mesh), on_gpu, limit)
 
@@ -91,7 +94,7 @@ def _played(mode, config, grid, mesh=None):
         parts.optimizer.zero_grad(set_to_none=not keeps)
     there = {
         "weights": weights,
-        "momentum": [parts.optimizer.state[weight]["velocity"] for weight in weights],
+        "momentum": [state["velocity"] for state in parts.optimizer.state.values()],
         "gradients": [weight.grad for weight in weights if weight.grad is not None],
         ranks.buckets.kind: ranks.buckets.tensors,  # instead, where gradients lie in them
         "batch": batch,
@@ -103,6 +106,8 @@ def parts_of(mode: str, config: Config, ranks: Ranks, mesh: Any = None) -> Parts
     """What a step of a mode works on, at the first epoch's rates. `mesh`: of fsdp's ranks, if there is
     one."""
     change = None
+    if mode == "zero1":
+        config = replace(config, optim=replace(config.optim, zero1=True))
     if mode == "fsdp":
         from torch.distributed.device_mesh import DeviceMesh
 

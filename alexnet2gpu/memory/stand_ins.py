@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import nn
 
 from alexnet2gpu.model.device import on_gpu
+from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.modes import Grid
 
@@ -35,6 +36,16 @@ class PlayedRanks:
             self.buckets.hold(model, in_buckets)
             model.no_sync = self.buckets.no_sync
         return model
+
+    def share_momentum(self, named_parameters, *rule):
+        """As Ranks.share_momentum: of this replica's part. torch gives each weight to who has least."""
+        sizes, own = [0] * self.grid.replicas, []
+        for name, parameter in named_parameters:
+            replica = sizes.index(min(sizes))
+            sizes[replica] += parameter.numel()
+            if replica == self.grid.replica:
+                own.append((name, parameter))
+        return SGD2012(own, *rule)
 
     def largest(self, values):
         """As Ranks.largest."""

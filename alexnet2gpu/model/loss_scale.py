@@ -42,9 +42,9 @@ class ScaledSGD2012(SGD2012):
     def halt_unless_finite(self, loss: Tensor) -> None:
         """As SGD2012.halt_unless_finite; for this step alone if gradients, divided by the scale here, are not
         finite, though the loss is."""
-        (overflow, lost), groups = self.found, self.param_groups
+        overflow, lost = self.found
         overflow.zero_()
-        gradients = [local(w.grad) for group in groups for w in group["params"] if w.grad is not None]
+        gradients = [local(w.grad) for w in self._weights() if w.grad is not None]
         torch._amp_foreach_non_finite_check_and_unscale_(gradients, overflow, self.scale.reciprocal())
         lost.logical_or_(loss.detach().isfinite().logical_not_())
         self.agree(self.found)

@@ -28,25 +28,33 @@ class SGD2012(torch.optim.Optimizer):
     Args:
         named_parameters: as from `model.named_parameters()`, called `towers.T.LAYER.weight` or `.bias`. Each
             is a group of its own, with name, lr (0 until it is set), momentum and weight_decay. Its state is
-            `velocity`, there from the start.
+            `velocity`, there from the start. Or these groups, as `group_of` makes them.
         momentum: factor of the old velocity.
         weight_decay: of the weights; that of biases is 0.
     """
 
     loss_scale = None  # of float16
+    gathers = False  # whether `velocity_of` is for all replicas to call: ranks/zero1.py
 
     def __init__(
-        self, named_parameters: Iterable[tuple[str, nn.Parameter]], momentum: float, weight_decay: float
+        self,
+        named_parameters: Iterable[tuple[str, nn.Parameter] | dict],
+        momentum: float,
+        weight_decay: float,
+        lr: float = 0.0,
     ):
-        groups = []
-        for name, parameter in named_parameters:
-            decay = weight_decay if name.endswith(".weight") else 0.0
-            groups.append({"params": [parameter], "name": name, "weight_decay": decay})
-        super().__init__(groups, {"lr": 0.0, "momentum": momentum})
-        for group in self.param_groups:
-            (w,) = group["params"]
+        groups = [n if isinstance(n, dict) else group_of(*n, weight_decay) for n in named_parameters]
+        super().__init__(groups, {"lr": lr, "momentum": momentum})
+        for w in self._weights():
             self.state[w]["velocity"] = torch.zeros_like(w)
         self.halted = torch.zeros((), device=local(w).device)  # 1: no more updates
+
+    def _weights(self):
+        return [w for group in self.param_groups for w in group["params"]]
+
+    def velocity_of(self, parameter: nn.Parameter) -> Tensor:
+        """As large as the parameter."""
+        return self.state[parameter]["velocity"]
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss."""
@@ -58,7 +66,7 @@ class SGD2012(torch.optim.Optimizer):
         it appeared. Does not wait for a GPU. Another replica's bad loss is not seen here, but DDP's mean
         carries it into every gradient, so that of the last bias is looked at too."""
         sign = loss.detach()
-        last = self.param_groups[-1]["params"][0].grad
+        last = self._weights()[-1].grad
         if last is not None:
             sign = sign + local(last).sum()
         self.halted.logical_or_(sign.isfinite().logical_not_())
@@ -72,13 +80,18 @@ class SGD2012(torch.optim.Optimizer):
                 loss = closure()
         alike = defaultdict(list)
         for group in self.param_groups:
-            (w,) = group["params"]
-            if w.grad is not None and group["lr"] != 0:
-                rule = group["lr"], group["momentum"], group["weight_decay"]
+            rule = group["lr"], group["momentum"], group["weight_decay"]
+            for w in [w for w in group["params"] if w.grad is not None and group["lr"] != 0]:
                 alike[rule].append(_in_memory(w, w.grad, self.state[w]["velocity"]))
         for rule, tensors in alike.items():
             update(tensors, self.halted, *rule)
         return loss
+
+
+def group_of(name: str, parameter: nn.Parameter, weight_decay: float) -> dict:
+    """The group of a parameter."""
+    decay = weight_decay if name.endswith(".weight") else 0.0
+    return {"params": [parameter], "name": name, "weight_decay": decay}
 
 
 def _in_memory(weight, gradient, velocity):

@@ -5,6 +5,7 @@
     link.py       how halves travel
     overlap.py    an option: compute while they travel
     summed.py     the hybrid's sum of gradients
+    zero1.py      an option: momentum shared out over replicas
     regather.py   an option: gather them again instead of keeping them
     gpus.py       which GPU each rank has, and the backend that follows
     groups.py     a rank's device and process groups

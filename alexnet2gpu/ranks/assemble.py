@@ -70,8 +70,10 @@ def assemble(config: Config, ranks: Ranks, change: Callable[[AlexNet], Any] | No
     if change is not None:
         change(model)
     rule = model.named_parameters(), optim.momentum, optim.weight_decay
-    scaled = config.train.precision == "float16"
-    optimizer = ScaledSGD2012(*rule, ranks.largest) if scaled else SGD2012(*rule)
+    if config.train.precision == "float16":
+        optimizer = ScaledSGD2012(*rule, ranks.largest)
+    else:
+        optimizer = ranks.share_momentum(*rule) if optim.zero1 else SGD2012(*rule)
     shared = _shared(model, config.model) if ranks.grid.parts > 1 else ()
     replicated = model if change else ranks.replicate(model, config.memory.gradients_in_buckets, shared)
     return Parts(model, replicated, optimizer)

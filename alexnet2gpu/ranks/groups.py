@@ -29,6 +29,7 @@ from alexnet2gpu.ranks.machine import cores, keep_freed_memory
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
 from alexnet2gpu.ranks.summed import Summed
+from alexnet2gpu.ranks.zero1 import Zero1
 
 # For one message between ranks, also the first. Whoever dies or hangs is found sooner: watch.py.
 TIMEOUT = timedelta(minutes=5)
@@ -109,6 +110,10 @@ class Ranks:
         return nn.parallel.DistributedDataParallel(
             model, process_group=self.replica_group, init_sync=False, gradient_as_bucket_view=in_buckets
         )
+
+    def share_momentum(self, *rule) -> Zero1:
+        """The optimizer of model/optim.py's arguments, with each velocity on one of the replicas."""
+        return Zero1(*rule, self.replica_group)
 
     def sum_over_replicas(self, values: Tensor) -> Tensor:
         """Any tensor, different in each replica -> its sum, the same everywhere. In place."""

@@ -17,10 +17,10 @@ import sys
 import time
 from datetime import timedelta
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
+from alexnet2gpu.ranks.cost import fit
 from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.machine import keep_freed_memory
 from bench.modes.links import PAYLOAD, Links, said
@@ -76,16 +76,14 @@ def measured(team, kind, ranks):
     for size in SIZES:
         once = max(clock(size, 2))  # also the warm-up
         seconds.append(clock(size, min(MOST, max(3, int(SECONDS / once)))))
-    alpha, bandwidth = fit(sent, [statistics.median(each) for each in seconds])
-    return {"sizes": SIZES, "sent": sent, "seconds": seconds, "alpha": alpha, "bandwidth": bandwidth}
-
-
-def fit(sent, seconds):
-    """Alpha and bandwidth of the line of least squared relative errors."""
-    sent, seconds = np.array(sent), np.array(seconds)
-    lines = np.stack([1 / seconds, sent / seconds], axis=1)
-    (alpha, slope), *_ = np.linalg.lstsq(lines, np.ones(len(sent)), rcond=None)
-    return float(alpha), float(1 / slope)
+    line = fit(list(zip(sent, map(statistics.median, seconds))))
+    return {
+        "sizes": SIZES,
+        "sent": sent,
+        "seconds": seconds,
+        "alpha": line.alpha,
+        "bandwidth": line.bandwidth,
+    }
 
 
 def lines(name, found):

@@ -10,7 +10,7 @@ cores; MODE:THREADS gives each rank so many.
 
 A round's images/s are those of the slowest rank. The ratio is to the better of split and ddp, round by round:
 the median, and its 95 % interval by a bootstrap over rounds. MB are what the first rank has sent in a step,
-as the kernel counts it, beside the formula (formulas.py), which is for float32.
+as the kernel counts it, beside the formula (ranks/cost.py), which is for float32.
 
 Prints a table for each link and batch, and writes all raw into bench/results/modes-race-cpu.json.
 """
@@ -27,12 +27,11 @@ from typing import NamedTuple
 import numpy as np
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.ranks.cost import sent
 from alexnet2gpu.ranks.machine import cores
-from bench.modes import rank
-from bench.modes.formulas import sent_by_a_rank
+from alexnet2gpu.ranks.schedule import TIMED, unsuited
 from bench.modes.links import Links, said
 from bench.modes.options import add_links, on_cpu
-from bench.processes import environment_of
 from bench.results import origin, read_json, results_file, table, write_json
 from bench.team import Team
 from bench.turns import take_turns
@@ -51,8 +50,8 @@ class Contender(NamedTuple):
 def contender(name, ranks):
     """By its name, MODE or MODE:THREADS. Raises: ValueError if there is no such mode."""
     mode, _, threads = name.partition(":")
-    if mode not in rank.FLAGS or threads and not threads.isdigit():
-        raise ValueError(f"--modes {name}: one of {', '.join(rank.FLAGS)}, perhaps with :THREADS")
+    if mode not in TIMED or threads and not threads.isdigit():
+        raise ValueError(f"--modes {name}: one of {', '.join(TIMED)}, perhaps with :THREADS")
     each = max(1, cores() // ranks)
     if mode == "single":
         return Contender(name, mode, 1, int(threads or min(cores(), ranks * each)))
@@ -61,12 +60,13 @@ def contender(name, ranks):
 
 def check(each, config):
     """Raises: ValueError if the mode cannot be, with so many ranks and this batch."""
-    rank.grid(each.mode, config, {} if each.mode == "single" else environment_of(0, each.ranks, 0))
+    if said := unsuited(each.mode, config.model.towers, each.ranks, config.train.batch):
+        raise ValueError(f"{each.mode}: {said}")
 
 
 def possible(ranks, config):
     """Names of all modes that can be."""
-    for name in ("single", "single:1", *list(rank.FLAGS)[1:]):
+    for name in ("single", "single:1", *TIMED[1:]):
         try:
             check(contender(name, ranks), config)
         except ValueError:
@@ -121,10 +121,10 @@ def lines(part):
             ratios = [ours / theirs for ours, theirs in zip(own, base)]
             compared = [f"{statistics.median(ratios):.2f}", "{:.2f}-{:.2f}".format(*interval(ratios))]
         steps = sum(len(answers[0]["seconds"]) for answers in f["rounds"])
-        sent = sum(answers[0]["sent"] for answers in f["rounds"]) / steps
+        counted = sum(answers[0]["sent"] for answers in f["rounds"]) / steps
         cells = [name, f"{f['ranks']} x {f['threads']}", part["batch"], said(part["rate"])]
         cells += [f"{statistics.median(own):.1f}", f"{min(own):.1f}-{max(own):.1f}", *compared]
-        yield [*cells, *(f"{number / 1e6:.2f}" for number in (sent, f["formula"]))]
+        yield [*cells, *(f"{number / 1e6:.2f}" for number in (counted, f["formula"]))]
 
 
 def parse(words):
@@ -166,7 +166,7 @@ def main(words):
             sys.exit(str(error))
         found = {}
         for name, mode, ranks, threads in [each for each in contenders if each.name in rounds]:
-            formula = sent_by_a_rank(mode, config.model, batch, ranks)
+            formula = sent(mode, config.model, ranks, batch)
             about = {"mode": mode, "ranks": ranks, "threads": threads, "formula": formula}
             found[name] = {**about, "rounds": rounds[name]}
         part = {**origin(), "config": Path(args.config).stem, "batch": batch, "rate": rate, "found": found}

@@ -8,6 +8,7 @@ headers of TCP and IP, and apart from it what had to be sent again. They are cou
 after the last, when all ranks have come there, so no step is longer for it; to meet takes under 1 KB itself.
 """
 
+import itertools
 import json
 import os
 import re
@@ -16,31 +17,12 @@ import sys
 import time
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.memory.predict import REPLICATED, parts_of, random_batch
+from alexnet2gpu.memory.predict import MODES, grid_here, parts_of, random_batch
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from bench.modes import alternatives
 
-FLAGS = {  # mode -> split, ddp, as grid_of has them
-    "single": (False, False),
-    "split": (True, False),
-    "ddp": (False, True),
-    "grid": (True, True),
-    "fsdp": (False, True),
-}
 WARM_UP = 2  # steps: in the second, DDP has its buckets in order and FSDP its memory
-
-
-def grid(mode, config, environment=os.environ) -> Grid:
-    """This rank's. Raises: ValueError if so many ranks, or the batch, do not suit the mode."""
-    own = grid_of(config.model.towers, *FLAGS[mode], environment)
-    if mode in REPLICATED and own.replicas < 2:
-        raise ValueError(f"{mode}: {own.world} ranks make one replica, it has 2 or more")
-    if config.train.batch % own.replicas:
-        raise ValueError(
-            f"{mode}: a batch of {config.train.batch} does not divide over {own.replicas} replicas"
-        )
-    return own
 
 
 def counted():
@@ -55,20 +37,30 @@ def counted():
 
 
 def serve(mode, config):
-    with Ranks(grid(mode, config), config.train.threads) as ranks:
-        parts, batch, done = parts_of(mode, config, ranks), random_batch(config, ranks), 0
-
-        def step():
-            nonlocal done
-            parts.model.seed_dropout(config.train.seed, ranks.grid.replica, done)
-            train_step(parts.replicated, parts.optimizer, *batch, *how_of(config))
-            done += 1
-
+    own = grid_here(mode, config.model.towers) if mode in MODES else alternatives.grid(config)
+    with Ranks(own, config.train.threads) as ranks:
+        step = ours(mode, config, ranks) if mode in MODES else alternative(mode, config, ranks)
         for _ in range(WARM_UP):
             step()
         print(json.dumps({"ready": True}), flush=True)
         for line in sys.stdin:
             print(json.dumps(turn(step, int(line), ranks)), flush=True)
+
+
+def ours(mode, config, ranks):
+    """The step of a mode."""
+    parts, batch, numbers = parts_of(mode, config, ranks), random_batch(config, ranks), itertools.count()
+
+    def step():
+        parts.model.seed_dropout(config.train.seed, ranks.grid.replica, next(numbers))
+        train_step(parts.replicated, parts.optimizer, *batch, how_of(config))
+
+    return step
+
+
+def alternative(mode, config, ranks):
+    """That of one of alternatives.py."""
+    return alternatives.build("gpipe" if mode == "pipeline" else mode, config, ranks).step
 
 
 def turn(step, steps, ranks):

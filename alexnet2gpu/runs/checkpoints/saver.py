@@ -62,8 +62,9 @@ class Saver:
         one before has met: OSError, as of a full disk, or ValueError."""
         self.run.writer.wait()
         self.saves += 1  # as on all ranks: a step may be saved twice, without and with evaluation
-        if self.writes:
+        if self.writes or optimizer.gathers:
             contents = snapshot(model, optimizer, self.own) | self.beside
+        if self.writes:
             self.run.writer.do(self._write, replace(progress), contents, f"{self.attempt}-{self.saves}")
 
     def _write(self, progress, contents, attempt):

@@ -36,7 +36,7 @@ def snapshot(model: AlexNet, optimizer: SGD2012, towers: Sequence[int]) -> dict[
     for index in towers:
         own = list(model.towers[str(index)].parameters())
         weights = {names[p]: _copy(p.detach()) for p in own}
-        velocity = {names[p]: _copy(optimizer.state[p]["velocity"]) for p in own}
+        velocity = {names[p]: _copy(optimizer.velocity_of(p)) for p in own}
         contents[f"tower-{index}.pt"] = {"weights": weights, "velocity": velocity}
     if own[0].is_cuda:
         torch.cuda.synchronize()
@@ -72,7 +72,7 @@ def restore(towers: dict[str, dict], model: AlexNet, optimizer: SGD2012 | None =
     for name, parameter in model.named_parameters():
         if name in weights:
             parameter.copy_(weights[name])
-        if name in velocity and optimizer is not None:
+        if name in velocity and optimizer is not None and parameter in optimizer.state:
             optimizer.state[parameter]["velocity"].copy_(velocity[name])
 
 

@@ -1,0 +1,47 @@
+"""If these fail, momentum shared out over replicas is not that of `--ddp`, or not where it should be."""
+
+import torch
+from conftest import ended, metrics, ranks_of, train
+
+SETTINGS = ["data.name=synthetic", "train.batch=16", "train.log_every=1", "train.precision=float64"]
+SETTINGS += ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
+OPTIONS = [part for setting in SETTINGS for part in ("--set", setting)]
+ZERO1 = ["--ddp", "--set", "optim.zero1=true"]
+
+
+def upto(steps):
+    return [*OPTIONS, "--set", f"train.max_steps={steps}"]
+
+
+def towers(run, step):
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return [torch.load(folder / f"tower-{index}.pt") for index in (0, 1)]
+
+
+def test_it_is_the_ddp_of_before_and_resumes_to_and_from_one_device(on_ranks, tmp_path):
+    """The rule is exact, and a checkpoint has every velocity, from whichever replica."""
+    train(*upto(6), "--out", tmp_path / "single")
+    on_ranks(train, 2, *ZERO1, *upto(3), "--out", tmp_path / "zero1")
+    train(*upto(4), "--set", "optim.zero1=false", "--out", tmp_path / "zero1", "--resume")
+    on_ranks(train, 2, *ZERO1, *upto(6), "--out", tmp_path / "zero1", "--resume")
+    expected, found = (metrics(tmp_path / run, "loss") for run in ("single", "zero1"))
+    assert len(expected) == 6
+    assert all(abs(found[step] / loss - 1) < 1e-11 for step, loss in expected.items())
+    for one, other in zip(towers(tmp_path / "single", 6), towers(tmp_path / "zero1", 6)):
+        for kind in ("weights", "velocity"):
+            for name, tensor in one[kind].items():
+                torch.testing.assert_close(other[kind][name], tensor, rtol=1e-9, atol=1e-13)
+
+
+def test_a_replica_holds_its_part_of_the_momentum_as_predicted(on_ranks, tmp_path):
+    on_ranks(train, 2, *ZERO1, *upto(3), "--out", tmp_path / "run")
+    ranks = [rank["measured"] for rank in ranks_of(tmp_path / "run")]
+    assert sum(rank["momentum"] for rank in ranks) == ranks[0]["weights"]
+    assert all(0.4 < rank["momentum"] / rank["weights"] < 0.6 for rank in ranks)
+    for rank in ranks_of(tmp_path / "run"):
+        assert abs(rank["predicted"]["peak"] / rank["measured"]["peak"] - 1) < 0.01
+
+
+def test_without_replicas_it_is_a_mistake(tmp_path):
+    status, said = ended("train", *upto(1), "--set", "optim.zero1=true", "--out", tmp_path / "run")
+    assert status == 2 and "shares momentum out over the replicas of --ddp" in said
