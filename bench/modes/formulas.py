@@ -7,6 +7,7 @@ f = (n - 1) / n of n ranks:
     ddp, zero1      8 f P                   a ring: reduce-scatter and all-gather
     grid            as a split over the towers of B / D images, and as ddp over D replicas of P / towers
     fsdp            12 f P                  weights gathered forward and backward, gradients scattered
+                                            (16 as counted on gloo)
     hybrid          8 f P of the stages of convolutions, 4 f (2 x + L) B from the join before the first linear
 """
 
