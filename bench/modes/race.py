@@ -6,7 +6,7 @@
 For each link and batch all contenders live at once and take turns, `--rounds` times, `--steps` steps each: so
 a machine whose speed drifts is fair to all. The batch is the global one. Each rank has as many threads as
 cores suffice for, at least one; `single` as many as all ranks have together, but no more than there are
-cores; MODE:THREADS gives each rank so many.
+cores; MODE:THREADS gives each rank so many. `pace` (rank.py) is one more contender, not shown in the table.
 
 A round's images/s are those of the slowest rank. The ratio is to the better of split and ddp, round by round:
 the median, and its 95 % interval by a bootstrap over rounds. MB are what the first rank has sent in a step,
@@ -50,7 +50,7 @@ class Contender(NamedTuple):
 def contender(name, ranks):
     """By its name, MODE or MODE:THREADS. Raises: ValueError if there is no such mode."""
     mode, _, threads = name.partition(":")
-    if mode not in TIMED or threads and not threads.isdigit():
+    if mode not in (*TIMED, "pace") or threads and not threads.isdigit():
         raise ValueError(f"--modes {name}: one of {', '.join(TIMED)}, perhaps with :THREADS")
     each = max(1, cores() // ranks)
     if mode == "single":
@@ -60,7 +60,9 @@ def contender(name, ranks):
 
 def check(each, config):
     """Raises: ValueError if the mode cannot be, with so many ranks and this batch."""
-    if said := unsuited(each.mode, config.model.towers, each.ranks, config.train.batch):
+    if each.mode != "pace" and (
+        said := unsuited(each.mode, config.model.towers, each.ranks, config.train.batch)
+    ):
         raise ValueError(f"{each.mode}: {said}")
 
 
@@ -116,6 +118,8 @@ def lines(part):
         (found[name] for name in ("split", "ddp") if name in found), key=statistics.median, default=None
     )
     for name, own in found.items():
+        if name == "pace":
+            continue
         f, compared = part["found"][name], ["-", "-"]
         if base:
             ratios = [ours / theirs for ours, theirs in zip(own, base)]
@@ -166,7 +170,7 @@ def main(words):
             sys.exit(str(error))
         found = {}
         for name, mode, ranks, threads in [each for each in contenders if each.name in rounds]:
-            formula = sent(mode, config.model, ranks, batch)
+            formula = 0 if mode == "pace" else sent(mode, config.model, ranks, batch)
             about = {"mode": mode, "ranks": ranks, "threads": threads, "formula": formula}
             found[name] = {**about, "rounds": rounds[name]}
         part = {**origin(), "config": Path(args.config).stem, "batch": batch, "rate": rate, "found": found}

@@ -2,6 +2,9 @@
 
     python -m bench.modes.rank MODE CONFIG BATCH THREADS [KEY=VALUE ...]
 
+MODE may be `pace`: each rank for itself does the step of one device on PACE images, and nothing is sent. It
+says how fast the machine is at the moment.
+
 A line on stdin, the number of steps, gives a line of JSON on stdout: seconds of each step, and bytes that
 this process's TCP sockets have sent since the line, as the kernel counts them (`ss`): payload without the
 headers of TCP and IP, and apart from it what had to be sent again. They are counted before the first step and
@@ -17,11 +20,14 @@ import sys
 import time
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.memory.plan import with_train
 from alexnet2gpu.memory.predict import MODES, grid_here, parts_of, random_batch
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import Grid
 from bench.modes import alternatives
 
+PACE = 16  # images
 WARM_UP = 2  # steps: in the second, DDP has its buckets in order and FSDP its memory
 
 
@@ -37,9 +43,15 @@ def counted():
 
 
 def serve(mode, config):
-    own = grid_here(mode, config.model.towers) if mode in MODES else alternatives.grid(config)
+    if mode in MODES:
+        own = grid_here(mode, config.model.towers)
+    else:
+        own = Grid(towers=range(config.model.towers)) if mode == "pace" else alternatives.grid(config)
     with Ranks(own, config.train.threads) as ranks:
-        step = ours(mode, config, ranks) if mode in MODES else alternative(mode, config, ranks)
+        if mode == "pace":
+            step = ours("single", with_train(config, batch=PACE), ranks)
+        else:
+            step = ours(mode, config, ranks) if mode in MODES else alternative(mode, config, ranks)
         for _ in range(WARM_UP):
             step()
         print(json.dumps({"ready": True}), flush=True)
