@@ -9,9 +9,9 @@ Each with -h for its options.
 
 import sys
 
-from bench.modes import calibrate, race, runs
+from bench.modes import calibrate, judge, race, runs
 
-COMMANDS = {"runs": runs.main, "race": race.main, "links": calibrate.main}
+COMMANDS = {"runs": runs.main, "race": race.main, "links": calibrate.main, "cells": judge.measure}
 
 if __name__ == "__main__":
     if sys.argv[1:2] in (["-h"], ["--help"]):

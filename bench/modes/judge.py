@@ -3,8 +3,8 @@
     python -m bench.modes cells     what is drawn, and the races that measure it (modes-race-cpu.json)
     python -m bench.modes judge     each cell on paper and measured
 
-A cell is a mode, ranks, towers, a batch, a link. 24 cells are of two ranks at batch 32 and 128 over three links,
-four modes each; 24 more are drawn: eight settings of all others, and in each three of the modes that can be.
+A cell is a mode, ranks, towers, a batch, a link. 24 cells are of two ranks at batch 32 and 128 over three
+links, four modes each; 24 more are drawn: eight settings of all others, in each three of its modes.
 DRAW was written down before anything was measured. What the model knows: the profile (layers of one process
 alone), each link's seconds of single messages (modes-links-cpu.json), and how fast the machine was in the
 same rounds, by the contender `pace`, since a shared machine drifts by a third.
@@ -20,7 +20,7 @@ import sys
 
 from alexnet2gpu.ranks.schedule import TIMED, unsuited
 
-DRAW, ROUNDS, TIE = 2014, 3, 0.05
+DRAW, TIE = 2014, 0.05
 RATES = None, 125e6, 25e6
 RACED = [(2, 2, batch, rate, ("split", "ddp", "hybrid", "fsdp")) for batch in (32, 128) for rate in RATES]
 PROFILE = "cpu"
@@ -39,9 +39,10 @@ def cells():
 
 def measure(words):
     """Prints the settings, and races them; `--list`: prints them."""
-    for ranks, towers, batch, rate, modes in [*RACED, *cells()]:
+    for number, (ranks, towers, batch, rate, modes) in enumerate([*RACED, *cells()]):
+        rounds = 5 if number < len(RACED) else 3
         link = "none" if rate is None else f"{rate / 1e6:g}"
-        command = ["race", "--ranks", ranks, "--batches", batch, "--links", link, "--rounds", ROUNDS]
+        command = ["race", "--ranks", ranks, "--batches", batch, "--links", link, "--rounds", rounds]
         command += ["--steps", 1, "--modes", "pace", *modes, "--set", f"model.towers={towers}"]
         print(*command, flush=True)
         if "--list" not in words:

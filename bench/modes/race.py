@@ -60,10 +60,9 @@ def contender(name, ranks):
 
 def check(each, config):
     """Raises: ValueError if the mode cannot be, with so many ranks and this batch."""
-    if each.mode != "pace" and (
-        said := unsuited(each.mode, config.model.towers, each.ranks, config.train.batch)
-    ):
-        raise ValueError(f"{each.mode}: {said}")
+    reason = unsuited(each.mode, config.model.towers, each.ranks, config.train.batch)
+    if reason and each.mode != "pace":
+        raise ValueError(f"{each.mode}: {reason}")
 
 
 def possible(ranks, config):
@@ -174,6 +173,7 @@ def main(words):
             about = {"mode": mode, "ranks": ranks, "threads": threads, "formula": formula}
             found[name] = {**about, "rounds": rounds[name]}
         part = {**origin(), "config": Path(args.config).stem, "batch": batch, "rate": rate, "found": found}
-        parts[f"{part['config']}, {args.ranks} ranks, batch {batch}, {said(rate)}"] = part
+        name = ", ".join([part["config"], f"{args.ranks} ranks", f"batch {batch}", said(rate), *args.set])
+        parts[name] = part
         write_json(FILE, parts)
         print(table(HEAD, lines(part)), flush=True)
