@@ -39,7 +39,7 @@ def main(argv=None):
         from alexnet2gpu.data.sources import load_test_images
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
-        from alexnet2gpu.ranks.modes import grid_of, mode_of
+        from alexnet2gpu.ranks.torchrun import grid_of, mode_of
         from alexnet2gpu.runs import agreement
         from alexnet2gpu.runs.checkpoints.format import read_state
         from alexnet2gpu.runs.checkpoints.towers import read_towers

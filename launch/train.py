@@ -40,7 +40,7 @@ def main(argv=None):
         args = parse(argv)  # before torch is imported, which --help can do without
         from alexnet2gpu.faults.watch import Watch
         from alexnet2gpu.ranks.groups import Ranks
-        from alexnet2gpu.ranks.modes import mode_of
+        from alexnet2gpu.ranks.torchrun import mode_of
         from alexnet2gpu.runs.agreement import check_agreement
         from alexnet2gpu.runs.folder import Run
         from alexnet2gpu.runs.out import take_folder

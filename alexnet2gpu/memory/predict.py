@@ -30,7 +30,8 @@ from alexnet2gpu.model.precision import weight_dtype
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import FLAGS, Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import FLAGS, grid_of
 
 MODES = (*FLAGS, "zero1", "fsdp")
 SPLIT, REPLICATED = ("split", "grid", "hybrid"), ("ddp", "grid", "zero1", "fsdp")

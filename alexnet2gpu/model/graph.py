@@ -18,7 +18,7 @@ from torch import Tensor
 
 from alexnet2gpu.model.model import AlexNet, Tower, one_by_one
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.model.step import PLAINLY, How, train_step
+from alexnet2gpu.model.step import How, train_step
 
 FIRST = 2  # steps that are not recorded: libraries choose their kernels, Triton builds ours
 
@@ -27,7 +27,7 @@ class GraphedStep:
     """`train_step` of a model with all its towers on one GPU. Called with images (B, C, H, W) and labels (B,)
     there, B the same at every call, it returns what `train_step` does; `how` as there."""
 
-    def __init__(self, model: AlexNet, optimizer: SGD2012, how: How = PLAINLY):
+    def __init__(self, model: AlexNet, optimizer: SGD2012, how: How = How()):
         self.model, self.optimizer, self.how = model, optimizer, how
         self.stream, self.side_by_side = torch.cuda.Stream(), SideBySide(len(model.towers))
         self.calls, self.rates, self.graph = 0, None, None

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from alexnet2gpu.config.keys import Memory
-from alexnet2gpu.config.network import Network, trace
+from alexnet2gpu.config.network import Network, Row, trace
 from alexnet2gpu.config.seeds import seed_of
 from alexnet2gpu.model import layers
 
@@ -46,31 +46,23 @@ def one_by_one(towers: Sequence["Tower"], stage: int, x: Tensor) -> list[Tensor]
 
 
 class Tower(nn.Module):
-    """One column of the network: the layers of some `stages` by name, drawn from (seed, index, layer)."""
+    """One column of the network, or some stages of it: `rows` by name, drawn from (seed, index, layer)."""
 
-    def __init__(
-        self,
-        network: Network,
-        index: int,
-        seed: int,
-        memory: Memory,
-        wrap: Wrap | None,
-        stages: Sequence[int],
-    ):
+    def __init__(self, rows: Sequence[Row], index: int, seed: int, memory: Memory, wrap: Wrap | None):
         super().__init__()
         self.index, self.recompute = index, memory.recompute
         self.generator = None  # of dropout masks; None is torch's global one
-        self.stages = [list(stage) for stage in network.stages]
-        before = None
-        for row in [row for row in trace(network) if row.stage in stages]:
+        self.stages, before = {}, None  # number -> names of layers
+        for row in rows:
             if hasattr(self, row.name):
                 taken = "torch's modules have something of that name: give the layer another"
                 raise ValueError(f"model.stages.{row.stage}.{row.name}: {taken}")
-            first = row.name == self.stages[row.stage][0]
+            first = row.stage not in self.stages
             layer = layers.build_layer(row, None if first else before, memory)
             if row.parameters:
                 layers.draw_weights(layer, row.layer, seed_of(seed, "weights", index, row.name))
             self.add_module(row.name, wrap(row.stage, layer) if first and wrap else layer)
+            self.stages.setdefault(row.stage, []).append(row.name)
             before = row.layer
 
     def own_generator(self) -> torch.Generator:
@@ -128,8 +120,8 @@ class AlexNet(nn.Module):
         self.placement = placement or [range(network.towers)] * len(network.stages)
         self.towers = nn.ModuleDict()
         for index in sorted(set().union(*self.placement)):
-            stages = [stage for stage, held in enumerate(self.placement) if index in held]
-            self.towers[str(index)] = Tower(network, index, seed, memory, wrap, stages)
+            rows = [row for row in trace(network) if index in self.placement[row.stage]]
+            self.towers[str(index)] = Tower(rows, index, seed, memory, wrap)
         self.joins = joins or [all_here] * len(network.stages)
         self.run, self.reads = one_by_one, tuple(network.input)
 

@@ -36,15 +36,9 @@ class SGD2012(torch.optim.Optimizer):
     loss_scale = None  # of float16
     gathers = False  # whether `velocity_of` is for all replicas to call: ranks/zero1.py
 
-    def __init__(
-        self,
-        named_parameters: Iterable[tuple[str, nn.Parameter] | dict],
-        momentum: float,
-        weight_decay: float,
-        lr: float = 0.0,
-    ):
+    def __init__(self, named_parameters: Iterable, momentum: float, weight_decay: float):
         groups = [n if isinstance(n, dict) else group_of(*n, weight_decay) for n in named_parameters]
-        super().__init__(groups, {"lr": lr, "momentum": momentum})
+        super().__init__(groups, {"lr": 0.0, "momentum": momentum})
         for w in self._weights():
             self.state[w]["velocity"] = torch.zeros_like(w)
         self.halted = torch.zeros((), device=local(w).device)  # 1: no more updates

@@ -10,7 +10,7 @@ towers), `loss`, and the update, in seconds a parameter. Kept as JSON, some in c
 """
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from alexnet2gpu.config.load import PLACES
@@ -34,6 +34,16 @@ class Profile:
     def seconds(self, way: str, name: str, images: float) -> float:
         """A layer's, `way` forward or backward."""
         return max(0.0, on_lines(self.layers[name][way], images)) if images else 0.0
+
+    def scaled(self, factor: float) -> "Profile":
+        """The same of a machine that is so much slower."""
+
+        def slower(layer):
+            ways = {way: [[at, s * factor] for at, s in layer[way]] for way in ("forward", "backward")}
+            return {**layer, **ways}
+
+        layers = {name: slower(layer) for name, layer in self.layers.items()}
+        return replace(self, update=self.update * factor, layers=layers)
 
     def check(self, network: Network) -> None:
         """Raises: ValueError if a layer of the network was not measured, or has other shapes."""

@@ -30,9 +30,6 @@ class How(NamedTuple):
     below: int = 0  # so many stages come before the fully connected ones
 
 
-PLAINLY = How()
-
-
 def how_of(config: Config) -> How:
     """As a config has it."""
     train, below = config.train, config.model.convolutional
@@ -40,7 +37,7 @@ def how_of(config: Config) -> How:
 
 
 def train_step(
-    model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, how: How = PLAINLY
+    model: nn.Module, optimizer: SGD2012, images: Tensor, labels: Tensor, how: How = How()
 ) -> Tensor:
     """One update from the images (B, C, H, W), of which the hybrid has a part, and labels (B,) of this
     replica; of fully connected stages perhaps several.
@@ -74,8 +71,7 @@ def _variable_batch(model, optimizer, images, labels, how):
             logits = model(x.requires_grad_(), slice(how.below, None))
         loss = _loss(logits, y)
         optimizer.backward(loss)
-        wrong = _wrong(logits, y, how.classes)
-        figures = figures + torch.stack([loss.detach(), wrong]) / how.fc_updates
+        figures = figures + torch.stack([loss.detach(), _wrong(logits, y, how.classes)]) / how.fc_updates
         optimizer.halt_unless_finite(loss)
         optimizer.step()  # of what has gradients
         optimizer.zero_grad()

@@ -6,7 +6,7 @@ waited for travels while the rank computes, so its time shows only as far as it 
 of DDP's last bucket does, since it leaves with the last gradient.
 
 On CPUs, n ranks of t threads on c cores compute n t / c times slower, if that is more than 1; and who carries
-bytes cannot compute: `busy`. All constants are data, of a profile or a line; `fit` finds a line's.
+bytes cannot compute: `handling`. All constants are data, of a profile or a line; `fit` finds a line's.
 """
 
 import math
@@ -27,14 +27,22 @@ class Line:
 
     bandwidth: float  # bytes a second that a rank sends, while it receives as many
     alpha: float = 0.0  # seconds of a message
-    summing: float = 1.0  # bandwidth of a sum, in parts of that
-    busy: float = 0.0  # part of a transfer's seconds in which the rank does not compute
+    summing: float = 1.0  # bandwidth of sums, in parts of that
+    scattering: float = (
+        1.0  # gradients that are scattered, in parts of what is needed: 2 with gloo, that sums all
+    )
+    handling: float = 0.0  # seconds in which a rank does not compute, for each byte that it sends: on CPUs
     spread: float = 0.0  # relative: seconds may be so much less or more
 
     def seconds(self, op: Op) -> float:
         """As a ring: n - 1 messages one after another, of a sum twice as many."""
-        rounds, rate = (2, self.summing) if op.kind == "sum" else (1, 1)
-        return rounds * (op.ranks - 1) * self.alpha + op.amount / (self.bandwidth * rate)
+        rounds = 2 if op.kind == "sum" else 1
+        rate = self.bandwidth * (self.summing if op.kind in ("sum", "scatter") else 1)
+        return rounds * (op.ranks - 1) * self.alpha + self.bytes(op) / rate
+
+    def bytes(self, op: Op) -> float:
+        """That a rank really sends."""
+        return op.amount * (self.scattering if op.kind == "scatter" else 1)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def play(ops: Iterable[Op], profile: Profile, lines: Lines, pace: float = 1, str
             line, seconds = lines.slowest(op)
             seconds *= 1 + stretch * line.spread
             free = max(now, free) + seconds
-            now += line.busy * seconds
+            now += pace * line.handling * line.bytes(op)
             came = free if op.kind in ("exchange", "gather") else came
             now = max(now, free) if op.kind == "exchange" else now
         elif op.kind == "wait":

@@ -58,13 +58,14 @@ class Setting(NamedTuple):
 
         return seconds
 
-    def busy_with(self, seconds: float, mode: str, batch: float) -> float:
-        """The share `busy` of the line inside, so that a mode takes as many seconds as were measured."""
-        clock, low, high = self._clock(mode, batch), 0.0, 1.0
-        for _ in range(20):  # more of it is slower: halve where it may be
-            busy = (low + high) / 2
-            slower = clock(replace(self.lines, inside=replace(self.lines.inside, busy=busy))) > seconds
-            low, high = (low, busy) if slower else (busy, high)
+    def handling_with(self, seconds: float, mode: str, batch: float) -> float:
+        """The `handling` of the line inside with which a mode takes as many seconds as were measured."""
+        clock, low, high = self._clock(mode, batch), 0.0, 10 / self.lines.inside.bandwidth
+        for _ in range(30):  # more of it is slower: halve where it may be
+            handling = (low + high) / 2
+            inside = replace(self.lines.inside, handling=handling)
+            slower = clock(replace(self.lines, inside=inside)) > seconds
+            low, high = (low, handling) if slower else (handling, high)
         return high
 
     def fastest_of(self, batches: Sequence[float], rates: Sequence[float]) -> list[list[str]]:

@@ -30,8 +30,7 @@ class Zero1(ZeroRedundancyOptimizer):
         group: dist.ProcessGroup,
     ):
         groups = [group_of(*named, weight_decay) for named in named_parameters]
-        how = {"lr": 0.0, "momentum": momentum, "weight_decay": weight_decay}
-        super().__init__(groups, SGD2012, group, **how)
+        super().__init__(groups, SGD2012, group, momentum=momentum, weight_decay=weight_decay)
         self.state = self.optim.state
         self.backward, self.halt_unless_finite = self.optim.backward, self.optim.halt_unless_finite
 

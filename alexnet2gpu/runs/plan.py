@@ -20,7 +20,8 @@ from alexnet2gpu.data.sources import load_experiment
 from alexnet2gpu.data.task import Learned, learned_of
 from alexnet2gpu.faults import files
 from alexnet2gpu.memory.plan import check_memory
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 from alexnet2gpu.runs import agreement
 from alexnet2gpu.runs.checkpoints.pretrained import choose, read_weights
 from alexnet2gpu.runs.checkpoints.resume import Start, find_start

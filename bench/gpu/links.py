@@ -11,7 +11,7 @@ from alexnet2gpu.model.device import gpus, set_tf32
 from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.torchrun import grid_of
 from bench.gpu.cases import DRY, config_of, milliseconds, size_of
 from bench.gpu.items import Item, noted
 from bench.gpu.memory import grid, ranks_of

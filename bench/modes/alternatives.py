@@ -31,7 +31,8 @@ from alexnet2gpu.memory.stand_ins import PlayedRanks, fake_mesh
 from alexnet2gpu.model.optim import SGD2012, local, set_rates
 from alexnet2gpu.model.precision import activation_dtype, weight_dtype
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 from bench.modes.pipeline import SCHEDULES, Pipeline, crossing
 from bench.modes.tensor import TensorParallel
 

@@ -45,7 +45,7 @@ class Part(AlexNet):
         super().__init__(config.model, config.train.seed, memory=config.memory)
         self.stages, self.precision = stages, config.train.precision
         for tower in self.towers.values():
-            for stage, names in enumerate(tower.stages):
+            for stage, names in tower.stages.items():
                 for name in names if stage not in stages else ():
                     delattr(tower, name)
 

@@ -22,7 +22,7 @@ from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import cores
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.torchrun import grid_of
 from bench.results import redraw, write
 from bench.speed.tables import PAGE, slow_links
 from bench.turns import clocked, take_turns

@@ -21,7 +21,8 @@ from alexnet2gpu.faults import files
 from alexnet2gpu.faults.processes import alive
 from alexnet2gpu.faults.signals import Stop
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 from bench.faults import fuzz
 from bench.faults.victim import children
 

@@ -201,12 +201,12 @@ def test_files_stay_readable(file):
     assert all(there), [name for name, paths in zip(named, there) if not paths]
 
 
-def test_the_lesson_is_six_files_of_500_lines():
+def test_the_lesson_is_six_files_of_600_lines():
     """As README promises, by name."""
     lesson = README[README.index("The lesson is six files") :].partition("The package is")[0]
     files = re.findall(r"\]\((alexnet2gpu/\S+\.py)\)", lesson)
     assert len(files) == 6
-    assert sum(len((REPOSITORY / file).read_text().splitlines()) for file in files) in range(450, 541)
+    assert sum(len((REPOSITORY / file).read_text().splitlines()) for file in files) in range(450, 601)
     assert len((REPOSITORY / "alexnet2gpu/ranks/exchange.py").read_text().splitlines()) <= 100
 
 

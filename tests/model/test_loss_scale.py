@@ -11,7 +11,7 @@ from torch import nn
 from alexnet2gpu.model import loss_scale
 from alexnet2gpu.model.loss_scale import ScaledSGD2012
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.torchrun import grid_of
 
 
 def made(agree=lambda found: None):

@@ -101,7 +101,7 @@ def test_buckets_leave_when_their_last_gradient_is_there():
     assert play(ops, profile, line) == pytest.approx(6.8)
     slower = Lines(Line(5.0))  # the first until 9, the second until 10.6
     assert play(ops, profile, slower) == pytest.approx(10.6)
-    busy = Lines(Line(10.0, busy=1.0))  # nothing is hidden
+    busy = Lines(Line(10.0, handling=0.1))  # nothing is hidden
     assert play(ops, profile, busy) == pytest.approx(6 + 3.8)
     slow_start = Lines(Line(10.0, alpha=0.5))  # a sum of two ranks is two messages
     assert play(ops, profile, slow_start) == pytest.approx(7 + 0.8 + 1)
@@ -168,9 +168,15 @@ def test_a_pipeline_of_equal_ranks_has_the_known_bubble():
 
 
 def test_what_keeps_a_rank_from_computing_is_found_again():
-    setting = Setting(ALEXNET, read("h100"), Lines(Line(100e9, busy=0.3)), 2)
+    setting = Setting(ALEXNET, read("h100"), Lines(Line(100e9, handling=3e-12)), 2)
     seconds = setting.plan("ddp", 512).seconds[1]
-    assert setting.busy_with(seconds, "ddp", 512) == pytest.approx(0.3, abs=1e-4)
+    assert setting.handling_with(seconds, "ddp", 512) == pytest.approx(3e-12, rel=1e-4)
+
+
+def test_where_a_scatter_is_a_sum_of_all_it_takes_twice_as_long():
+    """As gloo has it: twice the bytes, at the rate of sums."""
+    op, line = Op("scatter", 6.0, ranks=2), Line(2.0, alpha=0.25, summing=0.5, scattering=2)
+    assert line.seconds(op) == 0.25 + 2 * 6 / (2 * 0.5) and Line(2.0).seconds(op) == 3
 
 
 def test_a_line_is_found_again_from_what_it_took():

@@ -13,7 +13,8 @@ from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 
 NO_DROPOUT = ["model.stages.2.drop6.p=0", "model.stages.3.drop7.p=0"]
 

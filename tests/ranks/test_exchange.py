@@ -14,7 +14,7 @@ from alexnet2gpu.ranks.assemble import joined
 from alexnet2gpu.ranks.exchange import exchange, gather_logits
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.link import Link
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.torchrun import grid_of
 
 BFLOAT16 = "exchange.precision=bfloat16"
 OVERLAP = ["exchange.overlap=true"]

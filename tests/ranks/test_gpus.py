@@ -13,7 +13,7 @@ from alexnet2gpu.model import device
 from alexnet2gpu.ranks import gpus, groups, link
 from alexnet2gpu.ranks.gpus import Seat, backend_of, between, check_seats, choose_device, said_of
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.torchrun import grid_of
 
 ROOT = Path(__file__).resolve().parents[2]
 H100 = "NVIDIA H100 80GB HBM3"

@@ -18,7 +18,8 @@ from alexnet2gpu.ranks import summed
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.link import Link
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 
 BATCH = 12
 SMALL = [f"train.batch={BATCH}", "train.precision=float64"]

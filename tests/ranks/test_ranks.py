@@ -15,7 +15,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import grid_of
+from alexnet2gpu.ranks.torchrun import grid_of
 
 PATIENCE = 5  # seconds that a thread may take to end
 

@@ -9,7 +9,8 @@ import pytest
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.images import Images
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 from alexnet2gpu.runs import agreement
 
 

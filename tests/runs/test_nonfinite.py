@@ -10,7 +10,8 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.step import train_step
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 from alexnet2gpu.runs import nonfinite
 
 SHORT = ["data.name=synthetic", "train.batch=128", "train.epochs=3", "train.log_every=3"]

@@ -19,7 +19,8 @@ from alexnet2gpu.model.model import AlexNet
 from alexnet2gpu.model.optim import SGD2012
 from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
-from alexnet2gpu.ranks.modes import Grid, grid_of
+from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.torchrun import grid_of
 from alexnet2gpu.runs import writer
 from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.runs.checkpoints import resume, saver, towers

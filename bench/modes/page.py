@@ -1,0 +1,85 @@
+"""docs/modes.md: its tables and its chart, from bench/results/modes-*-cpu.json and the formulas."""
+
+import statistics
+
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.figures.plan import draw_regions
+from alexnet2gpu.model.profile import read
+from alexnet2gpu.ranks.cost import Line, Lines, sent
+from alexnet2gpu.ranks.plans import Setting
+from bench.modes import judge, memory, published, race
+from bench.modes.links import said
+from bench.results import REPOSITORY, read_json, redraw, results_file, table
+
+PAGE = REPOSITORY / "docs" / "modes.md"
+CHART = REPOSITORY / "docs" / "results" / "modes" / "fastest.png"
+NETWORK = load_config("configs/alexnet.yaml").model
+BATCHES = 32, 64, 128, 256, 512, 1024
+MODES = "split", "hybrid", "ddp", "zero1", "fsdp", "pipeline"
+
+
+def sent_table():
+    """MB of a rank in a step, over 2 ranks."""
+    lines = [[mode, *(f"{sent(mode, NETWORK, 2, b) / 1e6:.1f}" for b in BATCHES)] for mode in MODES]
+    return table(["MB, global batch", *map(str, BATCHES)], lines)
+
+
+def memory_table():
+    return table(memory.HEAD, list(memory.lines(read_json(results_file("modes-memory", False))["memory"])))
+
+
+def race_table():
+    """Images a second in the races of two ranks, and the ratio to the better of split and DDP."""
+    parts, lines = read_json(race.FILE), []
+    for batch in (128, 32):
+        for rate in judge.RATES:
+            part = parts[f"alexnet, 2 ranks, batch {batch}, {said(rate)}, model.towers=2"]
+            for cells in race.lines(part):
+                mode, _, _, _, speed, spread, ratio, interval, counted, formula = cells
+                lines.append([batch, said(rate), mode, speed, spread, ratio, interval, counted, formula])
+    head = ["batch", "link", "mode", "images/s", "of the rounds", "ratio", "95 %", "MB sent", "formula"]
+    return table(head, lines)
+
+
+def cells_table():
+    """How far the model is true, by link and by number of ranks."""
+    cells = read_json(results_file("modes-judged", False))["cells"]
+    groups = {"all": lambda c: True}
+    groups |= {f"{n} ranks": lambda c, n=n: c[0] == n for n in (2, 4)}
+    groups |= {said(rate): lambda c, rate=rate: c[3] == rate for rate in judge.RATES}
+    lines = []
+    for name, belongs in groups.items():
+        own = [cell for cell in cells if belongs(cell)]
+        errors = [abs(middle / measured - 1) for *_, measured, _, middle, _ in own]
+        found = [((*cell[:4],), *cell[4:]) for cell in own]
+        pairs, ties, right = judge.order(found)
+        lines.append([name, len(own), f"{statistics.median(errors):.1%}", f"{max(errors):.1%}"])
+        lines[-1] += [pairs, ties, f"{right} of {pairs - ties}"]
+    head = ["cells", "", "median error", "worst", "pairs of modes", "ties", "order right"]
+    return table(head, lines)
+
+
+def published_table():
+    lines = [[m, n, f"{p:.1f}", f"{ours:.1f}", f"{error:+.1%}"] for m, n, p, ours, error in published.rows()]
+    return table(["machine", "GPUs", "ms a step, published", "model", "error"], lines)
+
+
+def draw_chart():
+    """The fastest mode of two H100 over batch and bandwidth."""
+    batches, rates = [2 ** (n / 2) for n in range(6, 25)], [10 ** (n / 4) for n in range(32, 49)]
+    setting = Setting(NETWORK, read("h100"), Lines(Line(50e9, 5e-6)), 2)
+    CHART.parent.mkdir(exist_ok=True)
+    draw_regions(
+        "alexnet.yaml on two H100: the fastest mode",
+        batches,
+        rates,
+        setting.fastest_of(batches, rates),
+        CHART,
+    )
+
+
+def main(words):
+    tables = {"sent": sent_table, "memory": memory_table, "race": race_table}
+    tables |= {"cells": cells_table, "published": published_table}
+    redraw(PAGE, {name: draw() for name, draw in tables.items()})
+    draw_chart()
