@@ -14,6 +14,7 @@ CASES = {  # name: (mode, ranks, dropout, settings that change no result)
     "split, dropout off": ("split", 2, False, []),
     "DDP, dropout off": ("ddp", 2, False, []),
     "grid, dropout off": ("grid", 4, False, []),
+    "hybrid, dropout on": ("hybrid", 2, True, []),
     "split, overlap": ("split", 2, True, ["exchange.overlap=true"]),
     "split, regather": ("split", 2, True, ["memory.regather=true"]),
     "split, recompute": ("split", 2, True, ["memory.recompute=[1]"]),
@@ -58,6 +59,8 @@ def trained(model, optimizer, config, ranks, together=True):
     other ranks; else all images on this one."""
     replica, replicas = (ranks.grid.replica, ranks.grid.replicas) if together else (0, 1)
     images, labels = batch_of(config, ranks.device, replica, replicas)
+    if together:
+        images = images.chunk(ranks.grid.parts)[ranks.grid.part]
     own = getattr(model, "module", model)  # of DDP
     losses = []
     for step in range(STEPS):
