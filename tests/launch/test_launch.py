@@ -16,6 +16,7 @@ from PIL import Image
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import traffic
+from alexnet2gpu.ranks.torchrun import FLAGS
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -40,17 +41,20 @@ def run(command, folder, **environment):
 
 
 def test_the_readme_has_all_modes():
-    flags = {" ".join(re.findall(r"--split-model|--ddp", line)) for line in LAUNCH if "train.py" in line}
-    assert {"", "--split-model", "--ddp", "--split-model --ddp"} <= flags
+    flags = {
+        " ".join(re.findall("--split-model|--ddp|--hybrid", line)) for line in LAUNCH if "train.py" in line
+    }
+    assert set(FLAGS.values()) <= flags
 
 
-def check_bytes_sent(folder):
+def check_bytes_sent(folder, hybrid=False):
     """In a step of training each rank sent what is computed on paper, forward and backward: of
     alexnet.yaml 21,632 + 4,608 + 2,048 + 2,048 elements an image, and 500 logits forward only."""
     ranks = json.loads((folder / "memory.json").read_text())["ranks"]
     network = load_config(folder / "config.yaml").model
     split = len(ranks[0]["towers"]) < network.towers
-    expected = [way._asdict() for way in traffic(network)] if split else []
+    first = network.convolutional - 1 if hybrid else 0
+    expected = [way._asdict() for way in traffic(network)[first:]] if split else []
     assert all(rank["sent_per_image"] == expected for rank in ranks)
 
 
@@ -112,12 +116,13 @@ def test_a_command_of_the_pages_works_as_written(command, runs, photographs, tmp
     if "train.py" in command:
         assert "saved activations" in out
         assert steps in metrics(tmp_path / "run", "top1_error")
-        check_bytes_sent(tmp_path / "run")
+        check_bytes_sent(tmp_path / "run", "--hybrid" in command)
     assert re.search(
         {
             "train": "test accuracy .* after [23] steps",
             "export": r"\w+, \d+\.\d MB",
             "memory": "worst in(.|\n)*backward",
+            "plan": "the fastest is hybrid",
             "summary": "60,965,224|757.9",
             "pack": "train: 8 images of 2 classes",
             "diagnose": r"loss at the start \d(.|\n)*(images reach the classifier|warning)",
