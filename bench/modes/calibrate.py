@@ -1,9 +1,10 @@
-"""What a link really does: seconds of a swap (alexnet2gpu/ranks/link.py) and of gloo's all_reduce, of 16 KiB
+"""What a link really does: seconds of a swap (alexnet2gpu/ranks/link.py) and of gloo's collectives, of 16 KiB
 to 64 MiB, and the line  seconds = alpha + bytes / bandwidth  through them.
 
     python -m bench.modes links [--ranks 2] [--links none 125 25]
 
-Bytes are those that one rank sends: of a swap (n - 1) times the size, of an all_reduce 2 (n - 1) / n times.
+Bytes are those that one rank has to send (KINDS); of a reduce_scatter gloo sends twice as many, as of an
+all_reduce.
 The line has the least sum of squared *relative* errors, since seconds span four orders of magnitude. Prints a
 table and writes bench/results/modes-links-cpu.json, one part for each link.
 
@@ -21,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 from alexnet2gpu.ranks.cost import fit
-from alexnet2gpu.ranks.link import Link
+from alexnet2gpu.ranks.link import Link, all_gather, reduce_scatter
 from alexnet2gpu.ranks.machine import keep_freed_memory
 from bench.modes.links import PAYLOAD, Links, said
 from bench.modes.options import add_links, on_cpu
@@ -29,6 +30,12 @@ from bench.results import origin, read_json, results_file, table, write_json
 from bench.team import Team
 
 SIZES = [4**power * 2**14 for power in range(7)]  # 16 KiB to 64 MiB
+KINDS = {  # bytes that a rank has to send, in parts of the size
+    "swap": lambda ranks: ranks - 1,
+    "all_reduce": lambda ranks: 2 * (ranks - 1) / ranks,
+    "all_gather": lambda ranks: ranks - 1,
+    "reduce_scatter": lambda ranks: (ranks - 1) / ranks,
+}
 SECONDS, MOST = 1.0, 100  # for each size, and repeats
 FILE = results_file("modes-links", on_gpu=False)
 
@@ -39,7 +46,12 @@ def serve():
     torch.set_num_threads(1)
     dist.init_process_group("gloo", timeout=timedelta(minutes=5))
     link = Link(dist.group.WORLD)
-    kinds = {"swap": lambda own: link.start_gather(own)(), "all_reduce": dist.all_reduce}
+    kinds = {
+        "swap": lambda own: link.start_gather(own)(),
+        "all_reduce": dist.all_reduce,
+        "all_gather": lambda own: all_gather(own.new_empty(link.size, own.numel()), own),
+        "reduce_scatter": lambda own: reduce_scatter(own.new_empty(own.numel() // link.size), own.flatten()),
+    }
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
         kind, size, repeats = line.split()
@@ -59,7 +71,7 @@ def calibrate(links):
     team = Team("calibration", links.commands(command), links.environments())
     try:
         team.hear()
-        return {kind: measured(team, kind, links.ranks) for kind in ("swap", "all_reduce")}
+        return {kind: measured(team, kind, links.ranks) for kind in KINDS}
     finally:
         team.close()
 
@@ -71,8 +83,7 @@ def measured(team, kind, ranks):
         each = (answer["seconds"] for answer in team.turn(f"{kind} {size} {repeats}"))
         return [max(together) for together in zip(*each)]
 
-    times = 1 if kind == "swap" else 2 / ranks
-    sent, seconds = [times * (ranks - 1) * size for size in SIZES], []
+    sent, seconds = [KINDS[kind](ranks) * size for size in SIZES], []
     for size in SIZES:
         once = max(clock(size, 2))  # also the warm-up
         seconds.append(clock(size, min(MOST, max(3, int(SECONDS / once)))))
