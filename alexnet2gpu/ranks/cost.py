@@ -27,22 +27,17 @@ class Line:
 
     bandwidth: float  # bytes a second that a rank sends, while it receives as many
     alpha: float = 0.0  # seconds of a message
-    summing: float = 1.0  # bandwidth of sums, in parts of that
-    scattering: float = (
-        1.0  # gradients that are scattered, in parts of what is needed: 2 with gloo, that sums all
-    )
+    summing: float = 1.0  # bandwidth of sums, in parts of that; of gathers and scatters, by bytes needed
+    gathering: float = 1.0
+    scattering: float = 1.0
     handling: float = 0.0  # seconds in which a rank does not compute, for each byte that it sends: on CPUs
     spread: float = 0.0  # relative: seconds may be so much less or more
 
     def seconds(self, op: Op) -> float:
         """As a ring: n - 1 messages one after another, of a sum twice as many."""
         rounds = 2 if op.kind == "sum" else 1
-        rate = self.bandwidth * (self.summing if op.kind in ("sum", "scatter") else 1)
-        return rounds * (op.ranks - 1) * self.alpha + self.bytes(op) / rate
-
-    def bytes(self, op: Op) -> float:
-        """That a rank really sends."""
-        return op.amount * (self.scattering if op.kind == "scatter" else 1)
+        parts = {"sum": self.summing, "gather": self.gathering, "scatter": self.scattering}
+        return rounds * (op.ranks - 1) * self.alpha + op.amount / (self.bandwidth * parts.get(op.kind, 1))
 
 
 @dataclass(frozen=True)
@@ -89,7 +84,7 @@ def play(ops: Iterable[Op], profile: Profile, lines: Lines, pace: float = 1, str
             line, seconds = lines.slowest(op)
             seconds *= 1 + stretch * line.spread
             free = max(now, free) + seconds
-            now += pace * line.handling * line.bytes(op)
+            now += pace * line.handling * op.amount
             came = free if op.kind in ("exchange", "gather") else came
             now = max(now, free) if op.kind == "exchange" else now
         elif op.kind == "wait":

@@ -78,12 +78,14 @@ def profile_of(towers: int) -> Profile:
 def lines_of(ranks, rate, handling):
     """What carries bytes, as calibrate.py has measured single messages."""
     found = read_json(calibrate.FILE)[f"{ranks} ranks, {said(rate)}"]["found"]
-    swap, sums = (
-        fit([(b, statistics.median(s)) for b, s in zip(of["sent"], of["seconds"]) if b >= LEAST])
-        for of in (found["swap"], found["all_reduce"])
-    )
-    summing = sums.bandwidth / swap.bandwidth
-    return Lines(replace(swap, summing=summing, scattering=2.0, handling=handling))
+    fitted = {
+        kind: fit([(b, statistics.median(s)) for b, s in zip(of["sent"], of["seconds"]) if b >= LEAST])
+        for kind, of in found.items()
+    }
+    swap, *others = fitted.values()
+    parts = (line.bandwidth / swap.bandwidth for line in others)
+    rates = dict(zip(("summing", "gathering", "scattering"), parts))
+    return Lines(replace(swap, **rates, handling=handling))
 
 
 def setting_of(ranks, towers, batch, rate, handling=0.0):

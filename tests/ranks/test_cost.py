@@ -173,10 +173,11 @@ def test_what_keeps_a_rank_from_computing_is_found_again():
     assert setting.handling_with(seconds, "ddp", 512) == pytest.approx(3e-12, rel=1e-4)
 
 
-def test_where_a_scatter_is_a_sum_of_all_it_takes_twice_as_long():
-    """As gloo has it: twice the bytes, at the rate of sums."""
-    op, line = Op("scatter", 6.0, ranks=2), Line(2.0, alpha=0.25, summing=0.5, scattering=2)
-    assert line.seconds(op) == 0.25 + 2 * 6 / (2 * 0.5) and Line(2.0).seconds(op) == 3
+def test_each_collective_has_its_rate():
+    line = Line(2.0, alpha=0.25, summing=0.5, gathering=0.25, scattering=0.125)
+    kinds = "exchange", "sum", "gather", "scatter"
+    seconds = [line.seconds(Op(kind, 6.0, ranks=2)) for kind in kinds]
+    assert seconds == [0.25 + 3, 0.5 + 6, 0.25 + 12, 0.25 + 24]
 
 
 def test_a_line_is_found_again_from_what_it_took():
