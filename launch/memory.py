@@ -37,8 +37,8 @@ def parse(argv):
     add("--modes", **several, choices=MODES, metavar="MODE", help=f"of {', '.join(MODES)}; default: all")
     batches = "images in all; default: train.batch of the config"
     add("--batches", **several, type=int, metavar="N", help=batches)
-    add("--replicas", type=int, default=2, metavar="N", help="in ddp, grid, fsdp; default: 2")
-    add("--ranks", type=int, metavar="N", help="that split goes over; default: one per tower")
+    add("--replicas", type=int, default=2, metavar="N", help="in ddp, grid, zero1, fsdp; default: 2")
+    add("--ranks", type=int, metavar="N", help="of split and hybrid; default: one per tower")
     own = "default: train.precision of the config"
     add("--precision", **several, metavar="TYPE", choices=PRECISIONS, help=own)
     where = "to predict for; default: cuda where there is one"
