@@ -17,7 +17,7 @@ from alexnet2gpu.config.network import Network, trace
 from alexnet2gpu.model.profile import Profile
 from alexnet2gpu.ranks.schedule import Op, step_of
 
-SENT = "exchange", "gather", "sum", "scatter"  # kinds of what travels
+SENT = "exchange", "gather", "sum", "scatter", "broadcast"  # kinds of what travels
 MICROBATCHES = 4  # of a pipeline
 
 
@@ -35,6 +35,11 @@ class Line:
 
     def seconds(self, op: Op) -> float:
         """As a ring: n - 1 messages one after another, of a sum twice as many."""
+        if (
+            op.kind == "broadcast"
+        ):  # one sends at a time, by a tree: what each sends on average comes in turns
+            amount = op.amount * op.ranks / (op.ranks - 1) * math.ceil(math.log2(op.ranks))
+            return self.alpha + amount / self.bandwidth
         rounds = 2 if op.kind == "sum" else 1
         parts = {"sum": self.summing, "gather": self.gathering, "scatter": self.scattering}
         return rounds * (op.ranks - 1) * self.alpha + op.amount / (self.bandwidth * parts.get(op.kind, 1))
@@ -84,9 +89,9 @@ def play(ops: Iterable[Op], profile: Profile, lines: Lines, pace: float = 1, str
             line, seconds = lines.slowest(op)
             seconds *= 1 + stretch * line.spread
             free = max(now, free) + seconds
-            now += pace * line.handling * op.amount
+            now += line.handling * op.amount
             came = free if op.kind in ("exchange", "gather") else came
-            now = max(now, free) if op.kind == "exchange" else now
+            now = max(now, free) if op.kind in ("exchange", "broadcast") else now
         elif op.kind == "wait":
             now = max(now, came)
         elif op.kind == "update":

@@ -58,16 +58,6 @@ class Setting(NamedTuple):
 
         return seconds
 
-    def handling_with(self, seconds: float, mode: str, batch: float) -> float:
-        """The `handling` of the line inside with which a mode takes as many seconds as were measured."""
-        clock, low, high = self._clock(mode, batch), 0.0, 10 / self.lines.inside.bandwidth
-        for _ in range(30):  # more of it is slower: halve where it may be
-            handling = (low + high) / 2
-            inside = replace(self.lines.inside, handling=handling)
-            slower = clock(replace(self.lines, inside=inside)) > seconds
-            low, high = (low, handling) if slower else (handling, high)
-        return high
-
     def fastest_of(self, batches: Sequence[float], rates: Sequence[float]) -> list[list[str]]:
         """The fastest mode at each of `rates`, bytes a second of the line that is the slowest, and batch."""
         modes = [mode for mode in TIMED if not unsuited(mode, self.network.towers, self.ranks, 0)]

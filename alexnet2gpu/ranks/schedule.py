@@ -5,6 +5,7 @@ long that takes.
     exchange            waited for at once: activations, of which the next layer is made
     gather, wait        sent ahead, and waited for later: FSDP's weights
     sum, scatter        gradients, on their way while the rank goes back; only the update waits for them
+    broadcast           zero1's updated weights, waited for at once
     update              of so many parameters
 
 Sums go in DDP's buckets: a bucket leaves when it is full (1 MB, then 25 MB) and its last gradient is there.
@@ -111,7 +112,7 @@ def step_of(mode: str, network: Network, ranks: int, batch: float, element: int 
     else:
         ops = _in_buckets(ops, *((FIRST_BUCKET, BUCKET) if mode not in ("hybrid", "tensor") else (0, 0)))
     parts = ranks if mode in ("fsdp", "zero1") else 1
-    out = [_sent("exchange", WEIGHT * held, ranks, ranks)] if mode == "zero1" else []
+    out = [_sent("broadcast", WEIGHT * held, ranks, ranks)] if mode == "zero1" else []
     return [*ops, Op("update", held / parts), *out]
 
 

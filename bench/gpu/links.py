@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from alexnet2gpu.memory.any_mode import third_step
-from alexnet2gpu.memory.predict import parts_of, random_batch
+from alexnet2gpu.memory.predict import grid_here, parts_of, random_batch
 from alexnet2gpu.model.device import gpus, set_tf32
 from alexnet2gpu.model.graph import GraphedStep
 from alexnet2gpu.model.step import how_of, train_step
@@ -14,7 +14,7 @@ from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.torchrun import grid_of
 from bench.gpu.cases import DRY, config_of, milliseconds, size_of
 from bench.gpu.items import Item, noted
-from bench.gpu.memory import grid, ranks_of
+from bench.gpu.memory import ranks_of
 
 BATCHES = (4,) if DRY else (32, 128, 512, 1024)
 TIMES = 2 if DRY else 20
@@ -79,7 +79,7 @@ def step(mode, batch):
     figures = {}
     for precision in ("float32",) if DRY else ("float32", "bfloat16"):
         config = config_of(batch=batch, precision=precision)
-        with Ranks(grid(config, mode)) as ranks:
+        with Ranks(grid_here(mode, config.model.towers)) as ranks:
             ms = timed(mode, config, ranks, graph=mode == "single" and not DRY)  # as training has it
             entry = third_step(mode, config, ranks)["measured"]
             ms, entries = max(ranks.gather(ms)), ranks.gather(entry)
@@ -135,7 +135,7 @@ def peers():
 def caught():
     """The split's whole step, NCCL's collectives in it, as a CUDA graph: it works, or why not."""
     config = config_of(precision="bfloat16")
-    with Ranks(grid(config, "split")) as ranks:
+    with Ranks(grid_here("split", config.model.towers)) as ranks:
         ms = {name: timed("split", config, ranks, name == "graph") for name in ("eager", "graph")}
         ms = {name: max(ranks.gather(each)) for name, each in ms.items()}
     return noted({"ms": ms})

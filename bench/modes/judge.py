@@ -34,7 +34,6 @@ DRAW, TIE = 2014, 0.05
 RATES = None, 125e6, 25e6
 RACED = [(2, 2, batch, rate, ("split", "ddp", "hybrid", "fsdp")) for batch in (32, 128) for rate in RATES]
 LEAST = 2**18  # bytes: smaller messages pass a token bucket at once
-FITTED = 2, 2, 64, None  # a DDP step, none of the cells, from which it is known what handling bytes costs
 
 
 def cells():
@@ -50,8 +49,8 @@ def cells():
 
 def measure(words):
     """Prints the settings, and races them; `--list`: prints them."""
-    for number, (ranks, towers, batch, rate, modes) in enumerate([(*FITTED, ("ddp",)), *RACED, *cells()]):
-        rounds = 5 if number <= len(RACED) else 3
+    for number, (ranks, towers, batch, rate, modes) in enumerate([*RACED, *cells()]):
+        rounds = 5 if number < len(RACED) else 3
         link = "none" if rate is None else f"{rate / 1e6:g}"
         command = ["race", "--ranks", ranks, "--batches", batch, "--links", link, "--rounds", rounds]
         command += ["--steps", 1, "--modes", "pace", *modes, "--set", f"model.towers={towers}"]
@@ -75,36 +74,41 @@ def profile_of(towers: int) -> Profile:
     return read("cpu" if towers == 2 else str(RESULTS / f"modes-profile-{towers}.json"))
 
 
-def lines_of(ranks, rate, handling):
-    """What carries bytes, as calibrate.py has measured single messages."""
-    found = read_json(calibrate.FILE)[f"{ranks} ranks, {said(rate)}"]["found"]
-    fitted = {
+def lines_of(ranks, rate):
+    """What carries bytes, as calibrate.py has measured single messages. On loopback it is cores that do, so a
+    byte costs a rank there, and over any link, what it takes there."""
+    found = read_json(calibrate.FILE)
+    line, alone = (fitted(found[f"{ranks} ranks, {said(each)}"]["found"]) for each in (rate, None))
+    rates = ("summing", "all_reduce"), ("gathering", "all_gather"), ("scattering", "reduce_scatter")
+    parts = {name: line[kind].bandwidth / line["swap"].bandwidth for name, kind in rates}
+    return Lines(replace(line["swap"], **parts, handling=1 / alone["all_reduce"].bandwidth))
+
+
+def fitted(found):
+    """Kind of message -> Line."""
+    return {
         kind: fit([(b, statistics.median(s)) for b, s in zip(of["sent"], of["seconds"]) if b >= LEAST])
         for kind, of in found.items()
     }
-    swap, *others = fitted.values()
-    parts = (line.bandwidth / swap.bandwidth for line in others)
-    rates = dict(zip(("summing", "gathering", "scattering"), parts))
-    return Lines(replace(swap, **rates, handling=handling))
 
 
-def setting_of(ranks, towers, batch, rate, handling=0.0):
+def setting_of(ranks, towers, batch, rate):
     """The model's setting, with layers as slow as `pace` has found them in these rounds; measured seconds."""
     network, profile = (
         load_config("configs/alexnet.yaml", [f"model.towers={towers}"]).model,
         profile_of(towers),
     )
-    lines, measured = lines_of(ranks, rate, handling), seconds_of(ranks, towers, batch, rate)
+    lines, measured = lines_of(ranks, rate), seconds_of(ranks, towers, batch, rate)
     crowd = max(1, ranks * profile.threads / profile.cores)
     alone = play(step_of("single", network, 1, PACE), profile, lines)
     slower = measured.pop("pace") / (alone * crowd)
     return Setting(network, profile.scaled(slower), lines, ranks), measured
 
 
-def rows(handling):
+def rows():
     """(setting, mode, measured, low, modelled, high), seconds a step."""
     for *where, modes in [*RACED, *cells()]:
-        setting, measured = setting_of(*where, handling)
+        setting, measured = setting_of(*where)
         for mode in modes:
             low, middle, high = setting.plan(mode, where[2]).seconds
             yield tuple(where), mode, measured[mode], low, middle, high
@@ -120,9 +124,7 @@ def order(found):
 
 def judge(words):
     """Prints each cell, and how many are how far off; writes bench/results/modes-judged-cpu.json."""
-    setting, measured = setting_of(*FITTED)
-    handling = setting.handling_with(measured["ddp"], "ddp", FITTED[2])
-    found = list(rows(handling))
+    found = list(rows())
     lines = [
         [ranks, towers, batch, said(rate), mode, f"{m:.2f}", f"{middle:.2f}", f"{low:.2f}-{high:.2f}"]
         + [f"{middle / m - 1:+.1%}"]
@@ -134,6 +136,6 @@ def judge(words):
     inside = sum(low <= m <= high for _, _, m, low, _, high in found)
     pairs, ties, right = order(found)
     figures = {"cells": len(found), "median": statistics.median(errors), "worst": errors[-1]}
-    figures |= {"inside": inside, "pairs": pairs, "ties": ties, "right": right, "handling": handling}
+    figures |= {"inside": inside, "pairs": pairs, "ties": ties, "right": right}
     print(figures)
     write("modes-judged", figures=figures, cells=[[*where, *rest] for where, *rest in found])
