@@ -31,6 +31,7 @@ class Line:
     gathering: float = 1.0
     scattering: float = 1.0
     handling: float = 0.0  # seconds in which a rank does not compute, for each byte that it sends: on CPUs
+    copying: float = 0.0  # seconds to copy a byte, where FSDP2 does
     spread: float = 0.0  # relative: seconds may be so much less or more
 
     def seconds(self, op: Op) -> float:
@@ -92,6 +93,8 @@ def play(ops: Iterable[Op], profile: Profile, lines: Lines, pace: float = 1, str
             now += line.handling * op.amount
             came = free if op.kind in ("exchange", "gather") else came
             now = max(now, free) if op.kind in ("exchange", "broadcast") else now
+        elif op.kind == "copy":
+            now += lines.inside.copying * op.amount
         elif op.kind == "wait":
             now = max(now, came)
         elif op.kind == "update":

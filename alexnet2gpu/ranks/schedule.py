@@ -6,6 +6,7 @@ long that takes.
     gather, wait        sent ahead, and waited for later: FSDP's weights
     sum, scatter        gradients, on their way while the rank goes back; only the update waits for them
     broadcast           zero1's updated weights, waited for at once
+    copy                FSDP's, of what was gathered, and of what is to be scattered
     update              of so many parameters
 
 Sums go in DDP's buckets: a bucket leaves when it is full (1 MB, then 25 MB) and its last gradient is there.
@@ -144,9 +145,11 @@ def _in_parts(ops: Sequence[Op]) -> Iterator[Op]:
     yield from [next(gathers)] if coming else []
     for op in ops:
         if op.kind == "gradient":
+            yield Op("copy", op.amount)
             yield _sent("scatter", op.amount, op.ranks, op.reach)
             continue
         if op.of in sizes:
             yield Op("wait")
+            yield Op("copy", sizes[op.of].amount)
             yield from [ahead] if (ahead := next(gathers, None)) else []
         yield op

@@ -7,7 +7,8 @@ A cell is a mode, ranks, towers, a batch, a link. 24 cells are of two ranks at b
 links, four modes each; 24 more are drawn: eight settings of all others, in each three of its modes.
 DRAW was written down before anything was measured. What the model knows: the profile (layers of one process
 alone), each link's seconds of single messages (modes-links-cpu.json), and how fast the machine was in the
-same rounds, by the contender `pace`, since a shared machine drifts by a third.
+same rounds, by the contender `pace`, since a shared machine drifts by a third; and one step of FSDP2 in a
+setting of its own (FITTED), which says what its copies cost.
 
 Pairs of modes in one setting are in the right order if the model has them so; those measured within 5 % of
 each other are ties.
@@ -33,6 +34,7 @@ from bench.results import RESULTS, read_json, table, write
 DRAW, TIE = 2014, 0.05
 RATES = None, 125e6, 25e6
 RACED = [(2, 2, batch, rate, ("split", "ddp", "hybrid", "fsdp")) for batch in (32, 128) for rate in RATES]
+FITTED = 2, 2, 64, None
 LEAST = 2**18  # bytes: smaller messages pass a token bucket at once
 
 
@@ -49,8 +51,8 @@ def cells():
 
 def measure(words):
     """Prints the settings, and races them; `--list`: prints them."""
-    for number, (ranks, towers, batch, rate, modes) in enumerate([*RACED, *cells()]):
-        rounds = 5 if number < len(RACED) else 3
+    for number, (ranks, towers, batch, rate, modes) in enumerate([*RACED, (*FITTED, ("fsdp",)), *cells()]):
+        rounds = 5 if number <= len(RACED) else 3
         link = "none" if rate is None else f"{rate / 1e6:g}"
         command = ["race", "--ranks", ranks, "--batches", batch, "--links", link, "--rounds", rounds]
         command += ["--steps", 1, "--modes", "pace", *modes, "--set", f"model.towers={towers}"]
@@ -74,14 +76,14 @@ def profile_of(towers: int) -> Profile:
     return read("cpu" if towers == 2 else str(RESULTS / f"modes-profile-{towers}.json"))
 
 
-def lines_of(ranks, rate):
+def lines_of(ranks, rate, copying):
     """What carries bytes, as calibrate.py has measured single messages. On loopback it is cores that do, so a
     byte costs a rank there, and over any link, what it takes there."""
     found = read_json(calibrate.FILE)
     line, alone = (fitted(found[f"{ranks} ranks, {said(each)}"]["found"]) for each in (rate, None))
     rates = ("summing", "all_reduce"), ("gathering", "all_gather"), ("scattering", "reduce_scatter")
     parts = {name: line[kind].bandwidth / line["swap"].bandwidth for name, kind in rates}
-    return Lines(replace(line["swap"], **parts, handling=1 / alone["all_reduce"].bandwidth))
+    return Lines(replace(line["swap"], **parts, handling=1 / alone["all_reduce"].bandwidth, copying=copying))
 
 
 def fitted(found):
@@ -92,23 +94,30 @@ def fitted(found):
     }
 
 
-def setting_of(ranks, towers, batch, rate):
+def copying():
+    """Seconds a byte, by FSDP2's step in the setting FITTED, which is none of the cells."""
+    setting, measured = setting_of(*FITTED)
+    bytes_ = sum(op.amount for op in step_of("fsdp", setting.network, 2, FITTED[2]) if op.kind == "copy")
+    return max(0.0, measured["fsdp"] - setting.plan("fsdp", FITTED[2]).seconds[1]) / bytes_
+
+
+def setting_of(ranks, towers, batch, rate, copying=0.0):
     """The model's setting, with layers as slow as `pace` has found them in these rounds; measured seconds."""
     network, profile = (
         load_config("configs/alexnet.yaml", [f"model.towers={towers}"]).model,
         profile_of(towers),
     )
-    lines, measured = lines_of(ranks, rate), seconds_of(ranks, towers, batch, rate)
+    lines, measured = lines_of(ranks, rate, copying), seconds_of(ranks, towers, batch, rate)
     crowd = max(1, ranks * profile.threads / profile.cores)
     alone = play(step_of("single", network, 1, PACE), profile, lines)
     slower = measured.pop("pace") / (alone * crowd)
     return Setting(network, profile.scaled(slower), lines, ranks), measured
 
 
-def rows():
+def rows(copying):
     """(setting, mode, measured, low, modelled, high), seconds a step."""
     for *where, modes in [*RACED, *cells()]:
-        setting, measured = setting_of(*where)
+        setting, measured = setting_of(*where, copying)
         for mode in modes:
             low, middle, high = setting.plan(mode, where[2]).seconds
             yield tuple(where), mode, measured[mode], low, middle, high
@@ -124,7 +133,8 @@ def order(found):
 
 def judge(words):
     """Prints each cell, and how many are how far off; writes bench/results/modes-judged-cpu.json."""
-    found = list(rows())
+    seconds = copying()
+    found = list(rows(seconds))
     lines = [
         [ranks, towers, batch, said(rate), mode, f"{m:.2f}", f"{middle:.2f}", f"{low:.2f}-{high:.2f}"]
         + [f"{middle / m - 1:+.1%}"]
@@ -136,6 +146,6 @@ def judge(words):
     inside = sum(low <= m <= high for _, _, m, low, _, high in found)
     pairs, ties, right = order(found)
     figures = {"cells": len(found), "median": statistics.median(errors), "worst": errors[-1]}
-    figures |= {"inside": inside, "pairs": pairs, "ties": ties, "right": right}
+    figures |= {"inside": inside, "pairs": pairs, "ties": ties, "right": right, "copying": seconds}
     print(figures)
     write("modes-judged", figures=figures, cells=[[*where, *rest] for where, *rest in found])

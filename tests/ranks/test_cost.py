@@ -131,6 +131,9 @@ def test_fsdp_gathers_the_next_layer_while_it_computes():
     ops = list(schedule._in_parts(ops))
     assert [op.kind for op in ops].count("gather") == 4
     assert play(ops, profile, line) == pytest.approx(1 + 4 + 1)
+    copies = sum(op.amount for op in ops if op.kind == "copy")
+    assert copies == 6 * 10  # each layer twice gathered, once scattered
+    assert play(ops, profile, Lines(Line(5.0, copying=0.01))) == pytest.approx(6 + 0.01 * copies, abs=0.11)
 
 
 def test_exchanges_are_waited_for_and_a_link_between_machines_is_shared():
