@@ -78,8 +78,13 @@ def draw_chart():
     )
 
 
+def tables():
+    """Of the page, by their marks."""
+    drawn = {"sent": sent_table, "memory": memory_table, "race": race_table}
+    drawn |= {"cells": cells_table, "published": published_table}
+    return {name: draw() for name, draw in drawn.items()}
+
+
 def main(words):
-    tables = {"sent": sent_table, "memory": memory_table, "race": race_table}
-    tables |= {"cells": cells_table, "published": published_table}
-    redraw(PAGE, {name: draw() for name, draw in tables.items()})
+    redraw(PAGE, tables())
     draw_chart()

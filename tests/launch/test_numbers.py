@@ -11,6 +11,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from alexnet2gpu.memory.plan import Case
 from alexnet2gpu.memory.report import MIB
+from bench.modes import page as modes_page
 from bench.results import RESULTS, rewrite
 from bench.runs import __main__ as finetuning
 
@@ -103,3 +104,10 @@ def test_the_table_of_fine_tuning_is_that_of_its_results():
     """To draw it anew: python -m bench.runs DIR"""
     text = finetuning.PAGE.read_text()
     assert rewrite(text, {"finetune": finetuning.drawn(results("finetune-cpu")["errors"])}) == text
+
+
+def test_the_tables_of_the_modes_are_those_of_their_results():
+    """To draw them anew: python -m bench.modes page"""
+    text = modes_page.PAGE.read_text()
+    assert rewrite(text, modes_page.tables()) == text
+    assert "up to a batch of 54, less than DDP up to 997" in text  # tests/ranks/test_cost.py has them
