@@ -28,7 +28,7 @@ PRECISIONS = ["float32", "bfloat16", "float16", "float64"]
 
 
 def parse(argv):
-    from alexnet2gpu.memory.predict import MODES
+    from alexnet2gpu.ranks.names import MODES
 
     parser = Parser("memory.py", __doc__, "--set")
     parser.share_config("configs/alexnet.yaml")

@@ -93,7 +93,7 @@ def profile_of(name, config):
 def peak_of(mode, config, ranks, on_gpu):
     """Bytes of a rank, predicted; None in a mode that the prediction does not know."""
     from alexnet2gpu.memory.plan import Case
-    from alexnet2gpu.memory.predict import MODES
+    from alexnet2gpu.ranks.names import MODES
 
     if mode not in MODES:
         return None

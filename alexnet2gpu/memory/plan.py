@@ -8,11 +8,12 @@ from typing import NamedTuple
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.play import Estimate
-from alexnet2gpu.memory.predict import MODES, SPLIT, first_of, predict
+from alexnet2gpu.memory.predict import SPLIT, first_of, predict
 from alexnet2gpu.model.device import gpus
 from alexnet2gpu.model.precision import weight_dtype
 from alexnet2gpu.ranks.machine import memory
 from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.names import MODES
 
 
 def check_memory(config: Config, grid: Grid) -> None:

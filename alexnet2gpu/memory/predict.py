@@ -31,9 +31,9 @@ from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.ranks.torchrun import FLAGS, grid_of
+from alexnet2gpu.ranks.names import FLAGS
+from alexnet2gpu.ranks.torchrun import grid_of
 
-MODES = (*FLAGS, "zero1", "fsdp")
 SPLIT, REPLICATED = ("split", "grid", "hybrid"), ("ddp", "grid", "zero1", "fsdp")
 
 

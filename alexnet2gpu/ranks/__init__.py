@@ -8,7 +8,7 @@
     zero1.py      an option: momentum shared out over replicas
     regather.py   an option: gather them again instead of keeping them
     gpus.py       which GPU each rank has, and the backend that follows
-    torchrun.py   which rank this is
+    torchrun.py   which rank this is; names.py: of the modes
     groups.py     a rank's device and process groups
     assemble.py   a rank's part of the network, and its optimizer
     schedule.py   what a rank does in a step, in order, on paper

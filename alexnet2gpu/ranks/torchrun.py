@@ -4,14 +4,7 @@ import os
 from collections.abc import Mapping
 
 from alexnet2gpu.ranks.modes import Grid
-
-FLAGS = {  # of the modes
-    "single": "",
-    "split": "--split-model",
-    "ddp": "--ddp",
-    "grid": "--split-model --ddp",
-    "hybrid": "--hybrid",
-}
+from alexnet2gpu.ranks.names import FLAGS
 
 
 def mode_of(split: bool, ddp: bool, hybrid: bool) -> str:

@@ -6,10 +6,11 @@ from functools import partial
 import torch
 
 from alexnet2gpu.memory.any_mode import third_step
-from alexnet2gpu.memory.predict import MODES, first_of, grid_here, parts_of, random_batch
+from alexnet2gpu.memory.predict import first_of, grid_here, parts_of, random_batch
 from alexnet2gpu.memory.report import error_of
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.names import MODES
 from bench.gpu.cases import DRY, config_of
 from bench.gpu.items import Item, noted
 

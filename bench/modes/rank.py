@@ -21,10 +21,11 @@ import time
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory.plan import with_train
-from alexnet2gpu.memory.predict import MODES, grid_here, parts_of, random_batch
+from alexnet2gpu.memory.predict import grid_here, parts_of, random_batch
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
+from alexnet2gpu.ranks.names import MODES
 from bench.modes import alternatives
 
 PACE = 16  # images

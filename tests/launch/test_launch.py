@@ -16,7 +16,7 @@ from PIL import Image
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import traffic
-from alexnet2gpu.ranks.torchrun import FLAGS
+from alexnet2gpu.ranks.names import FLAGS
 
 README = (REPOSITORY / "README.md").read_text()
 PAGES = [*sorted(REPOSITORY.glob("*.md")), *sorted((REPOSITORY / "docs").glob("*.md"))]

@@ -18,7 +18,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.sources import load_images
 from alexnet2gpu.data.task import learned_of
 from alexnet2gpu.faults import files
-from alexnet2gpu.ranks.torchrun import FLAGS
+from alexnet2gpu.ranks.names import FLAGS
 from alexnet2gpu.runs.checkpoints import format as checkpoint
 from alexnet2gpu.runs.checkpoints import resume
 from alexnet2gpu.runs.checkpoints.format import Evaluation, Progress
