@@ -101,11 +101,11 @@ def peak_of(mode, config, ranks, on_gpu):
     return Case(mode, config, replicas, ranks).predict(on_gpu).bytes["peak"]
 
 
-def draw(setting, title, file):
-    """The chart: batches of 8 to 4,096, and 10 MB/s to 1 TB/s."""
+def draw(setting, title, file, slowest=7):
+    """The chart: batches of 8 to 4,096, and 10 MB/s, or another power of ten, to 1 TB/s."""
     from alexnet2gpu.figures.plan import draw_regions
 
-    batches, rates = [2 ** (n / 2) for n in range(6, 25)], [10 ** (n / 4) for n in range(28, 49)]
+    batches, rates = [2 ** (n / 2) for n in range(6, 25)], [10 ** (n / 4) for n in range(4 * slowest, 49)]
     draw_regions(title, batches, rates, setting.fastest_of(batches, rates), file)
 
 

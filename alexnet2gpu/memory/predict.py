@@ -32,7 +32,7 @@ from alexnet2gpu.ranks.assemble import Parts, assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.names import FLAGS
-from alexnet2gpu.ranks.torchrun import grid_of
+from alexnet2gpu.ranks.torchrun import grid_at, grid_of
 
 SPLIT, REPLICATED = ("split", "grid", "hybrid"), ("ddp", "grid", "zero1", "fsdp")
 
@@ -49,8 +49,7 @@ def first_of(mode: str, towers: int, replicas: int, ranks: int | None = None) ->
         numbers = " or ".join(str(n) for n in range(2, towers + 1) if towers % n == 0)
         raise ValueError(f"--ranks {span}: {towers} towers divide over {numbers}")
     world = span * (replicas if mode in REPLICATED else 1)
-    shape = {"span": span, "towers": range(towers // span), "parts": span if mode == "hybrid" else 1}
-    return Grid(world=world, local_world=world, **shape)
+    return grid_at(mode, towers, 0, world, 0, world)
 
 
 def grid_here(mode: str, towers: int) -> Grid:

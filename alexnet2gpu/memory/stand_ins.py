@@ -5,6 +5,7 @@ import contextlib
 import random
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -12,7 +13,7 @@ from torch import nn
 
 from alexnet2gpu.model.device import on_gpu
 from alexnet2gpu.model.optim import SGD2012
-from alexnet2gpu.ranks.link import Link
+from alexnet2gpu.ranks.link import Link, connected
 from alexnet2gpu.ranks.modes import Grid
 
 
@@ -24,11 +25,7 @@ class PlayedRanks:
 
     def connect(self, network, wire=None):
         """As Ranks.connect."""
-        axes = self.grid.gathered(network)
-        wires = [wire] * (len(axes) - 1) + [None]
-        return [
-            None if axis is None else PlayedLink(self.grid, axis, wire) for axis, wire in zip(axes, wires)
-        ]
+        return connected(self.grid.gathered(network), wire, partial(PlayedLink, self.grid))
 
     def replicate(self, model, in_buckets=True, shared=()):
         """As Ranks.replicate."""

@@ -118,10 +118,10 @@ class AlexNet(nn.Module):
     ):
         super().__init__()
         self.placement = placement or [range(network.towers)] * len(network.stages)
-        self.towers = nn.ModuleDict()
+        self.towers, rows = nn.ModuleDict(), trace(network)
         for index in sorted(set().union(*self.placement)):
-            rows = [row for row in trace(network) if index in self.placement[row.stage]]
-            self.towers[str(index)] = Tower(rows, index, seed, memory, wrap)
+            own = [row for row in rows if index in self.placement[row.stage]]
+            self.towers[str(index)] = Tower(own, index, seed, memory, wrap)
         self.joins = joins or [all_here] * len(network.stages)
         self.run, self.reads = one_by_one, tuple(network.input)
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from alexnet2gpu.config.network import Network
 from alexnet2gpu.ranks.gpus import backend_of, check_seats, choose_device, nccl_may_share, said_of, seat_of
-from alexnet2gpu.ranks.link import Link
+from alexnet2gpu.ranks.link import Link, connected
 from alexnet2gpu.ranks.machine import cores, keep_freed_memory
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.store import store
@@ -88,13 +89,8 @@ class Ranks:
         return self.seats[self.grid.rank].name
 
     def connect(self, network: Network, wire: torch.dtype | None = None) -> list[Link | None]:
-        """For the end of each stage, the link over which this rank meets others, if it does. All but the
-        last, of the logits, send in the type `wire`."""
-        axes = self.grid.gathered(network)
-        wires = [wire] * (len(axes) - 1) + [None]
-        self.links = [
-            None if axis is None else Link(self.split_group, axis, wire) for axis, wire in zip(axes, wires)
-        ]
+        """For the end of each stage, the link over which this rank meets others, or None: link.connected."""
+        self.links = connected(self.grid.gathered(network), wire, partial(Link, self.split_group))
         return self.links
 
     def replicate(

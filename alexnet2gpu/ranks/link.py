@@ -117,6 +117,13 @@ class Link:
         return coming + [dist.isend(outgoing[r], group=self.group, group_dst=r) for r in incoming]
 
 
+def connected(axes: Sequence[int | None], wire: torch.dtype | None, make: Callable[..., Link]) -> list:
+    """For the end of each stage the link that `make(axis, wire)` gives, None where there is no axis. All but
+    the last, of the logits, send in the type `wire`."""
+    wires = [wire] * (len(axes) - 1) + [None]
+    return [None if axis is None else make(axis, wire) for axis, wire in zip(axes, wires)]
+
+
 def add(own: Tensor, received: list[Tensor]) -> Tensor:
     """(B, C/n, ...) of this rank, and what `start_scatter` gives -> their sum, as `own` is."""
     first, *rest = received

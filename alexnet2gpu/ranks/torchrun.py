@@ -27,6 +27,11 @@ def grid_of(towers: int, mode: str, environment: Mapping = os.environ) -> Grid:
         raise ValueError(f"WORLD_SIZE is {world}, but not where ranks meet: start them by torchrun")
     if mistake := _mistake(towers, mode, world, "WORLD_SIZE" in environment):
         raise ValueError(mistake)
+    return grid_at(mode, towers, rank, world, local_rank, local_world)
+
+
+def grid_at(mode: str, towers: int, rank: int, world: int, local_rank: int, local_world: int) -> Grid:
+    """A rank of a mode that so many ranks can have."""
     span = {"split": world, "hybrid": world, "grid": towers}.get(mode, 1)
     share = towers // span
     first = rank % span * share

@@ -21,23 +21,20 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from alexnet2gpu.config import layers as kinds
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.measured import StepMemory
 from alexnet2gpu.memory.play import Estimate, Played, play
 from alexnet2gpu.memory.predict import random_batch
 from alexnet2gpu.memory.stand_ins import PlayedRanks, fake_mesh
 from alexnet2gpu.model.optim import SGD2012, local, set_rates
-from alexnet2gpu.model.precision import activation_dtype, weight_dtype
+from alexnet2gpu.ranks.cost import MICROBATCHES
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.torchrun import grid_of
-from bench.modes.pipeline import SCHEDULES, Pipeline, crossing
+from bench.modes.pipeline import SCHEDULES, Pipeline
 from bench.modes.tensor import TensorParallel
 
 NAMES = (*SCHEDULES, "tensor")
-MICROBATCHES = 4
 
 
 class Alternative:
@@ -132,26 +129,6 @@ def measure(name: str, config: Config, microbatches: int = MICROBATCHES, watched
             found.append(memory.bytes | {"gradients": gradients})  # also those that are in no bucket
         del alternative, memory  # what is joined to a group goes before it
     return min(found, key=lambda step: step["peak"])
-
-
-def sent(name: str, config: Config, world: int = 2) -> int:
-    """Bytes of activations and gradients that a rank sends in a step, if a collective is a ring; those of a
-    pipeline that both send are alike.
-
-    tensor: an all-gather of x, or a reduce-scatter, is (n - 1)/n of x, an all-reduce twice that. fc6 gathers
-    its input and scatters the gradient; each summed layer is all-reduced, as is the gradient of what the next
-    one reads; logits are gathered; gradients of convolutions all-reduced."""
-    (cut, features), rows = crossing(config.model), trace(config.model)
-    size = activation_dtype(config.train.precision).itemsize
-    if name in SCHEDULES:
-        return config.train.batch * features * size
-    towers = config.model.towers
-    outputs = [towers * row.gives[0] for row in rows if isinstance(row.layer, kinds.Linear)]
-    summed = outputs[1:-1:2]
-    logits = outputs[-1] * (2 if len(outputs) % 2 == 0 else 1)
-    values = config.train.batch * (2 * features + 4 * sum(summed) + logits) * size
-    weights = towers * sum(row.parameters for row in rows if row.stage < cut)
-    return (world - 1) * (values + 2 * weights * weight_dtype(config.train.precision).itemsize) // world
 
 
 def losses(name: str, config: Config, steps: int = 3, microbatches: int = MICROBATCHES) -> list[float]:

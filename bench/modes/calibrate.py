@@ -88,13 +88,8 @@ def measured(team, kind, ranks):
         once = max(clock(size, 2))  # also the warm-up
         seconds.append(clock(size, min(MOST, max(3, int(SECONDS / once)))))
     line = fit(list(zip(sent, map(statistics.median, seconds))))
-    return {
-        "sizes": SIZES,
-        "sent": sent,
-        "seconds": seconds,
-        "alpha": line.alpha,
-        "bandwidth": line.bandwidth,
-    }
+    own = {"sizes": SIZES, "sent": sent, "seconds": seconds}
+    return own | {"alpha": line.alpha, "bandwidth": line.bandwidth}
 
 
 def lines(name, found):

@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.profile import Profile, read
@@ -35,6 +36,7 @@ DRAW, TIE = 2014, 0.05
 RATES = None, 125e6, 25e6
 RACED = [(2, 2, batch, rate, ("split", "ddp", "hybrid", "fsdp")) for batch in (32, 128) for rate in RATES]
 FITTED = 2, 2, 64, None
+found_in = cache(read_json)
 LEAST = 2**18  # bytes: smaller messages pass a token bucket at once
 
 
@@ -64,7 +66,7 @@ def measure(words):
 def seconds_of(ranks, towers, batch, rate):
     """Contender -> seconds of a step of the slowest rank, the median of the rounds."""
     name = f"alexnet, {ranks} ranks, batch {batch}, {said(rate)}, model.towers={towers}"
-    rounds = {each: found["rounds"] for each, found in read_json(race.FILE)[name]["found"].items()}
+    rounds = {each: found["rounds"] for each, found in found_in(race.FILE)[name]["found"].items()}
     return {
         each: statistics.median(max(sum(rank["seconds"]) for rank in answers) for answers in of)
         for each, of in rounds.items()
@@ -79,7 +81,7 @@ def profile_of(towers: int) -> Profile:
 def lines_of(ranks, rate, copying):
     """What carries bytes, as calibrate.py has measured single messages. On loopback it is cores that do, so a
     byte costs a rank there, and over any link, what it takes there."""
-    found = read_json(calibrate.FILE)
+    found = found_in(calibrate.FILE)
     line, alone = (fitted(found[f"{ranks} ranks, {said(each)}"]["found"]) for each in (rate, None))
     rates = ("summing", "all_reduce"), ("gathering", "all_gather"), ("scattering", "reduce_scatter")
     parts = {name: line[kind].bandwidth / line["swap"].bandwidth for name, kind in rates}
@@ -103,10 +105,8 @@ def copying():
 
 def setting_of(ranks, towers, batch, rate, copying=0.0):
     """The model's setting, with layers as slow as `pace` has found them in these rounds; measured seconds."""
-    network, profile = (
-        load_config("configs/alexnet.yaml", [f"model.towers={towers}"]).model,
-        profile_of(towers),
-    )
+    network = load_config("configs/alexnet.yaml", [f"model.towers={towers}"]).model
+    profile = profile_of(towers)
     lines, measured = lines_of(ranks, rate, copying), seconds_of(ranks, towers, batch, rate)
     crowd = max(1, ranks * profile.threads / profile.cores)
     alone = play(step_of("single", network, 1, PACE), profile, lines)

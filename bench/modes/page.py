@@ -3,13 +3,12 @@
 import statistics
 
 from alexnet2gpu.config.load import load_config
-from alexnet2gpu.figures.plan import draw_regions
 from alexnet2gpu.model.profile import read
 from alexnet2gpu.ranks.cost import Line, Lines, sent
 from alexnet2gpu.ranks.plans import Setting
 from bench.modes import judge, memory, published, race
 from bench.modes.links import said
-from bench.results import REPOSITORY, read_json, redraw, results_file, table
+from bench.results import REPOSITORY, program_of, read_json, redraw, results_file, table
 
 PAGE = REPOSITORY / "docs" / "modes.md"
 CHART = REPOSITORY / "docs" / "results" / "modes" / "fastest.png"
@@ -66,16 +65,9 @@ def published_table():
 
 def draw_chart():
     """The fastest mode of two H100 over batch and bandwidth."""
-    batches, rates = [2 ** (n / 2) for n in range(6, 25)], [10 ** (n / 4) for n in range(32, 49)]
     setting = Setting(NETWORK, read("h100"), Lines(Line(50e9, 5e-6)), 2)
     CHART.parent.mkdir(exist_ok=True)
-    draw_regions(
-        "alexnet.yaml on two H100: the fastest mode",
-        batches,
-        rates,
-        setting.fastest_of(batches, rates),
-        CHART,
-    )
+    program_of("plan").draw(setting, "alexnet.yaml on two H100: the fastest mode", CHART, slowest=8)
 
 
 def tables():

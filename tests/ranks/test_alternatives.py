@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.memory.predict import parts_of, random_batch
 from alexnet2gpu.model.step import how_of, train_step
+from alexnet2gpu.ranks.cost import sent
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.modes import Grid
 from bench.modes import alternatives, tensor
@@ -77,13 +78,13 @@ def sent_by_dtensor(config):
     """On a rank: in a step."""
     with Ranks(alternatives.grid(config)) as ranks:
         alternative = alternatives.build("tensor", config, ranks)
-        with Sent() as sent:
+        with Sent() as seen:
             alternative.step()
         weights = sum(p.nbytes for p in alternative.model.convolutions.parameters())
         del alternative
-        return sent.bytes + weights  # an all-reduce of DDP's
+        return seen.bytes + weights  # an all-reduce of DDP's
 
 
 def test_bytes_sent_by_dtensor_are_those_of_the_formula(on_ranks):
     config = load_config(QUICK)
-    assert on_ranks(sent_by_dtensor, 2, config) == [alternatives.sent("tensor", config)] * 2
+    assert on_ranks(sent_by_dtensor, 2, config) == [sent("tensor", config.model, 2, config.train.batch)] * 2

@@ -31,7 +31,7 @@ from alexnet2gpu.runs.checkpoints.format import (
     set_aside,
     step_of,
 )
-from alexnet2gpu.runs.checkpoints.towers import serialised, snapshot
+from alexnet2gpu.runs.checkpoints.towers import serialised, snapshot, take_part
 from alexnet2gpu.runs.folder import Run
 
 
@@ -62,10 +62,11 @@ class Saver:
         one before has met: OSError, as of a full disk, or ValueError."""
         self.run.writer.wait()
         self.saves += 1  # as on all ranks: a step may be saved twice, without and with evaluation
-        if self.writes or optimizer.gathers:
-            contents = snapshot(model, optimizer, self.own) | self.beside
         if self.writes:
+            contents = snapshot(model, optimizer, self.own) | self.beside
             self.run.writer.do(self._write, replace(progress), contents, f"{self.attempt}-{self.saves}")
+        elif optimizer.gathers:
+            take_part(model, optimizer, self.own)
 
     def _write(self, progress, contents, attempt):
         folder, noted = self.run.checkpoints, self.run.folder / "run.json"

@@ -43,6 +43,13 @@ def snapshot(model: AlexNet, optimizer: SGD2012, towers: Sequence[int]) -> dict[
     return contents
 
 
+def take_part(model: AlexNet, optimizer: SGD2012, towers: Sequence[int]) -> None:
+    """What the other replicas do while one takes a `snapshot`, where each has a part of the velocities."""
+    for index in towers:
+        for parameter in model.towers[str(index)].parameters():
+            optimizer.velocity_of(parameter)
+
+
 def _copy(tensor):
     """In pinned memory, if it comes from a GPU: ten times as fast, and all copies at once."""
     copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
