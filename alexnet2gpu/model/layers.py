@@ -74,6 +74,21 @@ def draw_weights(module: nn.Module, layer: Layer, seed: int) -> None:
     module.bias.fill_(layer.bias)
 
 
+class Masks:
+    """The masks that a generator draws from now on, once more: a context for a stage that is computed again.
+    Afterwards it goes on from where it was, so that the next pass has masks of its own."""
+
+    def __init__(self, generator: torch.Generator):
+        self.generator, self.state = generator, generator.get_state()
+
+    def __enter__(self):
+        self.later = self.generator.get_state()
+        self.generator.set_state(self.state)
+
+    def __exit__(self, *error):
+        self.generator.set_state(self.later)
+
+
 class Dropout(nn.Module):
     """Training: each activation is 0 with probability p. Two scalings, equal in expectation:
 

@@ -19,6 +19,7 @@ towers in one stage than in the next (ranks/modes.py, the hybrid). Parameters ha
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -79,14 +80,13 @@ class Tower(nn.Module):
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
         if stage + 1 not in self.recompute or not torch.is_grad_enabled():
             return self._run(stage, x)
-        masks = self.generator and self.generator.get_state()
-        return checkpoint(
-            self._run, stage, x, masks, use_reentrant=False, preserve_rng_state=not self.generator
-        )
+        how = {"preserve_rng_state": not self.generator}
+        if self.generator:
+            again = layers.Masks(self.generator)
+            how["context_fn"] = lambda: (nullcontext(), again)
+        return checkpoint(self._run, stage, x, use_reentrant=False, **how)
 
-    def _run(self, stage, x, masks=None):
-        if masks is not None:  # computed again, a stage draws the same ones
-            self.generator.set_state(masks)
+    def _run(self, stage, x):
         for name in self.stages[stage]:
             x = self.get_submodule(name)(x)
         return x

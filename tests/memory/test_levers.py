@@ -9,7 +9,11 @@ from torch.nn import functional as F
 
 from alexnet2gpu.config.keys import Memory
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.memory.predict import parts_of, random_batch
 from alexnet2gpu.model.model import AlexNet
+from alexnet2gpu.model.step import how_of, train_step
+from alexnet2gpu.ranks.groups import Ranks
+from alexnet2gpu.ranks.modes import Grid
 
 ALL_OFF = Memory(norm_input_only=False, pool_places_only=False, image_unpadded=False, relu_in_place=False)
 
@@ -44,6 +48,23 @@ def test_no_lever_changes_a_gradient(levers):
     found = gradients("configs/alexnet.yaml", levers, small)
     for name, gradient in expected.items():
         assert torch.allclose(found[name], gradient, rtol=1e-9, atol=1e-12 * gradient.norm()), name
+
+
+@pytest.mark.parametrize("parts", ["train.accumulate=2", "optim.fc_updates=2"])
+def test_stages_computed_again_leave_the_next_pass_its_own_masks(parts):
+    """Weights after a step in passes: as without, to the bit."""
+
+    def weights(recompute):
+        settings = [parts, "train.batch=4", "train.precision=float64", f"memory.recompute={recompute}"]
+        config = load_config("configs/quick.yaml", settings)
+        with Ranks(Grid(towers=range(2))) as ranks:
+            made, batch = parts_of("single", config, ranks), random_batch(config, ranks)
+            made.model.seed_dropout(0, 0, 0)
+            train_step(made.model, made.optimizer, *batch, how_of(config))
+            return made.model.state_dict()
+
+    expected, found = weights([]), weights([1, 3])
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
 @pytest.mark.slow
