@@ -49,11 +49,11 @@ def main(argv=None):
         check_alike(networks, args.views)
         config, found, learned = networks[0]
         grid = grid_of(config.model.towers, mode_of(args.split_model, args.ddp, args.hybrid))
-        grid.placement(config.model)  # raises, if there can be none
         test = load_test_images(config.data, config.model, learned)
         check_images(test, grid.replicas)
         for network in networks:
             model = network.config.model
+            grid.placement(model)  # raises, if there can be none
             read_towers(network.checkpoint, model, range(model.towers))  # those of other ranks
             # too: all ranks come to the same conclusion, and rank 0 prints it
         configs = [network.config for network in networks]

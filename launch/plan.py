@@ -98,7 +98,8 @@ def peak_of(mode, config, ranks, on_gpu):
     if mode not in MODES:
         return None
     replicas = ranks // config.model.towers if mode == "grid" else ranks
-    return Case(mode, config, replicas, ranks).predict(on_gpu).bytes["peak"]
+    case = Case(mode, config, replicas, ranks)
+    return None if case.mistake else case.predict(on_gpu).bytes["peak"]
 
 
 def draw(setting, title, file, slowest=7):
@@ -116,7 +117,7 @@ def main(argv=None):
         from alexnet2gpu.figures.page import has_matplotlib
         from alexnet2gpu.memory.plan import with_train
         from alexnet2gpu.ranks.plans import Setting, comparison
-        from alexnet2gpu.ranks.schedule import TIMED, unsuited
+        from alexnet2gpu.ranks.schedule import TIMED
 
         config = load_config(args.config, args.set)
         if config.train.accumulate > 1:
@@ -130,7 +131,7 @@ def main(argv=None):
         plans, reasons = [], {}
         for batch in args.batches or [config.train.batch]:
             for mode in args.modes or TIMED:
-                if reason := unsuited(mode, config.model.towers, args.ranks, batch):
+                if reason := setting.unsuited(mode, batch):
                     reasons[f"{mode}: {reason}"] = None
                     continue
                 peak = peak_of(mode, with_train(config, batch=batch), args.ranks, not profile.cores)

@@ -33,6 +33,11 @@ class Network:
         found = (any(isinstance(layer, others) for layer in stage.values()) for stage in self.stages)
         return next((number for number, other in enumerate(found) if other), len(self.stages))
 
+    @property
+    def mixed(self) -> bool:
+        """Whether there are such stages, and others."""
+        return 0 < self.convolutional < len(self.stages)
+
 
 class Row(NamedTuple):
     """One layer in its place; counts are per tower and, for multiply-adds, per image."""

@@ -39,8 +39,7 @@ def with_train(config: Config, **keys) -> Config:
 def modes_of(config: Config, known: Sequence[str] = MODES) -> list[str]:
     """Those of the `known` modes that a network can have."""
     modes = [mode for mode in known if config.model.towers > 1 or mode not in SPLIT]
-    mixed = 0 < config.model.convolutional < len(config.model.stages)
-    return [mode for mode in modes if mixed or mode != "hybrid"]
+    return [mode for mode in modes if config.model.mixed or mode != "hybrid"]
 
 
 class Case(NamedTuple):
@@ -68,8 +67,13 @@ class Case(NamedTuple):
 
     @property
     def mistake(self) -> str:
-        """What is wrong with the batch; "" if nothing."""
-        by = self.config.train.undivided(self.first.shares)
+        """What is wrong with the batch, or cannot be in this mode; "" if nothing."""
+        config, first = self.config, self.first
+        if config.optim.fc_updates > 1 and first.replicas > 1:
+            return "has replicas, and optim.fc_updates is not for them"
+        if self.mode == "zero1" and config.train.precision == "float16":
+            return "is in float16, and zero1 is not"
+        by = config.train.undivided(first.shares)
         return f"does not divide by {by}" if by else ""
 
     def with_batch(self, batch: int) -> "Case":

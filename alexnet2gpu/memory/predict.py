@@ -61,7 +61,7 @@ def grid_here(mode: str, towers: int) -> Grid:
 def predict(
     mode: str, config: Config, replicas: int, on_gpu: bool, ranks: int | None = None, limit: float = math.inf
 ) -> Estimate:
-    """What any rank of the mode holds, all being alike, or the first, where FSDP's parts are not. `limit`: of
+    """What any rank of the mode holds, all being alike; of zero1 the fullest, of FSDP the first. `limit`: of
     what a GPU's allocator may reserve. Raises: ValueError if the mode cannot be, or if fsdp is asked for in a
     process that has a process group."""
     grid = first_of(mode, config.model.towers, replicas, ranks)
@@ -83,7 +83,7 @@ def _play(make, on_gpu, limit=math.inf):
 
 def _played(mode, config, grid, mesh=None):
     """The step of a rank whose others stand in."""
-    ranks = PlayedRanks(grid)
+    ranks = PlayedRanks(grid, fullest=mode == "zero1")
     parts, batch = parts_of(mode, config, ranks, mesh), random_batch(config, ranks)
     parts.model.seed_dropout(config.train.seed, grid.replica, 0)
     weights = list(parts.model.parameters())
@@ -103,11 +103,11 @@ def _played(mode, config, grid, mesh=None):
 
 
 def parts_of(mode: str, config: Config, ranks: Ranks, mesh: Any = None) -> Parts:
-    """What a step of a mode works on, at the first epoch's rates. `mesh`: of fsdp's ranks, if there is
-    one."""
+    """What a step of a mode works on, "" being that of the config, at the first epoch's rates. `mesh`: of
+    fsdp's ranks, if there is one."""
     change = None
-    if mode == "zero1":
-        config = replace(config, optim=replace(config.optim, zero1=True))
+    if mode:  # whatever the config says
+        config = replace(config, optim=replace(config.optim, zero1=mode == "zero1"))
     if mode == "fsdp":
         from torch.distributed.device_mesh import DeviceMesh
 

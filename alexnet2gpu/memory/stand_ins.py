@@ -18,10 +18,12 @@ from alexnet2gpu.ranks.modes import Grid
 
 
 class PlayedRanks:
-    """As ranks.groups.Ranks, for a rank alone: what ranks.assemble asks of it."""
+    """As ranks.groups.Ranks, for a rank alone: what ranks.assemble asks of it. `fullest`: where momentum is
+    shared out, with the largest part, not this replica's."""
 
-    def __init__(self, grid: Grid):
+    def __init__(self, grid: Grid, fullest: bool = False):
         self.grid, self.device, self.buckets = grid, torch.device("cpu"), Buckets()
+        self.fullest = fullest
 
     def connect(self, network, wire=None):
         """As Ranks.connect."""
@@ -35,14 +37,13 @@ class PlayedRanks:
         return model
 
     def share_momentum(self, named_parameters, *rule):
-        """As Ranks.share_momentum: of this replica's part. torch gives each weight to who has least."""
-        sizes, own = [0] * self.grid.replicas, []
-        for name, parameter in named_parameters:
+        """As Ranks.share_momentum, of a part. torch gives each weight to who has least."""
+        sizes, parts = [0] * self.grid.replicas, [[] for _ in range(self.grid.replicas)]
+        for named in named_parameters:
             replica = sizes.index(min(sizes))
-            sizes[replica] += parameter.numel()
-            if replica == self.grid.replica:
-                own.append((name, parameter))
-        return SGD2012(own, *rule)
+            sizes[replica] += named[1].numel()
+            parts[replica].append(named)
+        return SGD2012(parts[sizes.index(max(sizes)) if self.fullest else self.grid.replica], *rule)
 
     def largest(self, values):
         """As Ranks.largest."""

@@ -8,6 +8,8 @@ layer in linear.py. No layer looks beyond the channels that it is given, so in a
 another tower.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import nn
 
@@ -76,10 +78,14 @@ def draw_weights(module: nn.Module, layer: Layer, seed: int) -> None:
 
 class Masks:
     """The masks that a generator draws from now on, once more: a context for a stage that is computed again.
-    Afterwards it goes on from where it was, so that the next pass has masks of its own."""
+    Afterwards it goes on from where it was, so that the next pass has masks of its own. Nothing for None."""
 
-    def __init__(self, generator: torch.Generator):
-        self.generator, self.state = generator, generator.get_state()
+    def __init__(self, generator: torch.Generator | None):
+        self.generator, self.state = generator, generator and generator.get_state()
+
+    def contexts(self):
+        """Of the first time, of the second: as torch.utils.checkpoint asks for them."""
+        return nullcontext(), self if self.generator else nullcontext()
 
     def __enter__(self):
         self.later = self.generator.get_state()

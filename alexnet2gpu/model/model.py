@@ -19,7 +19,6 @@ towers in one stage than in the next (ranks/modes.py, the hybrid). Parameters ha
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +79,7 @@ class Tower(nn.Module):
         """Run one stage: (B, C, ...) channels of all towers -> (B, C'/n, ...) of this one."""
         if stage + 1 not in self.recompute or not torch.is_grad_enabled():
             return self._run(stage, x)
-        how = {"preserve_rng_state": not self.generator}
-        if self.generator:
-            again = layers.Masks(self.generator)
-            how["context_fn"] = lambda: (nullcontext(), again)
+        how = {"preserve_rng_state": not self.generator, "context_fn": layers.Masks(self.generator).contexts}
         return checkpoint(self._run, stage, x, use_reentrant=False, **how)
 
     def _run(self, stage, x):

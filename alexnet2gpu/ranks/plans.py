@@ -36,8 +36,12 @@ class Setting(NamedTuple):
     ranks: int
     element: int = 4
 
+    def unsuited(self, mode: str, batch: int) -> str:
+        """schedule.unsuited of this setting."""
+        return unsuited(mode, self.network.towers, self.ranks, batch, self.network.mixed)
+
     def plan(self, mode: str, batch: float) -> Plan:
-        """A step of a mode, of which schedule.unsuited has nothing to say."""
+        """A step of a mode, of which `unsuited` has nothing to say."""
         low, high = self.profile.spread
         clock = self._clock(mode, batch)
         seconds = clock(self.lines, low, -1), clock(self.lines), clock(self.lines, high, 1)
@@ -60,7 +64,7 @@ class Setting(NamedTuple):
 
     def fastest_of(self, batches: Sequence[float], rates: Sequence[float]) -> list[list[str]]:
         """The fastest mode at each of `rates`, bytes a second of the line that is the slowest, and batch."""
-        modes = [mode for mode in TIMED if not unsuited(mode, self.network.towers, self.ranks, 0)]
+        modes = [mode for mode in TIMED if not self.unsuited(mode, 0)]
         clocks = [{mode: self._clock(mode, batch) for mode in modes} for batch in batches]
         name, found = "between" if self.lines.between else "inside", []
         for rate in rates:

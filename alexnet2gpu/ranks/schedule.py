@@ -54,8 +54,10 @@ class Place(NamedTuple):
     sums: int
 
 
-def unsuited(mode: str, towers: int, ranks: int, batch: int) -> str:
-    """Why a mode cannot be, in words; "" if it can."""
+def unsuited(mode: str, towers: int, ranks: int, batch: int, mixed: bool = True) -> str:
+    """Why a mode cannot be, in words; "" if it can. `mixed`: config/network.py."""
+    if mode in ("hybrid", "pipeline", "tensor") and not mixed:
+        return "the network has no stages of convolutions apart from others"
     copies = {"ddp": ranks, "zero1": ranks, "fsdp": ranks, "hybrid": ranks, "tensor": ranks}.get(mode, 1)
     if mode == "grid":
         copies = ranks // towers

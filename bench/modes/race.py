@@ -60,7 +60,7 @@ def contender(name, ranks):
 
 def check(each, config):
     """Raises: ValueError if the mode cannot be, with so many ranks and this batch."""
-    reason = unsuited(each.mode, config.model.towers, each.ranks, config.train.batch)
+    reason = unsuited(each.mode, config.model.towers, each.ranks, config.train.batch, config.model.mixed)
     if reason and each.mode != "pace":
         raise ValueError(f"{each.mode}: {reason}")
 

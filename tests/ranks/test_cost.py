@@ -203,6 +203,14 @@ def test_what_cannot_be_is_said():
     assert not any(unsuited(mode, 2, 2, 12) for mode in schedule.TIMED if mode != "grid")
 
 
+def test_a_network_of_one_stage_has_no_hybrid_and_no_pipeline():
+    lenet = load_config("configs/lenet.yaml").model
+    setting = Setting(lenet, layers({}), Lines(Line(1e9)), 2)
+    for mode in ("hybrid", "pipeline", "tensor"):
+        assert "no stages of convolutions apart" in setting.unsuited(mode, 12)
+    assert not setting.unsuited("ddp", 12)
+
+
 def test_the_fastest_is_named_with_those_that_are_as_fast():
     plans = [Plan("split", 2, 8, (1, 2, 3), 0, 5), Plan("ddp", 2, 8, (2.5, 4, 5), 0, 4)]
     assert fastest(plans) == "split (or ddp: too close to tell)"
