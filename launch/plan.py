@@ -76,9 +76,8 @@ def profile_of(name, config):
         found = profile.read(name)
         found.check(config.model)
         if found.precision != config.train.precision:
-            raise ValueError(
-                f"--profile {name}: is of {found.precision}: --set train.precision=that, or here"
-            )
+            way_out = f"--set train.precision={found.precision}, or --profile here"
+            raise ValueError(f"--profile {name}: is of {found.precision}: {way_out}")
         return found
     from alexnet2gpu.model.timing import measure
     from alexnet2gpu.ranks.groups import Ranks

@@ -61,9 +61,13 @@ def check_batch(config: Config, grid: Grid, images: int) -> None:
     train = config.train
     batch, parts = train.batch, grid.shares * train.accumulate
     if config.optim.zero1 and grid.replicas == 1:
-        raise ValueError("optim.zero1: shares momentum out over the replicas of --ddp; here is one")
+        raise ValueError(
+            "optim.zero1: shares momentum out over the replicas of --ddp; here is one: "
+            "--set optim.zero1=false"
+        )
     if config.optim.fc_updates > 1 and grid.replicas > 1:
-        raise ValueError("optim.fc_updates: for one device, --split-model or --hybrid, not for --ddp")
+        without = "--set optim.fc_updates=1"
+        raise ValueError(f"optim.fc_updates: for one device, --split-model or --hybrid, not --ddp: {without}")
     if by := train.undivided(grid.shares):
         by += " (train.accumulate)" * (train.accumulate > 1)
         raise ValueError(f"train.batch {batch} does not divide by {by}: make it a multiple of {parts}")

@@ -21,7 +21,7 @@ from alexnet2gpu.model.precision import computing_in
 
 
 class How(NamedTuple):
-    """How a step is done. `passes` and `fc_updates`, of which one is 1, divide the batch."""
+    """How a step is done. `passes` and `fc_updates` divide the batch; at least one of them is 1."""
 
     precision: str = "float32"
     classes: int | None = None  # outputs beyond so many are no answers; the loss is over all

@@ -1,7 +1,5 @@
 """Links, over which halves travel between ranks: each tells all others, or tells each something else.
 
-A half is of the channels, (B, C/n, ...) of (B, C, ...), or for the hybrid of the images, (B/n, C, ...).
-
 Both start at once and give a function that waits, so that a rank can compute meanwhile:
 
     start_gather     own half (B, C/n, ...)              -> every rank's half
@@ -11,6 +9,7 @@ On the CPU as messages between two ranks, three times as fast there as gloo's co
 gloo has no messages, as collectives, which NCCL carries out on a stream of its own: to wait for them is then
 for the stream of what is computed, not for the CPU.
 
+A half is of the channels, (B, C/n, ...) of (B, C, ...), or for the hybrid of the images, (B/n, C, ...).
 Tensors travel with their channels last, (B, ..., C/n), as they lie in memory; in the type `wire` if there is
 one, but a rank's own half stays exact.
 """

@@ -33,8 +33,8 @@ class Grid:
     local_rank: int = 0  # among the ranks of this machine
     local_world: int = 1
     span: int = 1  # ranks that a replica is split over
-    towers: range = range(1)  # held by this rank; of the hybrid, in fully connected stages
-    parts: int = 1  # of a replica's images, one for each of its ranks: of the hybrid, in other stages
+    towers: range = range(1)  # held by this rank; in the hybrid, of fully connected stages
+    parts: int = 1  # that a replica's images are in: in the hybrid a rank's convolutions see one of `span`
 
     @property
     def replica(self) -> int:

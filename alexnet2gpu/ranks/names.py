@@ -7,4 +7,4 @@ FLAGS = {  # of the modes
     "grid": "--split-model --ddp",
     "hybrid": "--hybrid",
 }
-MODES = (*FLAGS, "zero1", "fsdp")  # the last two, in tables: a key of the config; torch's own way
+MODES = (*FLAGS, "zero1", "fsdp")  # in tables: zero1 is ddp with optim.zero1, fsdp torch's FSDP2

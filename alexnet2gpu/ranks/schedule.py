@@ -18,7 +18,8 @@ The order is that of backward, so fully connected layers, 96 % of the bytes, lea
     grid      both                              fsdp      weights are gathered twice, gradients scattered
     zero1     ddp; then updated weights are sent out, since torch's optimizer comes after DDP's sum
 
-Left out: exchange.overlap, memory.regather and recompute, train.accumulate, reading images. No torch.
+Left out: exchange.overlap, memory.regather and recompute, train.accumulate, optim.fc_updates, reading images;
+logits count as activations, though they travel exactly. No torch.
 """
 
 import math

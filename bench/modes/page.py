@@ -53,8 +53,9 @@ def cells_table():
         found = [((*cell[:4],), *cell[4:]) for cell in own]
         pairs, ties, right = judge.order(found)
         lines.append([name, len(own), f"{statistics.median(errors):.1%}", f"{max(errors):.1%}"])
-        lines[-1] += [pairs, ties, f"{right} of {pairs - ties}"]
-    head = ["cells", "", "median error", "worst", "pairs of modes", "ties", "order right"]
+        inside = sum(low <= measured <= high for *_, measured, low, _, high in own)
+        lines[-1] += [inside, pairs, ties, f"{right} of {pairs - ties}"]
+    head = ["cells", "", "median error", "worst", "inside", "pairs of modes", "ties", "order right"]
     return table(head, lines)
 
 

@@ -1,4 +1,4 @@
-"""Every mode side by side: speed and memory per rank, as launch/train.py reports them.
+"""One device, split, DDP and grid side by side: speed and memory per rank, as launch/train.py reports them.
 
     python -m bench.modes runs [--config configs/quick.yaml] [--steps 24] [--rounds 3] [--set KEY=VALUE]
 

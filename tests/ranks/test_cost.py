@@ -74,6 +74,14 @@ def test_modes_cross_at_the_same_batches_for_any_number_of_ranks(ranks, element,
     assert tuple(round(crossing(*pair)) for pair in pairs) == crossings
 
 
+def test_with_four_towers_modes_cross_earlier():
+    """As docs/modes.md has it: their convolutions have fewer weights."""
+    network = load_config("configs/alexnet.yaml", ["model.towers=4"]).model
+    for batch, cheaper, other in ((37, "split", "hybrid"), (984, "split", "ddp"), (3274, "hybrid", "ddp")):
+        for images, less, more in ((batch, cheaper, other), (batch + 2, other, cheaper)):
+            assert sent(less, network, 4, images) < sent(more, network, 4, images)
+
+
 def test_seconds_lie_on_lines_between_points_and_beyond_them():
     points = [[8, 1.0], [32, 3.0], [128, 15.0]]
     at = {8: 1, 20: 2, 32: 3, 80: 9, 128: 15, 256: 31, 2: 0.5}
