@@ -98,6 +98,17 @@ def layers(seconds):
     return Profile("", "", 1, 0, "float32", 0.0, known)
 
 
+def test_a_step_of_one_device_has_each_layer_once_forward_and_once_backward():
+    """Of both towers, the joins of stages once, the loss, and the update of all parameters; forward and
+    backward take other times here."""
+    names = [row.name for row in trace(ALEXNET)] * 2 + [f"join{stage}" for stage in range(1, 6)]
+    times = {name: 0.5**n for n, name in enumerate(dict.fromkeys([*names, "loss"]))}
+    known = {name: {"forward": [[1, s]], "backward": [[1, 3 * s]]} for name, s in times.items()}
+    profile = Profile("", "", 1, 0, "float32", 1e-9, known)
+    expected = 12 * sum(4 * times[name] for name in names) + 12 * times["loss"] + 1e-9 * ALL
+    assert play(step_of("single", ALEXNET, 1, 12), profile, Lines(Line(1.0))) == pytest.approx(expected)
+
+
 def test_buckets_leave_when_their_last_gradient_is_there():
     """Three layers that go back in 3, 2 and 1 s, with 30, 4 and 4 bytes; a bucket holds 5, a byte takes
     0.1 s. The first leaves at 3 and is under way until 6; the second, of both others, leaves at 6."""
