@@ -14,13 +14,12 @@ matplotlib PNG. Batches count the images of all ranks together.
 
 import json
 import math
-import os
 import pickle
 import sys
 from functools import partial
 from pathlib import Path
 
-from options import Parser, device, size
+from options import Parser, alone, device, size
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
@@ -55,8 +54,7 @@ def parse(argv):
 
 def check(args, here):
     """Raises: ValueError if the options do not go together."""
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise ValueError("memory.py starts its own processes: run it with python, not torchrun")
+    alone("memory.py")
     if args.measure and args.device not in (None, here):
         raise ValueError(f"--device {args.device}: cannot be measured here, only predicted")
     if args.budget and args.batches:

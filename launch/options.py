@@ -79,6 +79,12 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
 
+def alone(program):
+    """Raises: ValueError under torchrun, for a program that is one process."""
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError(f"{program} plays or starts its ranks itself: run it with python, not torchrun")
+
+
 def print_lines(lines):
     """Nothing, if there are none."""
     for line in lines:

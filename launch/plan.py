@@ -13,7 +13,7 @@ the fastest mode over batch and bandwidth.
 import re
 from pathlib import Path
 
-from options import UNITS, Parser, size
+from options import UNITS, Parser, alone, size
 
 from alexnet2gpu.faults.mistakes import one_line_mistakes
 
@@ -42,9 +42,12 @@ def parse(argv):
     add("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB")
     add("--out", metavar="DIR", help="for profile.json and the chart")
     args = parser.parse_args(argv)
+    alone("plan.py")
     args.budget = args.budget and size(args.budget)
-    if not 1 <= min([args.ranks, args.per_machine or 1, *(args.batches or [1])]) < 2**31:
-        raise ValueError("--ranks, --batches and --per-machine: should be whole numbers, at least 1")
+    numbers = args.ranks, *(args.batches or ()), *([] if args.per_machine is None else [args.per_machine])
+    if not 1 <= min(numbers) <= max(numbers) < 2**31:
+        options = "--ranks, --batches and --per-machine"
+        raise ValueError(f"{options}: should be whole numbers, at least 1, below 2**31")
     return args
 
 
@@ -52,10 +55,13 @@ def lines_of(links, per_machine, known):
     """cost.Lines, as --link has them or else a profile, from which it also takes what --link does not say."""
     from alexnet2gpu.ranks.cost import Line, Lines
 
-    found = {name: Line(**line) for name, line in known.items()}
+    try:
+        found = {name: Line(**known[name]) for name in ("inside", "between") if name in known}
+    except TypeError as error:
+        raise ValueError(f"--profile: its links are none: {error}") from None
+    rates, number = {**UNITS, **BITS}, r"(\d+(?:\.\d*)?)"
+    pattern = rf"(inside|between)={number} ?({'|'.join(rates)})/s(?::{number} ?(us|ms|s))?"
     for text in links or ():
-        rates = {**UNITS, **BITS}
-        pattern = rf"(inside|between)=([\d.]+) ?({'|'.join(rates)})/s(?::([\d.]+) ?(us|ms|s))?"
         if not (match := re.fullmatch(pattern, text)) or not float(match[2]):
             raise ValueError(f"--link {text}: should be as inside=50GB/s:5us or between=10Gbit/s:20us")
         name, rate, unit, message, time = match.groups()
@@ -89,6 +95,18 @@ def profile_of(name, config):
         return measure(config, ranks.device, cores())
 
 
+def untimed(config):
+    """Keys of the config that a step on paper knows nothing of."""
+    set_to = {
+        "train.accumulate": config.train.accumulate > 1,
+        "optim.fc_updates": config.optim.fc_updates > 1,
+        "exchange.overlap": config.exchange.overlap,
+        "memory.regather": config.memory.regather,
+        "memory.recompute": bool(config.memory.recompute),
+    }
+    return [key for key, is_set in set_to.items() if is_set]
+
+
 def peak_of(mode, config, ranks, on_gpu):
     """Bytes of a rank, predicted; None in a mode that the prediction does not know."""
     from alexnet2gpu.memory.plan import Case
@@ -119,8 +137,6 @@ def main(argv=None):
         from alexnet2gpu.ranks.schedule import TIMED
 
         config = load_config(args.config, args.set)
-        if config.train.accumulate > 1:
-            raise ValueError("train.accumulate: a step in several passes is not timed: leave it at 1")
         if args.profile == "here":
             lines_of(args.link, args.per_machine, {})  # a mistake there is found before the measurement
         profile = profile_of(args.profile, config)
@@ -138,8 +154,11 @@ def main(argv=None):
         if not plans:
             raise ValueError("--modes: " + "; ".join(reasons))
         name = Path(args.config).stem
-        print(f"{name}, {config.train.precision}; layers as on {profile.device}: {profile.source}")
+        source, *_ = profile.source.split(";")
+        print(f"{name}, {config.train.precision}; layers as on {profile.device}: {source}")
         print("\n".join([comparison(plans, args.budget), *reasons]))
+        if keys := untimed(config):
+            print(f"times and MB are those of a step without {', '.join(keys)}; memory counts them")
         if args.out:
             folder, figures = Path(args.out), has_matplotlib()
             folder.mkdir(parents=True, exist_ok=True)

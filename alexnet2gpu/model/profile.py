@@ -10,11 +10,14 @@ towers), `loss`, and the update, in seconds a parameter. Kept as JSON, some in c
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from alexnet2gpu.config.load import PLACES
 from alexnet2gpu.config.network import Network, trace
+
+SHAPES = "reads", "gives"
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,10 +50,12 @@ class Profile:
 
     def check(self, network: Network) -> None:
         """Raises: ValueError if a layer of the network was not measured, or has other shapes."""
-        for row in trace(network):
-            known = self.layers.get(row.name, {})
-            if [known.get("reads"), known.get("gives")] != [list(row.reads), list(row.gives)]:
-                raise ValueError(f"--profile: is of another network, without this {row.name}: give here")
+        rows, known = trace(network), self.layers
+        shapes = {row.name: [list(row.reads), list(row.gives)] for row in rows}
+        own = [name for name, s in shapes.items() if [known.get(name, {}).get(k) for k in SHAPES] != s]
+        own += sorted({"loss", *(f"join{row.stage + 1}" for row in rows)} - known.keys())
+        if own:
+            raise ValueError(f"--profile: is of another network, without this {own[0]}: give here")
 
     def write(self, file: Path) -> None:
         """As JSON, a layer a line."""
@@ -68,9 +73,16 @@ def read(file: str) -> Profile:
         names = sorted(path.stem for place in PLACES for path in place.glob("configs/profiles/*.json"))
         raise ValueError(f"--profile {file}: there is no such file; there are here, {', '.join(names)}")
     try:
-        return Profile(**json.loads(found[0].read_text()))
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"--profile {file}: is no profile: {error}") from None
+        profile = Profile(**json.loads(found[0].read_text()))
+        low, high = map(float, profile.spread)
+        numbers = [low, high, profile.update, profile.threads, profile.cores]
+        points = [layer[way] for layer in profile.layers.values() for way in ("forward", "backward")]
+        numbers += [number for of in points for at, seconds in of for number in (at, seconds)]
+        if not all(0 <= number < math.inf for number in numbers):
+            raise ValueError("a number is negative, or none")
+        return profile
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"--profile {file}: is no profile: {error!r}") from None
 
 
 def on_lines(points: list[list[float]], x: float) -> float:

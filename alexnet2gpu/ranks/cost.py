@@ -36,11 +36,9 @@ class Line:
 
     def seconds(self, op: Op) -> float:
         """As a ring: n - 1 messages one after another, of a sum twice as many."""
-        if (
-            op.kind == "broadcast"
-        ):  # one sends at a time, by a tree: what each sends on average comes in turns
-            amount = op.amount * op.ranks / (op.ranks - 1) * math.ceil(math.log2(op.ranks))
-            return self.alpha + amount / self.bandwidth
+        if op.kind == "broadcast":  # one at a time sends all of its part
+            turns = math.ceil(math.log2(op.ranks)) if self.handling else 1  # gloo's tree; NCCL hands parts on
+            return self.alpha + turns * op.amount * op.ranks / (op.ranks - 1) / self.bandwidth
         rounds = 2 if op.kind == "sum" else 1
         parts = {"sum": self.summing, "gather": self.gathering, "scatter": self.scattering}
         return rounds * (op.ranks - 1) * self.alpha + op.amount / (self.bandwidth * parts.get(op.kind, 1))

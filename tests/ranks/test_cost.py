@@ -194,8 +194,9 @@ def test_each_collective_has_its_rate():
     kinds = "exchange", "sum", "gather", "scatter"
     seconds = [line.seconds(Op(kind, 6.0, ranks=2)) for kind in kinds]
     assert seconds == [0.25 + 3, 0.5 + 6, 0.25 + 12, 0.25 + 24]
-    whole = 8.0  # of which each of four sends 6 on average; two hops of a tree
-    assert Line(2.0).seconds(Op("broadcast", 6.0, ranks=4)) == 2 * whole / 2
+    whole = 8.0  # of which each of four sends 6 on average; on CPUs two hops of a tree
+    assert Line(2.0).seconds(Op("broadcast", 6.0, ranks=4)) == whole / 2
+    assert Line(2.0, handling=0.1).seconds(Op("broadcast", 6.0, ranks=4)) == 2 * whole / 2
 
 
 def test_a_line_is_found_again_from_what_it_took():
@@ -231,9 +232,9 @@ def test_a_network_of_one_stage_has_no_hybrid_and_no_pipeline():
 
 
 def test_the_fastest_is_named_with_those_that_are_as_fast():
-    plans = [Plan("split", 2, 8, (1, 2, 3), 0, 5), Plan("ddp", 2, 8, (2.5, 4, 5), 0, 4)]
+    plans = [Plan("split", 2, 8, (1, 2, 3), 0, 5), Plan("ddp", 2, 8, (1, 2.1, 3), 0, 4)]
     assert fastest(plans) == "split (or ddp: too close to tell)"
-    assert fastest([plans[0], plans[1]._replace(seconds=(3.5, 4, 5))]) == "split"
+    assert fastest([plans[0], plans[1]._replace(seconds=(1, 2.2, 3))]) == "split"
     assert comparison(plans, budget=4).endswith("the smallest ddp; the fastest that fits ddp")
     assert comparison(plans, budget=3).endswith("the fastest that fits none")
 
@@ -256,6 +257,19 @@ def test_a_profile_of_another_network_is_refused(tmp_path):
     assert read(tmp_path / "own.json").layers == profile.layers
     with pytest.raises(ValueError, match="of another network.*conv1"):
         profile.check(load_config("configs/alexnet.yaml", ["model.towers=4"]).model)
+    del profile.layers["join2"]
+    with pytest.raises(ValueError, match="without this join2"):
+        profile.check(ALEXNET)
+
+
+@pytest.mark.parametrize(
+    "change", [{"layers": {"conv1": {}}}, {"update": -1}, {"spread": 1}, {"layers": 3}, {"speed": 2}], ids=str
+)
+def test_what_is_no_profile_is_refused(tmp_path, change):
+    own = json.loads((REPOSITORY / "configs/profiles/h100.json").read_text()) | change
+    (tmp_path / "own.json").write_text(json.dumps(own))
+    with pytest.raises(ValueError, match="own.json: is no profile"):
+        read(tmp_path / "own.json")
 
 
 def test_a_measured_profile_adds_up_to_the_step():
@@ -286,6 +300,9 @@ def test_the_program(tmp_path, capsys):
     program("plan").main([*plan, "--batches", "64", "65", "--out", str(tmp_path)])
     said = capsys.readouterr().out
     assert "batch 64: the fastest is" in said and "batch 65 does not divide by 2" in said
+    assert "without" not in said
+    program("plan").main([*plan, "--set", "exchange.overlap=true"])
+    assert "without exchange.overlap;" in capsys.readouterr().out
     assert (tmp_path / "plan.png").stat().st_size > 5000 and read(tmp_path / "profile.json").cores == 0
     config = load_config("configs/alexnet.yaml")
     peaks = {mode: program("plan").peak_of(mode, config, 2, on_gpu=True) for mode in ("split", "pipeline")}
@@ -294,6 +311,8 @@ def test_the_program(tmp_path, capsys):
         (["--link", "inside=fast"], "should be as inside=50GB/s:5us"),
         (["--link", "between=1GB/s", "inside=1GB/s"], "--per-machine"),
         ([], "say what joins ranks"),
+        (["--link", "inside=1.2.3GB/s"], "should be as inside=50GB/s:5us"),
+        (["--per-machine", "0"], "whole numbers, at least 1"),
     ):
         with pytest.raises(SystemExit):
             program("plan").main(["--profile", "h100", *wrong])
