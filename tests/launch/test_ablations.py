@@ -1,0 +1,137 @@
+"""If these fail, docs/ablations.md says of its arms what its runs do not."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+
+from alexnet2gpu.config.layers import Relu, Tanh
+from alexnet2gpu.config.network import totals
+from bench.ablations import jobs, runs, stats
+from bench.ablations.arms import BASE, Arm, claims, config_of, suites
+from bench.ablations.jobs import CHOICE, Job, missing, rate_of
+
+SKEWED = np.array([0.1, 0.3, 0.2, 0.25, 2.0, 0.15, 0.4, 0.05, 0.9, 0.35])
+
+
+def network(suite, arm):
+    return config_of(suites()[suite], suites()[suite].arms[arm], 0.01, 0).of_classes().model
+
+
+def test_arms_are_what_they_are_called():
+    def names(model):
+        return [name for stage in model.stages for name in stage]
+
+    base = network("fashion", BASE)
+    for suite, of in suites().items():
+        for arm in of.arms.values():
+            config = config_of(of, arm, 0.03, 7)
+            assert config.optim.schedule[0].weights == 0.03 and config.train.seed == 7, suite
+    apart = network("fashion", "no communication").stages
+    assert [len(stage) for stage in apart] == [len(names(base)) - 1, 1]
+    assert all(len(stage) < 6 for stage in network("fashion", "communication everywhere").stages)
+    assert names(network("fashion", "one hidden layer")) == [n for n in names(base) if "7" not in n]
+    of_tanh = [layer for stage in network("fashion", "tanh").stages for layer in stage.values()]
+    assert sum(isinstance(layer, Tanh) for layer in of_tanh) == 7
+    assert not any(isinstance(layer, Relu) for layer in of_tanh)
+    assert not any("norm" in name for name in names(network("fashion", "no normalisation")))
+    alike = (
+        ("no communication", 0),
+        ("one tower, as many parameters", 0),
+        ("one tower, as many multiply-adds", 1),
+    )
+    for arm, part in alike:
+        assert totals(network("fashion", arm))[part] == pytest.approx(totals(base)[part], rel=0.02)
+    assert config_of(suites()["caltech"], suites()["caltech"].arms["no crops"], 0.01, 0).data.crop is None
+
+
+def test_a_rate_is_chosen_where_more_and_less_err_more(monkeypatch):
+    errors = {}
+
+    def tried(least):
+        wanted = []
+        while True:
+            rate, lacking = rate_of("fashion", BASE, errors)
+            if rate:
+                return rate, sorted({job.rate for job in wanted})
+            wanted += lacking
+            errors.update({job: abs(np.log(job.rate / least)) + job.seed for job in lacking})
+
+    assert tried(0.012) == (0.01, [0.003, 0.01, 0.03])
+    errors.clear()
+    assert tried(0.2) == (0.3, [0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
+    errors.clear()
+    assert tried(1e-5) == (0.001, [0.001, 0.003, 0.01, 0.03])
+
+
+def test_what_is_missing_comes_seed_by_seed_once_rates_are_known():
+    errors = {}
+    first = list(missing(errors))
+    assert {job.part for job in first if job.suite != "textbook"} == {"choose"}
+    arms = sum(len(suite.arms) for name, suite in suites().items() if name != "textbook")
+    assert len(first) == arms * 3 * CHOICE + 1
+    while any(job.part == "choose" for job in missing(errors)):
+        errors |= dict.fromkeys(missing(errors), 0.5)
+    for _ in range(2):
+        left = [job for job in missing(errors) if job not in errors]
+        errors |= dict.fromkeys(left, 0.5)
+    done = [job for job in errors if job.part == "final" and job.suite == "fashion" and job.arm == BASE]
+    assert sorted({job.mode for job in done}) == ["ddp", "single", "split"] and len(done) == 30
+    assert [job.seed for job in done if job.mode == "single"] == list(range(10))
+    assert not list(missing(errors))
+
+
+def test_a_row_counts_until_its_config_changes_or_what_computes_it(tmp_path, monkeypatch):
+    job = Job("fashion", "tanh", "choose", "single", 0.01, 1)
+    row = {
+        **job._asdict(),
+        "commit": "HEAD",
+        "config": runs.checksum(job),
+        "failed": "",
+        "test_error": [0.5, 0.25],
+    }
+    gone = {"arm": "no such arm", "suite": "no such suite"}
+    other = [row | {"config": "0", "seed": 0}, *({**row, key: value} for key, value in gone.items())]
+    monkeypatch.setattr(runs, "FILE", tmp_path / "rows.jsonl")
+    runs.FILE.write_text("".join(json.dumps(line) + "\n" for line in (row, *other)))
+    monkeypatch.setattr(runs, "same_code", lambda commit: True)
+    assert runs.errors_of(runs.rows()) == {job: 0.25}
+    monkeypatch.setattr(runs, "same_code", lambda commit: False)
+    assert runs.rows() == {}
+    assert runs.errors_of({job: row | {"failed": "nan"}}) == {job: 1.0}
+
+
+def test_the_interval_is_that_of_other_peoples_code():
+    """scipy.stats.bootstrap(method="BCa") of 200,000 draws; the plain one has 0.2 to 0.86."""
+    assert stats.interval(SKEWED) == pytest.approx((0.24, 1.07), abs=0.04)
+    low, high = stats.interval(-SKEWED)
+    assert (low, high) == pytest.approx((-1.07, -0.24), abs=0.04)
+    assert stats.interval(np.full(5, 0.5)) == (0.5, 0.5)
+
+
+def test_the_flip_test_is_that_of_every_flip_one_by_one():
+    arms = np.stack([SKEWED[:5] - 0.3, np.array([1.0, 2, 3, 4, 5]), np.array([-1.0, 1, -2, 2, 0.5])])
+
+    def t(row):
+        return abs(row.mean()) / (row.std(ddof=1) / len(row) ** 0.5)
+
+    flips = [arms * np.array(signs) for signs in itertools.product((1, -1), repeat=5)]
+    alone = [np.mean([t(flip[arm]) >= t(arms[arm]) - 1e-9 for flip in flips]) for arm in range(3)]
+    family = [np.mean([max(map(t, flip)) >= t(arms[arm]) - 1e-9 for flip in flips]) for arm in range(3)]
+    found = stats.flip_test(arms)
+    assert np.allclose(found[0], alone) and np.allclose(found[1], family)
+    assert found[0][1] == 2 / 2**5 and (found[1] >= found[0]).all()
+
+
+def test_verdicts():
+    assert stats.verdict((0.5, 1.5), 0.01, "worse", 0.3) == "holds"
+    assert stats.verdict((-1.5, -0.5), 0.01, "worse", 0.3) == "does not hold"
+    assert stats.verdict((0.1, 1.5), 0.2, "worse", 0.3) == "not at this size"
+    assert stats.verdict((-0.2, 0.1), 0.5, "same", 0.3) == "holds"
+    assert stats.verdict((0.5, 1.5), 0.01, "same", 0.3) == "does not hold"
+    assert stats.verdict((-0.5, 1.5), 0.4, "same", 0.3) == "not at this size"
+
+
+def test_claims_name_arms_that_there_are():
+    assert len(claims()) > 9 and isinstance(suites()["fashion"].arms[BASE], Arm) and jobs.CHOICE >= 2
