@@ -243,7 +243,7 @@ def test_a_rank_that_hangs_on_the_way_back_is_seen_there():
         go_on.wait(60)
         return [torch.zeros(1, 2)]
 
-    link = SimpleNamespace(start_gather=lambda half, way: wait)
+    link = SimpleNamespace(axis=1, start_gather=lambda half, way: wait)
     _thread.start_new_thread(Link.gather, (link, torch.zeros(1, 2)))
     assert here.wait(60)
     try:
