@@ -37,7 +37,7 @@ def parse(argv):
         help="or a name in configs/profiles, or here, the default",
     )
     lines = "inside= a machine, between= machines: bandwidth:message, as in inside=50GB/s:5us"
-    add("--link", **several, metavar="LINK", help=lines + "; default: the profile's")
+    add("--link", **several, metavar="LINK", help=lines + "; default: the profile's, if it has any")
     add("--per-machine", type=int, metavar="K", help="ranks; default: all")
     add("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB")
     add("--out", metavar="DIR", help="for profile.json and the chart")

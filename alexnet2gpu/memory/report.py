@@ -112,5 +112,5 @@ def table(ranks: Sequence[dict]) -> str:
     rows.append(["peak, as predicted", *(f"{rank['predicted']['peak'] / MIB:.2f}" for rank in ranks)])
     sent = [sum(sum(way.values()) for way in rank["sent_per_image"]) for rank in ranks]
     if any(sent):
-        rows.append(["sent, KiB an image", *(f"{bytes_ / 1024:.1f}" for bytes_ in sent)])
+        rows.append(["exchanged, KiB an image", *(f"{bytes_ / 1024:.1f}" for bytes_ in sent)])
     return f"\n{text.table(rows)}\n"

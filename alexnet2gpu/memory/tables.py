@@ -25,7 +25,8 @@ def row(
     entry |= {"predicted": expected.bytes, "worst": worst.place, "at_worst": worst.parts}
     if ranks is not None:
         entry["measured"] = [rank["measured"] for rank in ranks]
-        entry["errors"] = [error_of(expected.bytes, rank["measured"]) for rank in ranks]
+        pairs = [(rank.get("predicted", expected.bytes), rank["measured"]) for rank in ranks]
+        entry["errors"] = [error_of(*pair) for pair in pairs]
         entry["device"] = ranks[0]["device"] if ranks else "cuda, out of memory"
     return entry
 

@@ -55,7 +55,9 @@ class Profile:
         own = [name for name, s in shapes.items() if [known.get(name, {}).get(k) for k in SHAPES] != s]
         own += sorted({"loss", *(f"join{row.stage + 1}" for row in rows)} - known.keys())
         if own:
-            raise ValueError(f"--profile: is of another network, without this {own[0]}: give here")
+            raise ValueError(
+                f"--profile: is of another network, without this {own[0]}: --profile here measures it"
+            )
 
     def write(self, file: Path) -> None:
         """As JSON, a layer a line."""

@@ -9,6 +9,7 @@ from alexnet2gpu.config.network import Network
 from alexnet2gpu.config.text import table
 from alexnet2gpu.model.profile import Profile
 from alexnet2gpu.ranks.cost import Lines, pipeline, play, sent
+from alexnet2gpu.ranks.names import FLAGS
 from alexnet2gpu.ranks.schedule import TIMED, step_of, unsuited
 
 OWN_ERROR = 0.12  # of the model: with it 44 of 48 measured steps lie between low and high (bench.modes.judge)
@@ -86,21 +87,27 @@ def comparison(plans: Sequence[Plan], budget: float | None = None) -> str:
         low, middle, high = (1000 * seconds for seconds in plan.seconds)
         cells = f"{middle:.1f}", f"{low:.1f} - {high:.1f}", f"{plan.images_per_second:,.0f}"
         ends = f"{plan.sent / 1e6:.1f}", f"{plan.peak / 2**20:,.0f}" if plan.peak else ""
-        lines.append((plan.mode, str(plan.ranks), str(plan.batch), *cells, *ends))
+        lines.append((named(plan.mode), str(plan.ranks), str(plan.batch), *cells, *ends))
     for batch in dict.fromkeys(plan.batch for plan in plans):
         of = [plan for plan in plans if plan.batch == batch]
         held = [plan for plan in of if plan.peak]
         said[batch] = f"batch {batch}: the fastest is {fastest(of)}"
         if held:
-            said[batch] += f"; the smallest {min(held, key=lambda plan: plan.peak).mode}"
+            said[batch] += f"; the smallest {named(min(held, key=lambda plan: plan.peak).mode)}"
         if budget:
             fits = [plan for plan in held if plan.peak <= budget]
-            said[batch] += f"; the fastest that fits {fastest(fits) if fits else 'none'}"
-    return "\n".join([table(lines), *said.values()])
+            said[batch] += f"; the fastest that fits {fastest(fits)}" if fits else "; none is known to fit"
+    starred = ["* none of launch/train.py's modes"] * any("*" in mode for mode, *_ in lines)
+    return "\n".join([table(lines), *starred, *said.values()])
+
+
+def named(mode: str) -> str:
+    """A mode's name; with a star, if launch/train.py has no such mode."""
+    return mode + "*" * (mode not in (*FLAGS, "zero1"))
 
 
 def fastest(plans: Sequence[Plan]) -> str:
     """The quickest mode's name, with those that are too close to it."""
     first, *others = sorted(plans, key=lambda plan: plan.seconds[1])
-    close = [plan.mode for plan in others if plan.seconds[1] < first.seconds[1] * (1 + CLOSE)]
-    return first.mode + (f" (or {', '.join(close)}: too close to tell)" if close else "")
+    close = [named(plan.mode) for plan in others if plan.seconds[1] < first.seconds[1] * (1 + CLOSE)]
+    return named(first.mode) + (f" (or {', '.join(close)}: too close to tell)" if close else "")

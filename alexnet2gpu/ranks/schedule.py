@@ -65,7 +65,7 @@ def unsuited(mode: str, towers: int, ranks: int, batch: int, mixed: bool = True)
         if towers == 1 or ranks % towers or copies < 2:
             return f"{towers} towers do not make replicas of {ranks} ranks"
     if mode in ("split", "hybrid") and (ranks == 1 or towers % ranks):
-        return f"{towers} towers do not divide over {ranks} ranks"
+        return f"{towers} towers do not divide over {ranks} rank{'s' * (ranks > 1)}"
     if mode == "pipeline" and ranks != 2:
         return "is of 2 ranks"
     if mode != "single" and ranks < 2:

@@ -1,7 +1,9 @@
 """This rank's Grid, by the flags of a program and by what torchrun says in the environment."""
 
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.names import FLAGS
@@ -50,7 +52,8 @@ def _mistake(towers, mode, world, by_torchrun):
     """What is wrong with the number of processes, and a command that would do; None if nothing."""
     flags = FLAGS[mode]
     on = f"{flags} on {world} process{'es' * (world > 1)}"
-    start = "torchrun --standalone --nproc_per_node={} launch/train.py " + flags
+    program = "evaluate.py RUN" if Path(sys.argv[0]).name == "evaluate.py" else "train.py"
+    start = f"torchrun --standalone --nproc_per_node={{}} launch/{program} {flags}"
     if mode in ("split", "grid", "hybrid") and towers == 1:
         flag = flags.split()[0]
         return f"{flag} cannot split a network of 1 tower: leave it out, or set model.towers"

@@ -6,6 +6,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.profile import read
 from alexnet2gpu.ranks.cost import Line, Lines, sent
 from alexnet2gpu.ranks.plans import Setting
+from alexnet2gpu.ranks.schedule import TIMED
 from bench.modes import judge, memory, published, race
 from bench.modes.links import said
 from bench.results import REPOSITORY, program_of, read_json, redraw, results_file, table
@@ -13,6 +14,7 @@ from bench.results import REPOSITORY, program_of, read_json, redraw, results_fil
 PAGE = REPOSITORY / "docs" / "modes.md"
 CHART = REPOSITORY / "docs" / "results" / "modes" / "fastest.png"
 NETWORK = load_config("configs/alexnet.yaml").model
+H100 = Setting(NETWORK, read("h100"), Lines(Line(50e9, 5e-6)), 2)
 BATCHES = 32, 64, 128, 256, 512, 1024
 MODES = "split", "hybrid", "ddp", "zero1", "fsdp", "pipeline"
 
@@ -64,17 +66,28 @@ def published_table():
     return table(["machine", "GPUs", "ms a step, published", "model", "error"], lines)
 
 
+def plan_table():
+    """Two H100 on paper: a step, beside one of a single GPU."""
+    lines = []
+    for batch in (32, 128, 1024):
+        plans = [H100.plan(mode, batch) for mode in TIMED if not H100.unsuited(mode, batch)]
+        for p in plans:
+            low, middle, high = (1000 * seconds for seconds in p.seconds)
+            step = f"{middle:.1f}", f"{low:.1f}-{high:.1f}", f"{p.images_per_second:,.0f}"
+            lines.append([batch, p.mode, *step, f"{plans[0].seconds[1] / p.seconds[1]:.2f}"])
+    return table(["batch", "mode", "ms a step", "from - to", "images/s", "times one GPU"], lines)
+
+
 def draw_chart():
     """The fastest mode of two H100 over batch and bandwidth."""
-    setting = Setting(NETWORK, read("h100"), Lines(Line(50e9, 5e-6)), 2)
     CHART.parent.mkdir(exist_ok=True)
-    program_of("plan").draw(setting, "alexnet.yaml on two H100: the fastest mode", CHART, slowest=8)
+    program_of("plan").draw(H100, "alexnet.yaml on two H100: the fastest mode", CHART, slowest=8)
 
 
 def tables():
     """Of the page, by their marks."""
     drawn = {"sent": sent_table, "memory": memory_table, "race": race_table}
-    drawn |= {"cells": cells_table, "published": published_table}
+    drawn |= {"cells": cells_table, "published": published_table, "plan": plan_table}
     return {name: draw() for name, draw in drawn.items()}
 
 

@@ -236,7 +236,9 @@ def test_the_fastest_is_named_with_those_that_are_as_fast():
     assert fastest(plans) == "split (or ddp: too close to tell)"
     assert fastest([plans[0], plans[1]._replace(seconds=(1, 2.2, 3))]) == "split"
     assert comparison(plans, budget=4).endswith("the smallest ddp; the fastest that fits ddp")
-    assert comparison(plans, budget=3).endswith("the fastest that fits none")
+    assert comparison(plans, budget=3).endswith("; none is known to fit")
+    plans = [plans[0], Plan("tensor", 2, 8, (1, 2.1, 3), 0)]
+    assert "tensor*" in comparison(plans) and "* none of launch/train.py's modes" in comparison(plans)
 
 
 def test_the_h100s_layers_are_those_that_were_measured():
