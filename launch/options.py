@@ -103,6 +103,6 @@ def device():
 def size(text):
     """Bytes of a size such as 3GiB."""
     match = re.fullmatch(rf"(\d+(?:\.\d+)?) ?({'|'.join(UNITS)})", text)
-    if not match or not 0 < (bytes_ := int(float(match[1]) * UNITS[match[2]])) < 2**60:
+    if not match or not 1 <= (bytes_ := float(match[1]) * UNITS[match[2]]) < 2**60:
         raise ValueError(f"--budget {text}: should be a number and KiB, MiB, GiB, KB, MB or GB, as in 3GiB")
-    return bytes_
+    return int(bytes_)

@@ -57,14 +57,19 @@ def lines_of(links, per_machine, known):
 
     try:
         found = {name: Line(**known[name]) for name in ("inside", "between") if name in known}
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"--profile: its links are none: {error}") from None
     rates, number = {**UNITS, **BITS}, r"(\d+(?:\.\d*)?)"
     pattern = rf"(inside|between)={number} ?({'|'.join(rates)})/s(?::{number} ?(us|ms|s))?"
+    said = set()
     for text in links or ():
-        if not (match := re.fullmatch(pattern, text)) or not float(match[2]):
+        match = re.fullmatch(pattern, text, re.ASCII)
+        if not match or not 0 < float(match[2]) < 1e9 or not float(match[4] or 0) < 1e9:
             raise ValueError(f"--link {text}: should be as inside=50GB/s:5us or between=10Gbit/s:20us")
         name, rate, unit, message, time = match.groups()
+        if name in said:
+            raise ValueError(f"--link {text}: {name}= is there twice")
+        said.add(name)
         own = {"bandwidth": float(rate) * rates[unit], "alpha": float(message or 0) * TIMES[time or "s"]}
         found[name] = Line(**{**known.get(name, {}), **own})
     if "inside" not in found:
@@ -72,6 +77,14 @@ def lines_of(links, per_machine, known):
     if "between" in found and not per_machine:
         raise ValueError("--link between=: joins machines, so say how many ranks one has: --per-machine")
     return Lines(**found, per_machine=per_machine or 2**31)
+
+
+def make_folder(name):
+    """For --out. Raises: ValueError if it cannot be."""
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--out {name}: {error.strerror}: give another directory") from None
 
 
 def profile_of(name, config):
@@ -107,16 +120,15 @@ def untimed(config):
     return [key for key, is_set in set_to.items() if is_set]
 
 
-def peak_of(mode, config, ranks, on_gpu):
-    """Bytes of a rank, predicted; None in a mode that the prediction does not know."""
+def case_of(mode, config, ranks):
+    """What memory is predicted of; None in a mode that the prediction does not know."""
     from alexnet2gpu.memory.plan import Case
     from alexnet2gpu.ranks.names import MODES
 
     if mode not in MODES:
         return None
     replicas = ranks // config.model.towers if mode == "grid" else ranks
-    case = Case(mode, config, replicas, ranks)
-    return None if case.mistake else case.predict(on_gpu).bytes["peak"]
+    return Case(mode, config, replicas, ranks)
 
 
 def draw(setting, title, file, slowest=7):
@@ -137,6 +149,8 @@ def main(argv=None):
         from alexnet2gpu.ranks.schedule import TIMED
 
         config = load_config(args.config, args.set)
+        if args.out:
+            make_folder(args.out)
         if args.profile == "here":
             lines_of(args.link, args.per_machine, {})  # a mistake there is found before the measurement
         profile = profile_of(args.profile, config)
@@ -146,22 +160,27 @@ def main(argv=None):
         plans, reasons = [], {}
         for batch in args.batches or [config.train.batch]:
             for mode in args.modes or TIMED:
-                if reason := setting.unsuited(mode, batch):
+                reason, case = setting.unsuited(mode, batch), None
+                if not reason and (case := case_of(mode, with_train(config, batch=batch), args.ranks)):
+                    reason = case.mistake
+                if reason:
                     reasons[f"{mode}: {reason}"] = None
                     continue
-                peak = peak_of(mode, with_train(config, batch=batch), args.ranks, not profile.cores)
+                peak = case.predict(on_gpu=not profile.cores).bytes["peak"] if case else None
                 plans.append(setting.plan(mode, batch)._replace(peak=peak))
         if not plans:
             raise ValueError("--modes: " + "; ".join(reasons))
         name = Path(args.config).stem
         source, *_ = profile.source.split(";")
-        print(f"{name}, {config.train.precision}; layers as on {profile.device}: {source}")
+        threads = f", {profile.threads} thread{'s' * (profile.threads > 1)} a rank" * bool(profile.cores)
+        print(f"{name}, {config.train.precision}; layers as on {profile.device}{threads}: {source}")
         print("\n".join([comparison(plans, args.budget), *reasons]))
+        if not profile.cores:
+            print("times as if every rank's step were one CUDA graph, which only a single device's is today")
         if keys := untimed(config):
             print(f"times and MB are those of a step without {', '.join(keys)}; memory counts them")
         if args.out:
             folder, figures = Path(args.out), has_matplotlib()
-            folder.mkdir(parents=True, exist_ok=True)
             profile.write(folder / "profile.json")
             if figures:
                 title = f"{name}, {args.ranks} ranks, {profile.device}: the fastest mode"

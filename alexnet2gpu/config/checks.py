@@ -54,8 +54,8 @@ def _check_updates(updates, train, network):
         raise Problem("optim.fc_updates", f"should divide train.batch, {train.batch}")
     if train.accumulate > 1 or train.precision == "float16":
         raise Problem("optim.fc_updates", "not together with train.accumulate or float16")
-    if not network.convolutional:
-        raise Problem("optim.fc_updates", "needs a stage of convolutions before dropout")
+    if not network.mixed:
+        raise Problem("optim.fc_updates", "needs a stage of convolutions before dropout, and others")
 
 
 def _check_schedule(schedule, layers):

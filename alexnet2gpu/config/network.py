@@ -35,8 +35,10 @@ class Network:
 
     @property
     def mixed(self) -> bool:
-        """Whether there are such stages, and others."""
-        return 0 < self.convolutional < len(self.stages)
+        """Whether there are such stages, with a convolution in one of them, and others."""
+        first = self.stages[: self.convolutional]
+        found = any(isinstance(layer, layers.Conv) for stage in first for layer in stage.values())
+        return found and len(first) < len(self.stages)
 
 
 class Row(NamedTuple):
@@ -68,6 +70,11 @@ def trace(network: Network) -> list[Row]:
             shape = gives
         shape = (network.towers * shape[0], *shape[1:])  # the exchange: all towers' channels
     return rows
+
+
+def tensors(network: Network) -> int:
+    """How many parameters there are, each counted as one: weights and biases of layers, in all towers."""
+    return network.towers * sum(2 for row in trace(network) if row.parameters)
 
 
 def totals(network: Network) -> tuple[int, int]:

@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from alexnet2gpu.config.keys import Config
+from alexnet2gpu.config.network import tensors
 from alexnet2gpu.data.crops import Corners
 from alexnet2gpu.data.epoch import draw_epoch
 from alexnet2gpu.data.images import Images
@@ -65,6 +66,8 @@ def check_batch(config: Config, grid: Grid, images: int) -> None:
             "optim.zero1: shares momentum out over the replicas of --ddp; here is one: "
             "--set optim.zero1=false"
         )
+    if config.optim.zero1 and grid.replicas > (most := tensors(config.model)):
+        raise ValueError(f"optim.zero1: {most} parameters are not enough for {grid.replicas} replicas")
     if config.optim.fc_updates > 1 and grid.replicas > 1:
         without = "--set optim.fc_updates=1"
         raise ValueError(f"optim.fc_updates: for one device, --split-model or --hybrid, not --ddp: {without}")

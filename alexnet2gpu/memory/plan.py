@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from alexnet2gpu.config.keys import Config
-from alexnet2gpu.config.network import trace
+from alexnet2gpu.config.network import tensors, trace
 from alexnet2gpu.memory.play import Estimate
 from alexnet2gpu.memory.predict import SPLIT, first_of, predict
 from alexnet2gpu.model.device import gpus
@@ -57,8 +57,9 @@ class Case(NamedTuple):
 
     @property
     def parts(self) -> int:
-        """Of a batch: shares of it, and the passes of each."""
-        return self.first.shares * self.config.train.accumulate
+        """Of a batch: shares of it, and the passes of each, or the updates of fully connected stages."""
+        parts = self.first.shares * self.config.train.accumulate
+        return math.lcm(parts, self.config.optim.fc_updates)
 
     @property
     def number(self) -> int:
@@ -73,7 +74,11 @@ class Case(NamedTuple):
             return "has replicas, and optim.fc_updates is not for them"
         if self.mode == "zero1" and config.train.precision == "float16":
             return "is in float16, and zero1 is not"
+        if self.mode == "zero1" and first.replicas > tensors(config.model):
+            return "has fewer parameters than zero1 has replicas"
         by = config.train.undivided(first.shares)
+        if not by and config.train.batch % config.optim.fc_updates:
+            by = f"{config.optim.fc_updates} updates (optim.fc_updates)"
         return f"does not divide by {by}" if by else ""
 
     def with_batch(self, batch: int) -> "Case":

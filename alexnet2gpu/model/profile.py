@@ -76,15 +76,25 @@ def read(file: str) -> Profile:
         raise ValueError(f"--profile {file}: there is no such file; there are here, {', '.join(names)}")
     try:
         profile = Profile(**json.loads(found[0].read_text()))
-        low, high = map(float, profile.spread)
-        numbers = [low, high, profile.update, profile.threads, profile.cores]
-        points = [layer[way] for layer in profile.layers.values() for way in ("forward", "backward")]
-        numbers += [number for of in points for at, seconds in of for number in (at, seconds)]
-        if not all(0 <= number < math.inf for number in numbers):
-            raise ValueError("a number is negative, or none")
+        _check(profile)
         return profile
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"--profile {file}: is no profile: {error!r}") from None
+
+
+def _check(profile):
+    """Raises: one of some errors, if a field is not what it should be."""
+    low, high = profile.spread
+    seconds = [low, high, profile.update, profile.threads, profile.cores]
+    for points in (layer[way] for layer in profile.layers.values() for way in ("forward", "backward")):
+        images = [0, *(at for at, _ in points)]
+        if not all(before < after < math.inf for before, after in zip(images, images[1:])):
+            raise ValueError("images should increase from point to point")
+        seconds += [s for _, s in points]
+    if not all(0 <= number < math.inf for number in seconds) or low > high:
+        raise ValueError("a number is too small, or too large")
+    if not isinstance(profile.device + profile.source, str) or not isinstance(profile.links, dict):
+        raise TypeError("device and source should be text, links a section")
 
 
 def on_lines(points: list[list[float]], x: float) -> float:

@@ -9,6 +9,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -30,7 +31,8 @@ class Marked:
         self.config, self.device, self.marks = config, device, []
         names = [f"join{stage}" for stage in range(1, len(config.model.stages) + 1)]
         joins = [partial(self._join, name) for name in names]
-        model = AlexNet(config.model, config.train.seed, memory=config.memory, joins=joins)
+        memory = replace(config.memory, regather=False, recompute=())
+        model = AlexNet(config.model, config.train.seed, memory=memory, joins=joins)
         self.model = ready(model, config.train, device)
         for tower in model.towers.values():
             for row in trace(config.model):
@@ -44,7 +46,8 @@ class Marked:
 
     def _layer(self, name, y):
         self._mark("forward", name)
-        y.register_hook(lambda _: self._mark("backward", name))
+        if y.requires_grad:  # not so before the first weights
+            y.register_hook(lambda _: self._mark("backward", name))
 
     def _join(self, name, x):
         if self.config.model.towers > 1:  # else nothing was joined

@@ -34,6 +34,13 @@ class Line:
     copying: float = 0.0  # seconds to copy a byte, where FSDP2 does
     spread: float = 0.0  # relative: seconds may be so much less or more
 
+    def __post_init__(self):
+        """Raises: ValueError, or TypeError if something is no number."""
+        rates = self.bandwidth, self.summing, self.gathering, self.scattering
+        others = self.alpha, self.handling, self.copying, self.spread
+        if not (all(0 < x < math.inf for x in rates) and all(0 <= x < math.inf for x in others)):
+            raise ValueError("bandwidths should be finite, more than 0; seconds finite, at least 0")
+
     def seconds(self, op: Op) -> float:
         """As a ring: n - 1 messages one after another, of a sum twice as many."""
         if op.kind == "broadcast":  # one at a time sends all of its part

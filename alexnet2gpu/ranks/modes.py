@@ -65,7 +65,7 @@ class Grid:
         """Of each stage, the towers on this rank. Raises: ValueError if the network has none to replicate."""
         replicated, stages = network.convolutional, len(network.stages)
         if self.parts > 1 and not network.mixed:
-            kinds = "fully connected layers" if replicated else "convolutions before dropout"
+            kinds = "fully connected layers" if replicated == stages else "convolutions before dropout"
             raise ValueError(f"--hybrid: model.stages has no stage of {kinds}: take --split-model")
         return [self.held] * replicated + [self.towers] * (stages - replicated)
 

@@ -111,11 +111,3 @@ def test_the_tables_of_the_modes_are_those_of_their_results():
     text = modes_page.PAGE.read_text()
     assert rewrite(text, modes_page.tables()) == text
     assert "up to a batch of 54, less than DDP up to 997" in text  # tests/ranks/test_cost.py has them
-
-
-def test_what_a_second_gpu_gains_is_what_the_model_says():
-    plans = {
-        mode: modes_page.H100.plan(mode, 128).seconds[1] for mode in ("single", "hybrid", "split", "ddp")
-    }
-    hybrid, split, ddp = (f"{plans['single'] / plans[mode]:.2f}" for mode in ("hybrid", "split", "ddp"))
-    assert f"{hybrid} times for the hybrid, {split} for the split, {ddp} for DDP" in TEXT

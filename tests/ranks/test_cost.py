@@ -189,6 +189,12 @@ def test_a_pipeline_of_equal_ranks_has_the_known_bubble():
     assert cost.pipeline(ALEXNET, 128, 4, clock) == work * (4 + 2 - 1) / 4
 
 
+@pytest.mark.parametrize("wrong", [{"bandwidth": 0}, {"bandwidth": math.nan}, {"summing": 0}, {"alpha": -1}])
+def test_a_line_that_cannot_be_is_refused(wrong):
+    with pytest.raises(ValueError, match="finite"):
+        Line(**{"bandwidth": 1.0, **wrong})
+
+
 def test_each_collective_has_its_rate():
     line = Line(2.0, alpha=0.25, summing=0.5, gathering=0.25, scattering=0.125)
     kinds = "exchange", "sum", "gather", "scatter"
@@ -265,7 +271,19 @@ def test_a_profile_of_another_network_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [{"layers": {"conv1": {}}}, {"update": -1}, {"spread": 1}, {"layers": 3}, {"speed": 2}], ids=str
+    "change",
+    [
+        {"layers": {"conv1": {}}},
+        {"layers": {"conv1": {"forward": [[4, 1], [4, 2]], "backward": []}}},
+        {"layers": {"conv1": {"forward": [[0, 1]], "backward": []}}},
+        {"layers": 3},
+        {"update": -1},
+        {"spread": [2, 1]},
+        {"source": 5},
+        {"links": [1]},
+        {"speed": 2},
+    ],
+    ids=str,
 )
 def test_what_is_no_profile_is_refused(tmp_path, change):
     own = json.loads((REPOSITORY / "configs/profiles/h100.json").read_text()) | change
@@ -296,24 +314,42 @@ def test_a_measured_profile_adds_up_to_the_step():
     assert totals(config.model)[0] * profile.update > 0
 
 
+def test_layers_before_the_first_weights_have_no_way_back():
+    import torch
+
+    from alexnet2gpu.model import timing
+
+    stage = (
+        "pool1: {type: max_pool, kernel: 4, stride: 4}, flat: flatten, fc2: {type: linear, out: 10, init: 1}"
+    )
+    config = load_config("configs/quick.yaml", ["model.stages=[{" + stage + "}]"])
+    profile = timing.measure(config, torch.device("cpu"), 2, (2, 4), 1)
+    assert profile.seconds("backward", "pool1", 4) == 0 < profile.seconds("backward", "fc2", 4)
+
+
 def test_the_program(tmp_path, capsys):
     link = ["--link", "inside=50GB/s:5us", "between=12.5GB/s:20us", "--per-machine", "1"]
     plan = ["--profile", "h100", "--modes", "hybrid", "pipeline", *link]
     program("plan").main([*plan, "--batches", "64", "65", "--out", str(tmp_path)])
     said = capsys.readouterr().out
     assert "batch 64: the fastest is" in said and "batch 65 does not divide by 2" in said
-    assert "without" not in said
+    assert "without" not in said and "as if every rank's step were one CUDA graph" in said
     program("plan").main([*plan, "--set", "exchange.overlap=true"])
     assert "without exchange.overlap;" in capsys.readouterr().out
     assert (tmp_path / "plan.png").stat().st_size > 5000 and read(tmp_path / "profile.json").cores == 0
     config = load_config("configs/alexnet.yaml")
-    peaks = {mode: program("plan").peak_of(mode, config, 2, on_gpu=True) for mode in ("split", "pipeline")}
-    assert peaks["split"] > 700 * 2**20 and peaks["pipeline"] is None
+    assert program("plan").case_of("pipeline", config, 2) is None
+    assert program("plan").case_of("split", config, 2).predict(on_gpu=True).bytes["peak"] > 700 * 2**20
     for wrong, word in (
         (["--link", "inside=fast"], "should be as inside=50GB/s:5us"),
         (["--link", "between=1GB/s", "inside=1GB/s"], "--per-machine"),
         ([], "say what joins ranks"),
         (["--link", "inside=1.2.3GB/s"], "should be as inside=50GB/s:5us"),
+        (["--link", f"inside=1GB/s:{'9' * 400}s"], "should be as inside=50GB/s:5us"),
+        (["--budget", f"{'9' * 400}GiB"], "should be a number and KiB"),
+        ([*link, "--out", "/dev/null"], "give another directory"),
+        ([*link, "--modes", "zero1", "--set", "optim.fc_updates=2"], "optim.fc_updates is not for them"),
+        (["--link", "inside=1GB/s", "inside=2GB/s"], "inside= is there twice"),
         (["--per-machine", "0"], "whole numbers, at least 1"),
     ):
         with pytest.raises(SystemExit):

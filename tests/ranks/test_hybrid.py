@@ -19,7 +19,7 @@ from alexnet2gpu.ranks.assemble import assemble
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.link import Link
 from alexnet2gpu.ranks.modes import Grid
-from alexnet2gpu.ranks.torchrun import grid_of
+from alexnet2gpu.ranks.torchrun import grid_at, grid_of
 
 BATCH = 12
 SMALL = [f"train.batch={BATCH}", "train.precision=float64"]
@@ -192,6 +192,18 @@ def test_mistakes_of_the_hybrid_are_told(arguments, complaint):
 
 def mistake(*arguments):
     return ended("train", "--hybrid", *arguments)
+
+
+def test_what_has_no_convolution_before_its_linear_layers_is_not_for_the_hybrid():
+    """Its replicated part would have no weights."""
+    first = "model.stages=[{pool1: {type: max_pool, kernel: 4, stride: 4}, flat: flatten}, {fc6: "
+    pooled = [first + "{type: linear, out: 4, init: 0.1}}]"]
+    network = load_config("configs/quick.yaml", pooled).model
+    assert not network.mixed
+    with pytest.raises(ValueError, match="no stage of convolutions"):
+        grid_at("hybrid", 2, 0, 2, 0, 2).placement(network)
+    with pytest.raises(ValueError, match="needs a stage of convolutions before dropout, and others"):
+        load_config("configs/quick.yaml", [*pooled, "optim.fc_updates=2"])
 
 
 def test_a_network_that_has_nothing_to_replicate_is_a_mistake(on_ranks, tmp_path):

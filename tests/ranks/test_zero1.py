@@ -1,9 +1,13 @@
 """If these fail, momentum shared out over replicas is not that of `--ddp`, or not where it should be."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from conftest import ended, metrics, ranks_of, train
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.data.batches import check_batch
 from alexnet2gpu.memory.plan import Case, with_train
 from alexnet2gpu.memory.predict import predict, predict_rank
 from alexnet2gpu.ranks.modes import Grid
@@ -59,6 +63,11 @@ def test_tables_have_the_fullest_replica_and_no_other_mode_has_zero1():
     for mode in ("single", "split", "ddp"):
         assert predict(mode, told, 2, on_gpu=False).bytes == predict(mode, plain, 2, on_gpu=False).bytes
     assert "float16" in Case("zero1", with_train(plain, precision="float16"), 2).mistake
+    many = with_train(plain, batch=66)
+    assert "fewer parameters" in Case("zero1", many, 33).mistake and not Case("ddp", many, 33).mistake
+    grid = Grid(0, 33, towers=range(2))
+    with pytest.raises(ValueError, match="32 parameters are not enough for 33 replicas"):
+        check_batch(replace(told, train=many.train), grid, 1000)
 
 
 def found_whole(config):
