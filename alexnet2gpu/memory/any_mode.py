@@ -10,7 +10,7 @@ import torch
 
 from alexnet2gpu.config.keys import Config
 from alexnet2gpu.memory import report
-from alexnet2gpu.memory.predict import first_of, grid_here, parts_of, random_batch
+from alexnet2gpu.memory.predict import first_of, grid_here, of_mode, parts_of, random_batch
 from alexnet2gpu.model.step import how_of, train_step
 from alexnet2gpu.ranks.groups import Ranks
 from alexnet2gpu.ranks.machine import out_of_memory
@@ -70,6 +70,7 @@ def step_on_rank(mode, config, limit):
 def third_step(mode, config, ranks):
     """The third step, measured. Under FSDP with gloo some more, of which that counts in which least was held:
     where one of gloo's threads lets a message go last, torch's profiler does not see it."""
+    config = of_mode(mode, config)
     parts, batch = parts_of(mode, config, ranks), random_batch(config, ranks)
     step = partial(train_step, parts.replicated, parts.optimizer, *batch, how_of(config))
     watched = 8 if mode == "fsdp" and ranks.device.type == "cpu" else 1

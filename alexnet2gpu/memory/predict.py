@@ -102,12 +102,16 @@ def _played(mode, config, grid, mesh=None):
     return Played(parts.model, parts.optimizer, step, there)
 
 
+def of_mode(mode: str, config: Config) -> Config:
+    """With zero1 as the mode has it, "" being that of the config."""
+    zero1 = mode == "zero1" if mode else config.optim.zero1
+    return replace(config, optim=replace(config.optim, zero1=zero1))
+
+
 def parts_of(mode: str, config: Config, ranks: Ranks, mesh: Any = None) -> Parts:
     """What a step of a mode works on, "" being that of the config, at the first epoch's rates. `mesh`: of
     fsdp's ranks, if there is one."""
-    change = None
-    if mode:  # whatever the config says
-        config = replace(config, optim=replace(config.optim, zero1=mode == "zero1"))
+    config, change = of_mode(mode, config), None
     if mode == "fsdp":
         from torch.distributed.device_mesh import DeviceMesh
 

@@ -8,6 +8,7 @@ from conftest import ended, metrics, ranks_of, train
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.data.batches import check_batch
+from alexnet2gpu.memory import any_mode
 from alexnet2gpu.memory.plan import Case, with_train
 from alexnet2gpu.memory.predict import predict, predict_rank
 from alexnet2gpu.ranks.modes import Grid
@@ -68,6 +69,19 @@ def test_tables_have_the_fullest_replica_and_no_other_mode_has_zero1():
     grid = Grid(0, 33, towers=range(2))
     with pytest.raises(ValueError, match="32 parameters are not enough for 33 replicas"):
         check_batch(replace(told, train=many.train), grid, 1000)
+
+
+def measured_as(mode):
+    return any_mode.step_on_rank(mode, load_config("configs/quick.yaml", SETTINGS), None)
+
+
+def test_each_rank_is_set_beside_what_it_should_hold_in_the_mode_that_is_asked_for(on_ranks):
+    """Whatever the config says: here that momentum is not shared out."""
+    entries = on_ranks(measured_as, 2, "zero1")
+    assert entries[0]["predicted"]["momentum"] != entries[1]["predicted"]["momentum"]
+    for entry in entries:
+        assert entry["predicted"]["momentum"] == entry["measured"]["momentum"]
+        assert abs(entry["predicted"]["peak"] / entry["measured"]["peak"] - 1) < 0.01
 
 
 def found_whole(config):
