@@ -49,8 +49,10 @@ def draw_bars(rows: Sequence[dict], file: Path) -> None:
         if row.get("measured"):
             peak = fullest(row["measured"])["peak"] / MIB
             axes.plot([place - 0.3, place + 0.3], [peak, peak], color="black", linewidth=2)
-    axes.set_ylim(0, 1.05 * max(axes.dataLim.y1, 1))
-    kinds = set().union(*(row["at_worst"] for row in rows))
+    top = max(axes.dataLim.y1, 1)
+    axes.set_ylim(0, 1.05 * top)
+    held = [item for row in rows for item in row["at_worst"].items()]
+    kinds = {kind for kind, bytes_ in held if bytes_ / MIB > top / 500}  # that can be seen
     beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "reverse": True}
     _legend(axes, kinds, any(row.get("measured") for row in rows), **beside)
     names = [str(row[inner]) for row in rows]
