@@ -48,7 +48,8 @@ def main(argv=None):
         networks = [find_saved(place, args.config, args.set) for place in args.checkpoints]
         check_alike(networks, args.views)
         config, found, learned = networks[0]
-        grid = grid_of(config.model.towers, mode_of(args.split_model, args.ddp, args.hybrid))
+        mode = mode_of(args.split_model, args.ddp, args.hybrid)
+        grid = grid_of(config.model.towers, mode, program="launch/evaluate.py CKPT")
         test = load_test_images(config.data, config.model, learned)
         check_images(test, grid.replicas)
         for network in networks:

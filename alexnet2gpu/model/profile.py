@@ -17,8 +17,6 @@ from pathlib import Path
 from alexnet2gpu.config.load import PLACES
 from alexnet2gpu.config.network import Network, trace
 
-SHAPES = "reads", "gives"
-
 
 @dataclass(frozen=True, eq=False)
 class Profile:
@@ -50,14 +48,14 @@ class Profile:
 
     def check(self, network: Network) -> None:
         """Raises: ValueError if a layer of the network was not measured, or has other shapes."""
-        rows, known = trace(network), self.layers
-        shapes = {row.name: [list(row.reads), list(row.gives)] for row in rows}
-        own = [name for name, s in shapes.items() if [known.get(name, {}).get(k) for k in SHAPES] != s]
-        own += sorted({"loss", *(f"join{row.stage + 1}" for row in rows)} - known.keys())
-        if own:
-            raise ValueError(
-                f"--profile: is of another network, without this {own[0]}: --profile here measures it"
-            )
+        rows, none = trace(network), (None, None)
+        shapes = {row.name: (list(row.reads), list(row.gives)) for row in rows}
+        shapes |= {f"join{row.stage + 1}": none for row in rows} | {"loss": none}
+        for name, wanted in shapes.items():
+            known = self.layers.get(name)
+            if known is None or (known.get("reads"), known.get("gives")) != wanted:
+                way_out = "--profile here measures it"
+                raise ValueError(f"--profile: is of another network, without this {name}: {way_out}")
 
     def write(self, file: Path) -> None:
         """As JSON, a layer a line."""

@@ -30,6 +30,12 @@ class Plan(NamedTuple):
     def images_per_second(self) -> float:
         return self.batch / self.seconds[1]
 
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Of a table: ms a step, from - to, images/s."""
+        low, middle, high = (1000 * seconds for seconds in self.seconds)
+        return f"{middle:.1f}", f"{low:.1f} - {high:.1f}", f"{self.images_per_second:,.0f}"
+
 
 class Setting(NamedTuple):
     """What plans have in common. `element`: bytes of an activation as it travels."""
@@ -84,10 +90,8 @@ def comparison(plans: Sequence[Plan], budget: float | None = None) -> str:
     lines = [("mode", "ranks", "batch", "ms a step", "from - to", "images/s", "MB sent", "MiB, peak")]
     said = {}
     for plan in plans:
-        low, middle, high = (1000 * seconds for seconds in plan.seconds)
-        cells = f"{middle:.1f}", f"{low:.1f} - {high:.1f}", f"{plan.images_per_second:,.0f}"
         ends = f"{plan.sent / 1e6:.1f}", f"{plan.peak / 2**20:,.0f}" if plan.peak else ""
-        lines.append((named(plan.mode), str(plan.ranks), str(plan.batch), *cells, *ends))
+        lines.append((named(plan.mode), str(plan.ranks), str(plan.batch), *plan.cells, *ends))
     for batch in dict.fromkeys(plan.batch for plan in plans):
         of = [plan for plan in plans if plan.batch == batch]
         held = [plan for plan in of if plan.peak]

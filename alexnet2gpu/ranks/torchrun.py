@@ -1,9 +1,7 @@
 """This rank's Grid, by the flags of a program and by what torchrun says in the environment."""
 
 import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from alexnet2gpu.ranks.modes import Grid
 from alexnet2gpu.ranks.names import FLAGS
@@ -18,8 +16,11 @@ def mode_of(split: bool, ddp: bool, hybrid: bool) -> str:
     return {(False, False): "single", (True, False): "split", (False, True): "ddp"}.get((split, ddp), "grid")
 
 
-def grid_of(towers: int, mode: str, environment: Mapping = os.environ) -> Grid:
+def grid_of(
+    towers: int, mode: str, environment: Mapping = os.environ, program: str = "launch/train.py"
+) -> Grid:
     """This rank, by the mode and by what torchrun says in the environment; without torchrun, the only one.
+    `program`: to be named where another number of processes is needed.
 
     Raises: ValueError if the number of processes does not suit the mode and the towers.
     """
@@ -27,7 +28,7 @@ def grid_of(towers: int, mode: str, environment: Mapping = os.environ) -> Grid:
     rank, world, local_rank, local_world = (_number(environment, name, alone[name]) for name in alone)
     if world > 1 and "MASTER_ADDR" not in environment:
         raise ValueError(f"WORLD_SIZE is {world}, but not where ranks meet: start them by torchrun")
-    if mistake := _mistake(towers, mode, world, "WORLD_SIZE" in environment):
+    if mistake := _mistake(towers, mode, world, "WORLD_SIZE" in environment, program):
         raise ValueError(mistake)
     return grid_at(mode, towers, rank, world, local_rank, local_world)
 
@@ -48,12 +49,11 @@ def _number(environment, name, alone):
         raise ValueError(f"{name} is {environment[name]!r}, no number: start ranks by torchrun") from None
 
 
-def _mistake(towers, mode, world, by_torchrun):
+def _mistake(towers, mode, world, by_torchrun, program):
     """What is wrong with the number of processes, and a command that would do; None if nothing."""
     flags = FLAGS[mode]
     on = f"{flags} on {world} process{'es' * (world > 1)}"
-    program = "evaluate.py RUN" if Path(sys.argv[0]).name == "evaluate.py" else "train.py"
-    start = f"torchrun --standalone --nproc_per_node={{}} launch/{program} {flags}"
+    start = f"torchrun --standalone --nproc_per_node={{}} {program} {flags}"
     if mode in ("split", "grid", "hybrid") and towers == 1:
         flag = flags.split()[0]
         return f"{flag} cannot split a network of 1 tower: leave it out, or set model.towers"

@@ -12,6 +12,7 @@ and the claims are in arms.yaml.
 """
 
 import argparse
+import signal
 import sys
 import time
 from collections import Counter
@@ -62,6 +63,7 @@ def main():
         return page.main()
     if commit().endswith("-changed"):
         sys.exit("rows carry their commit: commit your changes first")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
     try:
         runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only).go()
     except Failed as error:

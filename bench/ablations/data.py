@@ -32,13 +32,12 @@ def prepare(name: str, settings: list[str], root: Path) -> Path:
     train, test = load_images(config.data, config.model)
     order = np.random.default_rng(DRAW).permutation(len(train))[: USED.get(name)]
     held = int(len(order) * HELD_OUT)
-    everything = np.arange(len(test))
-    parts = {"choose": ((train, order[held:]), (train, order[:held]))}
-    parts["final"] = (train, order), (test, everything)
-    for part, ((learned, which), (tested, these)) in parts.items():
-        for crop, suffix in ((None, ""), (config.data.crop, "-centre")):
-            write(folder / f"{part}{suffix}", "train", learned, which, crop)
-            write(folder / f"{part}{suffix}", "test", tested, these, crop)
+    for crop, suffix in ((None, ""), (config.data.crop, "-centre")):
+        choose, final = folder / f"choose{suffix}", folder / f"final{suffix}"
+        write(choose, "train", train, order[held:], crop)
+        write(choose, "test", train, order[:held], crop)
+        write(final, "train", train, order, crop)
+        write(final, "test", test, np.arange(len(test)), crop)
     (folder / "done").touch()
     return folder
 

@@ -28,9 +28,7 @@ def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float], str
     axes.set_xscale("symlog", linthresh=1)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel(
-        "test error less that of the base, percentage points, 95 % intervals (beyond 1 logarithmic)"
-    )
+    axes.set_xlabel("points of test error more than the base, 95 % interval (beyond 1 logarithmic)")
     axes.set_title(title)
     if said - {""}:
         axes.legend(title="the claim", fontsize=8)

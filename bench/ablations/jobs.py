@@ -52,9 +52,8 @@ def missing(errors: Mapping[Job, float]) -> Iterator[Job]:
             yield from jobs
             if rate is not None:
                 late += _finals(name, suite, arm, rate)
-    yield from sorted(
-        (job for job in late if job not in errors), key=lambda job: (job.mode != "single", job.seed)
-    )
+    late = [job for job in late if job not in errors]
+    yield from sorted(late, key=lambda job: (job.mode != "single", job.seed))
 
 
 def _finals(name, suite, arm, rate):

@@ -72,13 +72,8 @@ def arms_table(all_of: list[Finding]) -> str:
     for f in all_of:
         cells = [f.arm, f"{f.rate:g}", f"{f.error:.2f} ± {f.spread:.2f}"]
         if f.arm != BASE:
-            low, high = f.ends
-            cells += [
-                f"{f.difference:+.2f}",
-                f"{low:+.2f} to {high:+.2f}",
-                f"{f.alone:.3f}",
-                f"{f.corrected:.3f}",
-            ]
+            cells += [f"{f.difference:+.2f}", "{:+.2f} to {:+.2f}".format(*f.ends)]
+            cells += [f"{f.alone:.3f}", f"{f.corrected:.3f}"]
         lines.append([*cells, *[""] * (7 - len(cells))])
     head = ["arm", "rate", "test error, %", "less the base's", "95 %", "p", "p, of the family"]
     return table(head, lines)
@@ -137,17 +132,11 @@ def figure1_table(found: Mapping[Job, dict]) -> str:
         epochs = [passed(row) for row in of]
         there = [epoch for epoch in epochs if epoch]
         seconds = [sum(row["seconds"][:epoch]) for row, epoch in zip(of, epochs) if epoch]
-        cells = [
-            "ReLU" if arm == BASE else arm,
-            f"{of[0]['rate']:g}" if of else "",
-            f"{len(there)} of {len(of)}",
-        ]
+        rate = f"{of[0]['rate']:g}" if of else ""
+        cells = ["ReLU" if arm == BASE else arm, rate, f"{len(there)} of {len(of)}"]
         if there:
-            cells += [
-                f"{statistics.mean(there):.1f}",
-                f"{min(there)} to {max(there)}",
-                f"{statistics.median(seconds):.0f}",
-            ]
+            cells += [f"{statistics.mean(there):.1f}", f"{min(there)} to {max(there)}"]
+            cells += [f"{statistics.median(seconds):.0f}"]
         lines.append([*cells, *[""] * (6 - len(cells))])
     head = ["", "rate", f"pass {LEVEL:.0%}", "epochs, mean", "of the seeds", "seconds, median"]
     return table(head, lines)
@@ -170,12 +159,11 @@ def networks_table(found: Mapping[Job, dict]) -> str:
 def textbook_table(found: Mapping[Job, dict]) -> str:
     """Epoch by epoch."""
     of = finals("textbook", BASE, found)
+    columns = [zip(row["train_loss"], row["train_error"], row["test_error"]) for row in of]
     lines = [
         [n, f"{loss:.3f}", f"{100 * error:.1f}", f"{100 * tested:.1f}"]
-        for row in of
-        for n, (loss, error, tested) in enumerate(
-            zip(row["train_loss"], row["train_error"], row["test_error"]), 1
-        )
+        for column in columns
+        for n, (loss, error, tested) in enumerate(column, 1)
     ]
     return table(["epoch", "training loss", "training error, %", "test error, %"], lines)
 
@@ -191,20 +179,17 @@ def pictures(all_of: Mapping[str, list[Finding]], found: Mapping[Job, dict]) -> 
     shown = {
         "activations": ("fashion", [BASE, "tanh", "sigmoid"], "test_error", ["test error, %"]),
         "dropout": ("fashion", [BASE, "dropout 0.3", "no dropout"], "test_error", ["test error, %"]),
-        "figure1": ("figure 1", [BASE, "tanh"], "train_error", ["training error, %", 100 * LEVEL]),
+        "figure 1": ("figure 1", [BASE, "tanh"], "train_error", ["training error, %", 100 * LEVEL]),
     }
     for name, (suite, arms, key, labels) in shown.items():
-        of = {arm: [row for row in finals(suite, arm, found) if not row["failed"]] for arm in arms}
-        lines = {
-            "ReLU" if arm == BASE and "tanh" in arms else arm: (
-                [r["seconds"] for r in rs],
-                [r[key] for r in rs],
-            )
-            for arm, rs in of.items()
-            if rs
-        }
+        called = {BASE: "ReLU"} if "tanh" in arms else {}
+        lines = {}
+        for arm in arms:
+            if some := [row for row in finals(suite, arm, found) if not row["failed"]]:
+                lines[called.get(arm, arm)] = [row["seconds"] for row in some], [row[key] for row in some]
         if lines:
-            draw.curves(f"{FAMILIES.get(suite, 'CIFAR-10')}: {name}", lines, labels, PICTURES / f"{name}.png")
+            title = f"{FAMILIES.get(suite, 'CIFAR-10')}: {name}"
+            draw.curves(title, lines, labels, PICTURES / f"{name.replace(' ', '')}.png")
 
 
 def main() -> None:

@@ -67,18 +67,18 @@ def train(argv: list[str], log: str) -> str:
     with open(log, "w") as out, contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
             program_of("train").main(argv)
-        except FloatingPointError as error:
-            return str(error)
         except SystemExit as error:
+            if isinstance(error.__context__, FloatingPointError):  # which train.py has reported
+                return str(error.__context__)
             if error.code:
-                raise RuntimeError(
-                    f"train.py ended with {error.code}: {Path(log).read_text()[-500:]}"
-                ) from None
+                out.flush()
+                said = Path(log).read_text()[-500:]
+                raise RuntimeError(f"train.py ended with {error.code}: {said}") from None
     return ""
 
 
 def run(job: Job, pool: Pool, images: Path) -> dict:
-    """The row of a job, trained now. Raises: Failed."""
+    """The row of a job, trained now; without its commit. Raises: Failed."""
     suite = suites()[job.suite]
     arm = suite.arms[job.arm]
     config = config_of(suite, arm, job.rate, job.seed)
@@ -98,7 +98,7 @@ def run(job: Job, pool: Pool, images: Path) -> dict:
     figures = {f"train_{key}": [round(line[key], 5) for line in steps] for key in ("loss", "error")}
     figures["test_error"] = [round(line["top1_error"], 5) for line in lines if "test_loss" in line]
     figures["seconds"] = [round(s, 2) for s in seconds]
-    return {**job._asdict(), "commit": commit(), "config": checksum(job), "failed": failed[:80], **figures}
+    return {**job._asdict(), "config": checksum(job), "failed": failed[:80], **figures}
 
 
 class Campaign:
@@ -106,6 +106,7 @@ class Campaign:
 
     def __init__(self, images: Path, end: float, only: str | None = None):
         self.images, self.end, self.only = images, end, only
+        self.commit = commit()  # of the code that runs, whatever is committed meanwhile
         self.rows, self.lock, self.under_way, self.trouble = rows(), threading.Lock(), set(), None
 
     def jobs(self, in_pairs: bool):
@@ -127,7 +128,7 @@ class Campaign:
         try:
             while job := self.next(in_pairs):
                 begun = time.monotonic()
-                row = run(job, pool, self.images)
+                row = run(job, pool, self.images) | {"commit": self.commit}
                 with self.lock:
                     self.rows[job] = row
                     self.under_way.remove(job)
@@ -148,14 +149,13 @@ class Campaign:
             workers = [threading.Thread(target=self.work, args=(True,)) for _ in range(2)]
             for worker in workers:
                 worker.start()
-            try:
-                for worker in workers:
-                    worker.join()
-            except KeyboardInterrupt:
-                print("stops when both runs have ended", flush=True)
-                self.end = 0
-                for worker in workers:
-                    worker.join()
+            while any(worker.is_alive() for worker in workers):
+                try:
+                    for worker in workers:
+                        worker.join()
+                except KeyboardInterrupt:
+                    print("stops when both runs have ended", flush=True)
+                    self.end = 0
         self.work(False)
         if self.trouble:
             raise Failed(self.trouble)

@@ -67,9 +67,3 @@ def verdict(ends: tuple[float, float], p: float, expected: str, margin: float) -
     if p >= 1 - LEVEL:
         return "not at this size"
     return "holds" if low > 0 else "does not hold"
-
-
-def band(curves: list[list[float]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of (n, epochs) curves the mean, the least and the largest at each epoch."""
-    found = np.array(curves)
-    return found.mean(0), found.min(0), found.max(0)

@@ -5,7 +5,7 @@ import statistics
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.model.profile import read
 from alexnet2gpu.ranks.cost import Line, Lines, sent
-from alexnet2gpu.ranks.plans import Setting
+from alexnet2gpu.ranks.plans import Setting, named
 from alexnet2gpu.ranks.schedule import TIMED
 from bench.modes import judge, memory, published, race
 from bench.modes.links import said
@@ -71,10 +71,9 @@ def plan_table():
     lines = []
     for batch in (32, 128, 1024):
         plans = [H100.plan(mode, batch) for mode in TIMED if not H100.unsuited(mode, batch)]
-        for p in plans:
-            low, middle, high = (1000 * seconds for seconds in p.seconds)
-            step = f"{middle:.1f}", f"{low:.1f}-{high:.1f}", f"{p.images_per_second:,.0f}"
-            lines.append([batch, p.mode, *step, f"{plans[0].seconds[1] / p.seconds[1]:.2f}"])
+        for plan in plans:
+            times = plans[0].seconds[1] / plan.seconds[1]
+            lines.append([batch, named(plan.mode), *plan.cells, f"{times:.2f}"])
     return table(["batch", "mode", "ms a step", "from - to", "images/s", "times one GPU"], lines)
 
 

@@ -2,14 +2,17 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from alexnet2gpu.config.layers import Relu, Tanh
 from alexnet2gpu.config.network import totals
-from bench.ablations import jobs, runs, stats
-from bench.ablations.arms import BASE, Arm, claims, config_of, suites
+from alexnet2gpu.faults.watch import Watch
+from alexnet2gpu.ranks.modes import Grid
+from bench.ablations import jobs, page, runs, stats
+from bench.ablations.arms import BASE, GRID, Arm, claims, config_of, suites
 from bench.ablations.jobs import CHOICE, Job, missing, rate_of
 
 SKEWED = np.array([0.1, 0.3, 0.2, 0.25, 2.0, 0.15, 0.4, 0.05, 0.9, 0.35])
@@ -100,6 +103,52 @@ def test_a_row_counts_until_its_config_changes_or_what_computes_it(tmp_path, mon
     monkeypatch.setattr(runs, "same_code", lambda commit: False)
     assert runs.rows() == {}
     assert runs.errors_of({job: row | {"failed": "nan"}}) == {job: 1.0}
+
+
+def test_a_run_whose_loss_is_not_finite_is_a_row_and_any_other_end_is_not(tmp_path, monkeypatch):
+    def train(error):
+        def main(argv):
+            with Watch(Grid()):
+                raise error
+
+        monkeypatch.setattr(runs, "program_of", lambda name: SimpleNamespace(main=main))
+        return runs.train([], str(tmp_path / "log"))
+
+    assert train(FloatingPointError("step 3: the loss is nan")) == "step 3: the loss is nan"
+    with pytest.raises(RuntimeError, match="train.py ended with 2: (.|\n)*no such file"):
+        train(ValueError("no such file"))
+
+
+def made_up(job, error):
+    """A row in which the error falls to `error` in ten epochs."""
+    curve = [error + 0.5 * 0.5**epoch for epoch in range(10)]
+    row = {"rate": job.rate, "failed": "", "test_error": [*curve[:-1], error], "train_error": curve}
+    return row | {"train_loss": curve, "seconds": [2.0] * 10}
+
+
+def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
+    """tanh errs 2 points more than the base in every seed but one, where it is 1; no other arm differs."""
+    found = {}
+    while left := [job for job in missing(runs.errors_of(found)) if job not in found]:
+        for job in left:
+            worse = (0.01 if job.seed == 3 else 0.02) * (job.suite == "fashion" and job.arm == "tanh")
+            off = abs(GRID.index(job.rate) - 3) if job.rate in GRID else 0
+            found[job] = made_up(job, 0.1 + worse + 0.001 * job.seed + 0.05 * off)
+    marks = ["arms, fashion", "arms, caltech", "claims", "modes", "figure 1", "networks", "textbook"]
+    text = "".join(f"<!-- {mark} -->\n<!-- end -->\n" for mark in marks)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(page, "PICTURES", tmp_path / "pictures")
+    monkeypatch.setattr(page, "rows", lambda: found)
+    page.PAGE.write_text(text)
+    page.main()
+    said = page.PAGE.read_text()
+    assert "| tanh, clothes | +1.90 (+1.60 to +2.00), p = 0.002 | holds |" in said
+    assert "| no mirror, clothes | +0.00 (+0.00 to +0.00), p = 1.000 | not at this size |" in said
+    assert "| no map norm, clothes | +0.00 (+0.00 to +0.00), p = 1.000 | holds |" in said
+    assert "| ddp | 10 | 10.45 | +0.00 | +0.00 to +0.00 | 10 of 10 |" in said
+    assert "| ReLU | 0.03 | 10 of 10 | 3.0 | 3 to 3 | 6 |" in said
+    assert "| LeNet | 61,706 | 0.42 M | 10 |" in said and said.count("| 10 | 0.1") == 1
+    assert len(list(page.PICTURES.iterdir())) == 5
 
 
 def test_the_interval_is_that_of_other_peoples_code():

@@ -114,6 +114,13 @@ def test_a_batch_that_does_not_divide_says_so_in_its_row(capsys):
     assert ddp.split()[:3] == ["ddp", "2", "7"] and ddp.endswith("does not divide by 2 replicas")
 
 
+def test_a_batch_is_divided_by_updates_of_fully_connected_stages_too():
+    config = load_config("configs/quick.yaml", ["train.batch=14", "optim.fc_updates=7"])
+    hybrid = plan.Case("hybrid", config, 2)
+    assert hybrid.parts == 14 and not hybrid.mistake
+    assert hybrid.with_batch(12).mistake == "does not divide by 7 updates (optim.fc_updates)"
+
+
 def test_layers_are_left_as_json_and_csv(tmp_path, capsys):
     """Every place adds up, the worst of them to the peak; and two configs stand side by side."""
     where = "--modes", "split", "--beside", "configs/lenet.yaml", "--modes", "single"

@@ -314,6 +314,27 @@ def test_a_measured_profile_adds_up_to_the_step():
     assert totals(config.model)[0] * profile.update > 0
 
 
+def test_what_is_measured_is_a_step_without_the_levers_that_cost_time():
+    """As launch/plan.py says."""
+    import torch
+
+    from alexnet2gpu.model import timing
+
+    marks = []
+    for settings in ((), ("memory.recompute=[1,2]",), ("memory.regather=true",)):
+        config = load_config("configs/quick.yaml", settings)
+        marked = timing.Marked(config, torch.device("cpu"))
+        marked.step(*timing._batch(config, 4, torch.device("cpu")))
+        marks.append([mark[:2] for mark in marked.marks])
+    assert marks[0] == marks[1] == marks[2]
+
+
+def test_the_interval_has_the_models_own_error_on_both_sides():
+    setting = Setting(ALEXNET, replace(read("cpu"), spread=(1.0, 1.0)), Lines(Line(1e9)), 2)
+    low, middle, high = setting.plan("split", 128).seconds
+    assert (low / middle, high / middle) == pytest.approx((0.88, 1.12))
+
+
 def test_layers_before_the_first_weights_have_no_way_back():
     import torch
 

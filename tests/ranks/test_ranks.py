@@ -83,6 +83,11 @@ def test_a_wrong_number_of_processes_is_an_error(towers, mode, world, complaint)
     assert complaint in str(error.value)
 
 
+def test_the_command_that_would_do_is_of_the_program_that_was_started():
+    with pytest.raises(ValueError, match="nproc_per_node=2 launch/evaluate.py CKPT --hybrid"):
+        grid_of(2, "hybrid", {}, "launch/evaluate.py CKPT")
+
+
 @pytest.mark.parametrize("odd, complaint", [({"RANK": "abc"}, "RANK is 'abc', no number"), ({}, "not where")])
 def test_ranks_that_torchrun_has_not_started_are_an_error(odd, complaint):
     given = environment(0, 2) | odd

@@ -210,6 +210,7 @@ MISTAKES = [
     (["a", "--set", "model.stages.1.fc6.out=64"], "tower-0.pt: unreadable checkpoint: it holds"),
     (["a", "--views", "5"], "argument --views: invalid choice"),
     (["a", "--split-model"], "--split-model on 1 process"),
+    (["a", "--hybrid"], "launch/evaluate.py CKPT --hybrid"),
     (["a", "--out", "nowhere/found.json"], "--out nowhere/found.json: should be a file in a"),
     ([], "the following arguments are required: CKPT"),
 ]
