@@ -47,11 +47,12 @@ def measure(
         the step (places.py).
     """
     grid, images = ranks.grid, config.train.batch // ranks.grid.replicas
-    links = [link for link in ranks.links if link]
-    before = [dict(link.sent) for link in links]
+    before = [dict(link.sent) for link in ranks.links]
     with StepMemory(parts, batch, config.train.accumulate > 1) as memory:
         result = step()
-    sent = [{way: (link.sent[way] - old[way]) // images for way in old} for link, old in zip(links, before)]
+    sent = [
+        {way: (link.sent[way] - old[way]) // images for way in old} for link, old in zip(ranks.links, before)
+    ]
     entry = {
         "rank": grid.rank,
         "replica": grid.replica,

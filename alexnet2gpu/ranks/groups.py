@@ -90,8 +90,9 @@ class Ranks:
 
     def connect(self, network: Network, wire: torch.dtype | None = None) -> list[Link | None]:
         """For the end of each stage, the link over which this rank meets others, or None: link.connected."""
-        self.links = connected(self.grid.gathered(network), wire, partial(Link, self.split_group))
-        return self.links
+        between = connected(self.grid.gathered(network), wire, partial(Link, self.split_group))
+        self.links = [link for link in between if link]
+        return between
 
     def replicate(
         self, model: nn.Module, in_buckets: bool = True, shared: Sequence[nn.Parameter] = ()

@@ -39,7 +39,8 @@ def exchange():
     sizes["large"] = size_of(1024), 1024, 16, 16
     found = {}
     with Ranks(grid_of(2, "split")) as ranks:
-        (link,) = ranks.connect(1)
+        ranks.connect(config_of().model)
+        (link, *_) = ranks.links
         for name, shape in sizes.items():
             half = torch.randn(shape, device=ranks.device)
             if half.dim() == 4:

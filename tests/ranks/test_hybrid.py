@@ -60,7 +60,7 @@ def of_a_rank(overrides, wrong=None):
         loss = F.cross_entropy(parts.replicated(images.chunk(ranks.grid.parts)[ranks.grid.part]), labels)
         loss.backward()
         found = {name: weight.grad for name, weight in parts.model.named_parameters()}
-        sent = sum(sum(link.sent.values()) for link in ranks.links if link)
+        sent = sum(sum(link.sent.values()) for link in ranks.links)
         return loss.item(), found, sent, sum(sums)
 
 
