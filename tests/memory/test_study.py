@@ -56,7 +56,8 @@ def test_what_was_measured_at_full_size_is_predicted_today(results):
 
 @pytest.mark.slow
 def test_what_the_page_says_of_a_gpu_is_so():
-    """Of alexnet.yaml in bfloat16 on an H100, what the allocator was asked for and what it reserved."""
+    """Of alexnet.yaml in bfloat16 on an H100, what the allocator was asked for and what it reserved. Steps
+    held their logits in float32 then: 2 bytes more for each of 1,000 outputs of an image."""
     found = json.loads((REPOSITORY / "bench" / "results" / "measure-1gpu.json").read_text())["items"]
     config, errors, reserved = load_config("configs/alexnet.yaml"), [], []
     for item in found:
@@ -65,13 +66,14 @@ def test_what_the_page_says_of_a_gpu_is_so():
             train = replace(config.train, batch=int(batch), precision=precision)
             expected = predict(mode, replace(config, train=train), 2, on_gpu=True).bytes
             most = max((rank["measured"] for rank in item["figures"]["ranks"]), key=lambda rank: rank["peak"])
-            errors.append(expected["peak"] / (most["peak"] - most["other"]) - 1)
+            images = int(batch) // (2 if mode in ("ddp", "grid") else 1)
+            errors.append(expected["peak"] / (most["peak"] - most["other"] - 2000 * images) - 1)
             reserved.append(expected["reserved"] / most["reserved"] - 1)
     assert len(errors) == 12
     *others, worst = sorted(errors, key=abs)
-    assert max(map(abs, others)) < 0.0005 and round(worst, 3) == -0.039
-    *others, worst = sorted(reserved, key=abs)
-    assert max(map(abs, others)) < 0.08 and -0.14 < worst < -0.12
+    assert not any(others) and round(worst, 3) == -0.039
+    *others, low, lowest = sorted(reserved, key=abs)
+    assert max(map(abs, others)) < 0.07 and (round(low, 2), round(lowest, 2)) == (-0.11, -0.13)
 
 
 def test_the_tables_of_modules_and_networks_are_those_of_their_results():
