@@ -24,7 +24,7 @@ class Arm:
     layers: dict[str, dict[str, Any]] = field(default_factory=dict)
     set: dict[str, Any] = field(default_factory=dict)
     images: str = "crops"
-    rates: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03])
+    rates: list[float] = field(default_factory=list)  # empty: those of the suite
     modes: list[str] = field(default_factory=lambda: ["single"])
 
 
@@ -37,6 +37,8 @@ class Suite:
     images: str | None = None  # where data.py has put them; null: what the config names
     seeds: int = 10
     threads: int = 1  # two of one thread each are trained at a time
+    rates: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03])
+    fastest: bool = False  # whether a rate is chosen by the training error, over all epochs
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ class Job(NamedTuple):
 
 
 def rate_of(suite: str, arm: str, errors: Mapping[Job, float]) -> tuple[float | None, list[Job]]:
-    """The rate with the least mean error on what was held out, or None and the jobs that have to say it. If
+    """The rate with the least mean of `errors`, or None and the jobs that have to say it. If
     it is at an end of what was tried, the next of the grid is tried, too."""
-    rates = sorted(suites()[suite].arms[arm].rates)
+    rates = sorted(suites()[suite].arms[arm].rates or suites()[suite].rates)
     if len(rates) == 1:
         return rates[0], []
     while True:

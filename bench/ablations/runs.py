@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import statistics
 import subprocess
 import tempfile
 import threading
@@ -58,8 +59,15 @@ def rows() -> dict[Job, dict]:
 
 
 def errors_of(found: dict[Job, dict]) -> dict[Job, float]:
-    """The error at the end of each; 1 of a run whose loss was not finite."""
-    return {job: 1.0 if row["failed"] else row["test_error"][-1] for job, row in found.items()}
+    """By what a rate is chosen: the error at the end of each, or the mean training error where the fastest is
+    sought; 1 of a run whose loss was not finite."""
+
+    def error(job, row):
+        if row["failed"]:
+            return 1.0
+        return statistics.mean(row["train_error"]) if suites()[job.suite].fastest else row["test_error"][-1]
+
+    return {job: error(job, row) for job, row in found.items()}
 
 
 def train(argv: list[str], log: str) -> str:
