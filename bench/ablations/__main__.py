@@ -3,12 +3,14 @@
     python -m bench.ablations data DIR [--fashion FOLDER] [--caltech FOLDER] [--cifar FOLDER]
     python -m bench.ablations run DIR [--hours H] [--only SUITE]
     python -m bench.ablations left
+    python -m bench.ablations repeat DIR [ARM ...]
     python -m bench.ablations page
 
 `data` writes the images that it is given into DIR: Fashion-MNIST's four files, photographs in train/ and
 val/, CIFAR-10 likewise. `run` goes on where it was, two runs at a time of a thread each, and may be stopped
-at any time; a row for each run goes to bench/results/ablations.jsonl. `left` counts what is missing. The arms
-and the claims are in arms.yaml.
+at any time; a row for each run goes to bench/results/ablations.jsonl. `left` counts what is missing. `repeat`
+trains the first seed of some arms on clothes again and says whether every digit is the same. The arms and the
+claims are in arms.yaml.
 """
 
 import argparse
@@ -18,9 +20,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from bench.ablations import data, runs
-from bench.ablations.jobs import missing
-from bench.processes import Failed
+from bench.ablations import data, page, runs
+from bench.ablations.arms import suites
+from bench.ablations.jobs import Job, missing
+from bench.processes import Failed, Pool
 from bench.results import commit
 
 FASHION = "/usr/share/datasets/fashion-mnist"  # Debian's and Ubuntu's package of that name
@@ -29,6 +32,7 @@ KINDS = {
     "caltech": ["data.name=folder", "data.size=64"],
     "cifar": ["data.name=folder", "data.size=32"],
 }
+AGAIN = ["base", "no communication", "average pooling"]
 
 
 def prepare(args):
@@ -40,32 +44,52 @@ def prepare(args):
             print(f"{name}: {data.prepare(name, settings, args.images)}")
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="bench.ablations", description=__doc__.split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("data", "run"):
-        commands.add_parser(name).add_argument("images", type=Path, metavar="DIR")
-    for name in ("fashion", "caltech", "cifar"):
-        commands.choices["data"].add_argument(f"--{name}", default=FASHION if name == "fashion" else None)
-    commands.choices["run"].add_argument("--hours", type=float, default=24.0)
-    commands.choices["run"].add_argument("--only", metavar="SUITE")
-    commands.add_parser("left")
-    commands.add_parser("page")
-    args = parser.parse_args()
-    if args.command == "data":
-        return prepare(args)
-    if args.command == "left":
-        left = Counter(job.suite for job in missing(runs.errors_of(runs.rows())))
-        return print(*(f"{suite}: {count} runs" for suite, count in left.items()), sep="\n")
-    if args.command == "page":
-        from bench.ablations import page  # matplotlib
-
-        return page.main()
+def run(args):
+    """Rows carry their commit, so there should be one."""
     if commit().endswith("-changed"):
         sys.exit("rows carry their commit: commit your changes first")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
+    runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only).go()
+
+
+def left(_):
+    """Runs that are known to be missing; there are more once rates are chosen."""
+    left = Counter(job.suite for job in missing(runs.errors_of(runs.rows())))
+    print(*(f"{suite}: {count} runs" for suite, count in left.items()), sep="\n")
+
+
+def repeat(args):
+    """Status 1 if a digit differs."""
+    found, pool, same = runs.rows(), Pool(), True
     try:
-        runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only).go()
+        for arm in args.arms:
+            if not (old := page.finals("fashion", arm, found)[:1]):
+                sys.exit(f"{arm}: there is no row of it")
+            new = runs.run(Job(**{name: old[0][name] for name in Job._fields}), pool, args.images.resolve())
+            differ = [key for key in new if new[key] != old[0][key] and key != "seconds"]
+            print(f"{arm}: " + (f"{', '.join(differ)} differ" if differ else "the same digits"), flush=True)
+            same &= not differ
+    finally:
+        pool.close()
+    sys.exit(not same)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench.ablations", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    functions = {"data": prepare, "run": run, "repeat": repeat, "left": left, "page": lambda _: page.main()}
+    for name, function in functions.items():
+        commands.add_parser(name).set_defaults(function=function)
+    for name in ("data", "run", "repeat"):
+        commands.choices[name].add_argument("images", type=Path, metavar="DIR")
+    for name in ("fashion", "caltech", "cifar"):
+        commands.choices["data"].add_argument(f"--{name}", default=FASHION if name == "fashion" else None)
+    commands.choices["run"].add_argument("--hours", type=float, default=24.0)
+    commands.choices["run"].add_argument("--only", choices=suites(), metavar="SUITE")
+    commands.choices["repeat"].add_argument("arms", nargs="*", default=AGAIN, metavar="ARM")
+    args = parser.parse_args()
+    try:
+        args.function(args)
     except Failed as error:
         sys.exit(str(error))
 

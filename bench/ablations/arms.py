@@ -47,6 +47,7 @@ class Claim:
 
     says: str
     by: str
+    published: str = "none"  # what it was elsewhere
     worse: list[str] = field(default_factory=list)
     same: list[str] = field(default_factory=list)
 

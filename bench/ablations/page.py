@@ -101,6 +101,21 @@ def claims_table(all_of: Mapping[str, list[Finding]]) -> str:
     return table(["claim", "by", "without it", "error, points", "verdict"], lines)
 
 
+def published_table(all_of: Mapping[str, list[Finding]]) -> str:
+    """Claims of which there are other figures, beside ours."""
+    lines = []
+    for claim in claims():
+        ours = [
+            f"{f.arm}, {FAMILIES[suite]}, {f.difference:+.2f}"
+            for suite, found in all_of.items()
+            for f in found
+            if f.arm in (*claim.worse, *claim.same)
+        ]
+        if claim.published != "none" and ours:
+            lines.append([claim.says, claim.published, "; ".join(ours)])
+    return table(["claim", "published", "here, top-1"], lines)
+
+
 def modes_table(found: Mapping[Job, dict]) -> str:
     """The base in three modes, seed by seed."""
     single, lines = finals("fashion", BASE, found), []
@@ -198,5 +213,6 @@ def main() -> None:
     all_of = {suite: findings(suite, found) for suite in FAMILIES}
     pictures(all_of, found)
     drawn = {f"arms, {suite}": arms_table(of) for suite, of in all_of.items()}
-    drawn |= {"claims": claims_table(all_of), "modes": modes_table(found), "figure 1": figure1_table(found)}
+    drawn |= {"claims": claims_table(all_of), "published": published_table(all_of)}
+    drawn |= {"modes": modes_table(found), "figure 1": figure1_table(found)}
     redraw(PAGE, drawn | {"networks": networks_table(found), "textbook": textbook_table(found)})
