@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from bench.ablations import draw, stats
 from bench.ablations.arms import BASE, claims, config_of, suites
@@ -158,8 +159,9 @@ def figure1_table(found: Mapping[Job, dict]) -> str:
 
 
 def networks_table(found: Mapping[Job, dict]) -> str:
-    """LeNet beside the base: what they are, and what they give on the same images."""
-    lines = []
+    """LeNet and AlexNet: what they are; LeNet and the base: what they give on the same images."""
+    full = totals(load_config(REPOSITORY / "configs" / "alexnet.yaml").model)
+    lines = [["AlexNet", f"{full[0]:,}", f"{full[1] / 1e6:.2f} M", "", "", ""]]
     for suite, name in (("lenet", "LeNet"), ("fashion", "AlexNet in small")):
         arm, of = suites()[suite].arms[BASE], finals(suite, BASE, found)
         weights, products = totals(config_of(suites()[suite], arm, 0.01, 0).of_classes().model)
@@ -207,12 +209,22 @@ def pictures(all_of: Mapping[str, list[Finding]], found: Mapping[Job, dict]) -> 
             draw.curves(title, lines, labels, PICTURES / f"{name.replace(' ', '')}.png")
 
 
+def tables(found: Mapping[Job, dict], all_of: Mapping[str, list[Finding]]) -> dict[str, str]:
+    """By their marks in the page."""
+    return {
+        **{f"arms, {suite}": arms_table(of) for suite, of in all_of.items()},
+        "claims": claims_table(all_of),
+        "published": published_table(all_of),
+        "modes": modes_table(found),
+        "figure 1": figure1_table(found),
+        "networks": networks_table(found),
+        "textbook": textbook_table(found),
+    }
+
+
 def main() -> None:
     """All of the page that rows are there for."""
     found = rows()
     all_of = {suite: findings(suite, found) for suite in FAMILIES}
     pictures(all_of, found)
-    drawn = {f"arms, {suite}": arms_table(of) for suite, of in all_of.items()}
-    drawn |= {"claims": claims_table(all_of), "published": published_table(all_of)}
-    drawn |= {"modes": modes_table(found), "figure 1": figure1_table(found)}
-    redraw(PAGE, drawn | {"networks": networks_table(found), "textbook": textbook_table(found)})
+    redraw(PAGE, tables(found, all_of))

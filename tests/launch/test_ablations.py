@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from alexnet2gpu.config.layers import Relu, Tanh
+from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.ranks.modes import Grid
@@ -133,8 +134,7 @@ def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
             worse = (0.01 if job.seed == 3 else 0.02) * (job.suite == "fashion" and job.arm == "tanh")
             off = abs(GRID.index(job.rate) - 3) if job.rate in GRID else 0
             found[job] = made_up(job, 0.1 + worse + 0.001 * job.seed + 0.05 * off)
-    marks = ["arms, fashion", "arms, caltech", "claims", "modes", "figure 1", "networks", "textbook"]
-    text = "".join(f"<!-- {mark} -->\n<!-- end -->\n" for mark in marks)
+    text = page.PAGE.read_text()
     monkeypatch.setattr(page, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(page, "PICTURES", tmp_path / "pictures")
     monkeypatch.setattr(page, "rows", lambda: found)
@@ -147,6 +147,10 @@ def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
     assert "| ddp | 10 | 10.45 | +0.00 | +0.00 to +0.00 | 10 of 10 |" in said
     assert "| ReLU | 0.03 | 10 of 10 | 3.0 | 3 to 3 | 6 |" in said
     assert "| LeNet | 61,706 | 0.42 M | 10 |" in said and said.count("| 10 | 0.1") == 1
+    full, small = (totals(load_config(f"configs/{name}.yaml").model) for name in ("alexnet", "lenet"))
+    assert (
+        "{:.0f} times the parameters and {:,.0f}\ntimes".format(*(a / b for a, b in zip(full, small))) in said
+    )
     assert len(list(page.PICTURES.iterdir())) == 5
 
 
