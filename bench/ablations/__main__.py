@@ -14,6 +14,7 @@ claims are in arms.yaml.
 """
 
 import argparse
+import fcntl
 import signal
 import sys
 import time
@@ -48,8 +49,14 @@ def run(args):
     """Rows carry their commit, so there should be one."""
     if commit().endswith("-changed"):
         sys.exit("rows carry their commit: commit your changes first")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops as Ctrl-C does
-    runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only).go()
+    for number in (signal.SIGTERM, signal.SIGINT):  # in a shell's background Ctrl-C's is ignored
+        signal.signal(number, signal.default_int_handler)
+    with open(runs.FILE, "a") as held:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit("another run is under way")
+        runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only).go()
 
 
 def left(_):
