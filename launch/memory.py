@@ -8,6 +8,8 @@ To predict, one step is played without data: it takes seconds, and no memory. --
 processes of each mode and counts what torch gives them in one step. --budget finds the largest batch
 that fits in each mode, and says what stops the next one; with --measure it runs both, on a GPU with no
 more memory than that reserved. --layers shows what is held in every place of the step, layer by layer.
+--page writes an HTML file to play with: all modes, batches, precisions, levers, bytes sent and, where
+configs/profiles knows the network, times.
 --out DIR leaves the figures as JSON and CSV, each mode's step for docs.pytorch.org/memory_viz, and with
 matplotlib PNG. Batches count the images of all ranks together.
 """
@@ -46,6 +48,7 @@ def parse(argv):
     add("--budget", metavar="SIZE", help="memory of a rank, as in 3GiB or 3GB")
     add("--layers", action="store_true", help="what is held in every place of the step")
     add("--out", metavar="DIR", help="for memory.json and figures")
+    add("--page", metavar="FILE", help="all of it, at every batch, as a page to play with: takes minutes")
     args = parser.parse_args(argv)
     args.budget = args.budget and size(args.budget)
     check(args, device().type)
@@ -79,9 +82,33 @@ def planned(args, config, on_gpu):
             yield from map(case.with_batch, batches)
 
 
+def write_page(args, command):
+    """--page, with the times of the machines in configs/profiles."""
+    import torch
+    from tqdm import tqdm
+
+    from alexnet2gpu.config.load import PLACES, load_config
+    from alexnet2gpu.figures import explore as page
+    from alexnet2gpu.memory.explore import explored
+    from alexnet2gpu.model.profile import read
+
+    def config_of(settings):
+        return load_config(args.config, [*args.set, *settings])
+
+    files = [file for place in PLACES for file in sorted(place.glob("configs/profiles/*.json"))]
+    profiles = [read(str(file)) for file in files]
+    done = partial(tqdm, unit="view", disable=not sys.stderr.isatty())
+    found = explored(config_of, Path(args.config).stem, profiles, done)
+    page.write_page(found | {"command": command, "torch": torch.__version__}, args.page)
+    print(f"{args.page}: {Path(args.page).stat().st_size / 1e6:.1f} MB")
+
+
 def main(argv=None):
+    command = " ".join(["python", "launch/memory.py", *(argv or sys.argv[1:])])
     with one_line_mistakes():
         args = parse(argv)
+        if args.page:
+            return write_page(args, command)
         import torch
         from tqdm import tqdm
 
@@ -102,7 +129,6 @@ def main(argv=None):
             raise ValueError(f"batch {case.config.train.batch} {case.mistake}: give other --batches")
         if args.out:
             Path(args.out).mkdir(parents=True, exist_ok=True)
-        command = " ".join(["python", "launch/memory.py", *(argv or sys.argv[1:])])
         head = {"unit": "bytes", "command": command, "torch": torch.__version__}
     with Watch(Grid()):
         rows, steps = [], []

@@ -12,6 +12,7 @@
     measured.py     what torch's allocator gives in a real step: nothing of the above has a part in it
     any_mode.py     that in any mode, in processes started for it
     plan.py         which rows a table has
+    pieces.py       a step at any batch, from a few; explore.py: of all modes, for a page to play with
     report.py       memory.json; tables.py: rows and layers as text
 
 Imports config, model and ranks.

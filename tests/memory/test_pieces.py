@@ -1,0 +1,45 @@
+"""If these fail, docs/explore.html shows other bytes than launch/memory.py predicts."""
+
+import random
+
+import pytest
+
+from alexnet2gpu.config.load import load_config
+from alexnet2gpu.memory.pieces import corners, pieces
+from alexnet2gpu.memory.plan import Case
+
+
+def worst(step, units):
+    """Of every moment, the most that is held: all events one after another."""
+    (piece,) = [piece for piece in step if piece.first <= units <= piece.last]
+    sizes = [base + slope * units for *_, base, slope in piece.storages]
+    begins = {event: number for number, (_, event) in enumerate(piece.moments)}
+    held, most = 0, []
+    for number, event in enumerate(piece.events):
+        if number in begins:
+            most.append(held)
+        held += sizes[event] if event >= 0 else -sizes[-event - 1]
+        most[-1] = max(most[-1], held)
+    return [(place, size) for (place, _), size in zip(piece.moments, most)]
+
+
+@pytest.mark.parametrize("mode, on_gpu", [("single", True), ("split", False)])
+def test_a_step_at_any_batch_is_the_one_that_is_played(mode, on_gpu):
+    case = Case(mode, load_config("configs/quick.yaml"), 2)
+
+    def step(units):
+        return case.with_batch(units * case.parts).predict(on_gpu)
+
+    found = pieces(step, 200)
+    assert len(found) < 4 and (found[0].first, found[-1].last) == (1, 200)
+    assert [after.first for after in found[1:]] == [before.last + 1 for before in found[:-1]]
+    ends = {units for piece in found for units in (piece.first, piece.last)}
+    for units in {*ends, *random.Random(1).sample(range(1, 201), 2)}:
+        assert worst(found, units) == [(m.place, m.bytes) for m in step(units).moments], units
+
+
+def test_corners_of_a_function_are_where_its_lines_meet():
+    def function(n):
+        return [max(3.0, 0.5 * n), 2.0 * n]
+
+    assert list(corners(function, 100)) == [[1, [3.0, 2.0]], [6, [3.0, 12.0]], [100, [50.0, 200.0]]]
