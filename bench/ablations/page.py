@@ -1,4 +1,5 @@
-"""docs/ablations.md from the rows: tables between their marks, pictures in docs/results/ablations."""
+"""The page from the rows: tables between their marks, pictures in docs/results/ablations. It moves to docs/
+as soon as all tables are there."""
 
 import statistics
 from collections.abc import Mapping
@@ -9,12 +10,12 @@ import numpy as np
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from bench.ablations import draw, stats
-from bench.ablations.arms import BASE, claims, config_of, suites
+from bench.ablations.arms import BASE, HERE, claims, config_of, suites
 from bench.ablations.jobs import Job, rate_of
 from bench.ablations.runs import errors_of, rows
 from bench.results import REPOSITORY, redraw, table
 
-PAGE = REPOSITORY / "docs" / "ablations.md"
+PAGE = HERE / "ablations.md"
 PICTURES = REPOSITORY / "docs" / "results" / "ablations"
 MARGIN = 0.5  # percentage points: less is the same, for a claim that something does nothing
 LEVEL = 0.25  # training error of the paper's Figure 1
