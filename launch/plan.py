@@ -127,8 +127,7 @@ def case_of(mode, config, ranks):
 
     if mode not in MODES:
         return None
-    replicas = ranks // config.model.towers if mode == "grid" else ranks
-    return Case(mode, config, replicas, ranks)
+    return Case.on(mode, config, ranks)
 
 
 def draw(setting, title, file, slowest=7):
@@ -145,7 +144,7 @@ def main(argv=None):
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.figures.page import has_matplotlib
         from alexnet2gpu.memory.plan import with_train
-        from alexnet2gpu.ranks.plans import Setting, comparison
+        from alexnet2gpu.ranks.plans import Setting, comparison, element_of
         from alexnet2gpu.ranks.schedule import TIMED
 
         config = load_config(args.config, args.set)
@@ -154,9 +153,8 @@ def main(argv=None):
         if args.profile == "here":
             lines_of(args.link, args.per_machine, {})  # a mistake there is found before the measurement
         profile = profile_of(args.profile, config)
-        narrow = config.exchange.precision or config.train.precision in ("bfloat16", "float16")
         lines = lines_of(args.link, args.per_machine, profile.links)
-        setting = Setting(config.model, profile, lines, args.ranks, 2 if narrow else 4)
+        setting = Setting(config.model, profile, lines, args.ranks, element_of(config))
         plans, reasons = [], {}
         for batch in args.batches or [config.train.batch]:
             for mode in args.modes or TIMED:

@@ -18,7 +18,7 @@ from alexnet2gpu.memory.tables import place_texts
 from alexnet2gpu.model.profile import Profile
 from alexnet2gpu.ranks.cost import SENT, Line, Lines
 from alexnet2gpu.ranks.machine import cores
-from alexnet2gpu.ranks.plans import CLOSE, Setting
+from alexnet2gpu.ranks.plans import CLOSE, Setting, element_of
 from alexnet2gpu.ranks.schedule import step_of
 
 LAST = 4096  # images of all ranks together
@@ -88,29 +88,26 @@ def explored(
                 {"mode": mode, "ranks": ranks, "unit": unit, "pieces": tables.pieces(found)}
                 for mode, ranks, unit, found in steps
             ]
-            config = configs[towers, precision, lever]
-            if not config.memory.regather:  # which exchanges more often
-                sent[f"{towers}|{precision}|{lever}"] = list(sent_of(config))
-            if lever == "none":
-                networks[towers] = [[row.stage, row.name, list(row.gives)] for row in trace(config.model)]
-                for profile in profiles:
-                    if (device == "gpu") == (not profile.cores) and (of := times_of(config, profile)):
-                        times[f"{towers}|{precision}|{device}"] = of
+    for (towers, precision, lever), config in configs.items():
+        if not config.memory.regather:  # which exchanges more often
+            sent[f"{towers}|{precision}|{lever}"] = list(sent_of(config))
+        if lever == "none":
+            networks[towers] = [[row.stage, row.name, list(row.gives)] for row in trace(config.model)]
+            for profile in profiles:
+                if of := times_of(config, profile):
+                    times[f"{towers}|{precision}|{'cpu' if profile.cores else 'gpu'}"] = of
     named = {table: list(things) for table, things in tables.of.items()}
     named["places"] = place_texts(named["places"])
     return {
-        "name": name, "last": LAST, "close": CLOSE, "input": list(own.model.input), "batch": own.train.batch,
-        "networks": networks, "levers": list(levers(own)), **named,
+        "name": name, "last": LAST, "close": CLOSE, "batch": own.train.batch, "networks": networks, **named,
         "memory": memory, "sent": sent, "times": times,
     }  # fmt: skip
 
 
 def cases(config: Config) -> Iterator[Case]:
     """Every mode on every number of ranks that it can have."""
-    towers = config.model.towers
     for mode, ranks in product(modes_of(config), RANKS):
-        replicas = ranks // towers if mode == "grid" else ranks
-        case = Case(mode, config, max(1, replicas), ranks)
+        case = Case.on(mode, config, ranks)
         try:
             if case.number == ranks and not case.with_batch(case.parts).mistake:
                 yield case
@@ -135,9 +132,8 @@ def _played(case, on_gpu, units):
 
 def sent_of(config: Config) -> Iterator[dict[str, Any]]:
     """Of every case, what a rank sends: [kind, after which layer, bytes of no image, bytes an image]."""
-    element = 4 if config.train.precision == "float32" else 2
     for case in cases(config):
-        none, one = (_sends(case, images, element) for images in (0, case.parts))
+        none, one = (_sends(case, images) for images in (0, case.parts))
         lines = [
             [kind, layer, base, (size - base) / case.parts]
             for (kind, layer, base), (*_, size) in zip(none, one)
@@ -145,9 +141,9 @@ def sent_of(config: Config) -> Iterator[dict[str, Any]]:
         yield {"mode": case.mode, "ranks": case.number, "of": lines}
 
 
-def _sends(case, images, element):
+def _sends(case, images):
     layer, found = "", []
-    for op in step_of(case.mode, case.config.model, case.number, images, element):
+    for op in step_of(case.mode, case.config.model, case.number, images, element_of(case.config)):
         if op.kind in SENT:
             found.append((op.kind, layer, op.amount))
         elif op.of:
@@ -164,24 +160,19 @@ def times_of(config: Config, profile: Profile) -> dict[str, Any] | None:
         return None
     if profile.precision != config.train.precision:
         return None
-    links, element = links_of(profile), 4 if profile.precision == "float32" else 2
-    found = []
+    links, found = links_of(profile), []
     for case in cases(config):
-        parts = case.parts
-
-        def seconds(units, case=case, parts=parts):
-            plans = (
-                Setting(config.model, profile, Lines(line), case.number, element).plan(
-                    case.mode, units * parts
-                )
-                for line in links.values()
-            )
-            return [second for plan in plans for second in plan.seconds]
-
-        knots = list(corners(seconds, LAST // parts))
-        found.append({"mode": case.mode, "ranks": case.number, "unit": parts, "knots": knots})
+        lines, element = map(Lines, links.values()), element_of(config)
+        settings = [Setting(config.model, profile, line, case.number, element) for line in lines]
+        knots = list(corners(partial(_seconds, settings, case), LAST // case.parts))
+        found.append({"mode": case.mode, "ranks": case.number, "unit": case.parts, "knots": knots})
     source, *_ = profile.source.split(";")
     return {"device": profile.device, "source": source, "links": list(links), "of": found}
+
+
+def _seconds(settings, case, units):
+    plans = [setting.plan(case.mode, units * case.parts) for setting in settings]
+    return [second for plan in plans for second in plan.seconds]
 
 
 def links_of(profile: Profile) -> dict[str, Line]:

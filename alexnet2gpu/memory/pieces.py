@@ -8,6 +8,7 @@ which each storage's bytes lie on a line.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import groupby
 from typing import NamedTuple
 
@@ -37,12 +38,7 @@ class _Step(NamedTuple):
 def pieces(step: Callable[[int], Estimate], last: int, like: Sequence[Steps] = ()) -> list[Steps]:
     """Of the steps of 1 to `last` units, which `step` plays, as few of them as show where lines end. `like`:
     pieces that are taken if the first and the last step are on them."""
-    played = {}
-
-    def at(units):
-        if units not in played:
-            played[units] = _compared(step(units))
-        return played[units]
+    at = cache(lambda units: _compared(step(units)))
 
     def between(low, high) -> Iterator[Steps]:
         middle, same = math.isqrt(low * high), at(low).form == at(high).form
@@ -116,12 +112,9 @@ def _on(piece, units, step):
 
 def _bent(low, high, at):
     """The pieces of storages whose line has a bend each, where the lines at both ends meet."""
-    starts, ends, last_before = (
-        zip(at(low).sizes, at(low + 1).sizes),
-        zip(at(high - 1).sizes, at(high).sizes),
-        [],
-    )
-    lines = []  # before the bend, after it
+    starts = zip(at(low).sizes, at(low + 1).sizes)
+    ends = zip(at(high - 1).sizes, at(high).sizes)
+    lines, last_before = [], []  # before the bend and after it; the last unit before it
     for (a, next_to_a), (next_to_b, b) in zip(starts, ends):
         left, right = next_to_a - a, b - next_to_b
         before, after = (a - left * low, left), (b - right * high, right)
@@ -135,37 +128,24 @@ def _bent(low, high, at):
 
 def corners(function: Callable[[int], list[float]], last: int) -> Iterator[list]:
     """[n, values] of a function from 1 to `last`, so that between two of them it lies on a line."""
-    known: dict[int, list[float]] = {}
-
-    def at(n):
-        if n not in known:
-            known[n] = function(n)
-        return known[n]
-
-    def straight(low, high):
-        for n in {low + 1, (low + high) // 2, math.isqrt(low * high), high - 1} - {low, high}:
-            share = (n - low) / (high - low)
-            line = (a + share * (b - a) for a, b in zip(at(low), at(high)))
-            if any(abs(x - y) > EXACT * y for x, y in zip(line, at(n))):
-                return False
-        return True
+    at = cache(function)
 
     def between(low, high):
-        if straight(low, high):
+        middle = (low + high) // 2
+        if all(_straight(low, n, high, at) for n in {low + 1, middle, math.isqrt(low * high), high - 1}):
             yield high
             return
-        middle = (low + high) // 2
         yield from between(low, middle)
         yield from between(middle, high)
 
     chosen = [1, *(between(1, last) if last > 1 else ())]
-    kept = [n for n in chosen if n in (1, last) or not _inside(n, chosen, at)]
-    yield from ([n, [float(f"{x:.9g}") for x in at(n)]] for n in kept)
+    inner = zip(chosen, chosen[1:], chosen[2:])
+    kept = [n for low, n, high in inner if not _straight(low, n, high, at)]
+    for n in sorted({1, *kept, last}):
+        yield [n, [float(f"{x:.9g}") for x in at(n)]]
 
 
-def _inside(n, chosen, at):
-    """Whether n lies on the line of its neighbours."""
-    place = chosen.index(n)
-    low, high = chosen[place - 1], chosen[place + 1]
+def _straight(low, n, high, at):
+    """Whether the values at n lie on the line from `low` to `high`."""
     share = (n - low) / (high - low)
     return all(abs(a + share * (b - a) - y) <= EXACT * y for a, y, b in zip(at(low), at(n), at(high)))

@@ -50,6 +50,11 @@ class Case(NamedTuple):
     replicas: int
     ranks: int | None = None  # that a split goes over; None: one per tower
 
+    @classmethod
+    def on(cls, mode: str, config: Config, ranks: int) -> "Case":
+        """Of so many ranks in all; of `single` it is one, whatever they are."""
+        return cls(mode, config, ranks // config.model.towers if mode == "grid" else ranks, ranks)
+
     @property
     def first(self) -> Grid:
         """predict.first_of. Raises: ValueError if the mode cannot be."""

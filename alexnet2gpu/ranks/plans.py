@@ -5,6 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import Network
 from alexnet2gpu.config.text import table
 from alexnet2gpu.model.profile import Profile
@@ -83,6 +84,12 @@ class Setting(NamedTuple):
             lines = replace(self.lines, **{name: line})
             found.append([min(of, key=lambda mode: of[mode](lines)) for of in clocks])
         return found
+
+
+def element_of(config: Config) -> int:
+    """Bytes of an activation as it travels. Of float64, as of float32, 4: a profile knows no other."""
+    narrow = config.exchange.precision or config.train.precision in ("bfloat16", "float16")
+    return 2 if narrow else 4
 
 
 def comparison(plans: Sequence[Plan], budget: float | None = None) -> str:

@@ -3,6 +3,7 @@ as soon as all tables are there."""
 
 import statistics
 from collections.abc import Mapping
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -106,14 +107,9 @@ def claims_table(all_of: Mapping[str, list[Finding]]) -> str:
 def published_table(all_of: Mapping[str, list[Finding]]) -> str:
     """Claims of which there are other figures, beside ours."""
     lines = []
-    for claim in claims():
-        ours = [
-            f"{f.arm}, {FAMILIES[suite]}, {f.difference:+.2f}"
-            for suite, found in all_of.items()
-            for f in found
-            if f.arm in (*claim.worse, *claim.same)
-        ]
-        if claim.published != "none" and ours:
+    for claim, of in groupby(evidence(all_of), key=lambda found: found[0]):
+        ours = [f"{f.arm}, {FAMILIES[suite]}, {f.difference:+.2f}" for _, suite, f, _ in of]
+        if claim.published != "none":
             lines.append([claim.says, claim.published, "; ".join(ours)])
     return table(["claim", "published", "here, top-1"], lines)
 

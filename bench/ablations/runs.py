@@ -51,11 +51,16 @@ def rows() -> dict[Job, dict]:
     lines = FILE.read_text().splitlines() if FILE.exists() else []
     found = {}
     for row in map(json.loads, lines):
-        job = Job(**{name: row[name] for name in Job._fields})
+        job = job_of(row)
         arms = suites()[job.suite].arms if job.suite in suites() else {}
         if job.arm in arms and row["config"] == checksum(job) and same_code(row["commit"]):
             found[job] = row
     return found
+
+
+def job_of(row: dict) -> Job:
+    """Whose row it is."""
+    return Job(**{name: row[name] for name in Job._fields})
 
 
 def errors_of(found: dict[Job, dict]) -> dict[Job, float]:

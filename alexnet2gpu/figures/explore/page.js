@@ -2,7 +2,7 @@
 // Everything that is shown is added up from what launch/memory.py --page has left in #data: no formula of a
 // network, a mode or a machine is here. State: what the controls say, and the address after its #.
 
-const MIB = 2 ** 20, GIB = 2 ** 30, ROW = 34, NARROW = 640;
+const MIB = 2 ** 20, GIB = 2 ** 30, ROW = 34, NARROW = 640, AXIS = 58;
 const BUDGETS = { "3 GiB, GTX 580 of 2012": 3, "6 GiB, GTX Titan of 2014": 6, "12 GiB": 12, "16 GiB": 16,
   "24 GiB": 24, "40 GiB": 40, "80 GB, H100": 80e9 / GIB };
 const COLOURS = { weights: "#3d6fa8", gradients: "#d98a2b", momentum: "#7a5ba6", buckets: "#b7723a", batch: "#3f8f6b",
@@ -13,8 +13,9 @@ const MARKS = ["", "M0 6L6 0", "M3 0V6", "M0 3H6", "M0 0L6 6", "M0 6L6 0M0 0L6 6
 const FIXED = ["weights", "gradients", "momentum", "buckets", "narrow weights", "gathered weights"];
 
 const $ = (id) => document.getElementById(id);
-const mib = (bytes) => (bytes / MIB).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
-const megabytes = (bytes) => (bytes / 1e6).toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const tenths = (x) => x.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const mib = (bytes) => tenths(bytes / MIB);
+const megabytes = (bytes) => tenths(bytes / 1e6);
 const percent = (share) => `${Math.round(100 * share)} %`;
 const entity = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 const tag = (name, keys, inner = "") =>
@@ -181,7 +182,7 @@ function cells(one) {
 }
 
 function drawSteps() {
-  const one = chosen(), width = widthOf("steps"), height = 260, left = 58, foot = 22;
+  const one = chosen(), width = widthOf("steps"), height = 260, left = AXIS, foot = 22;
   if (one.mistake) { $("steps").innerHTML = ""; $("place").textContent = one.mistake; return; }
   const places = one.places, wide = (width - left - 2) / places.length, scale = (height - foot - 14) / one.peak;
   place = Math.min(place, places.length - 1);
@@ -214,7 +215,7 @@ function tell(one) {
   $("place").textContent = `${here.place}: ${mib(here.bytes)} MiB` + (here.place === one.worst && here.bytes === one.peak
     ? ", the peak" : "") + ` (${parts.map(([kind, size]) => `${kind} ${mib(size)}`).join(", ")})`;
   const cursor = $("cursor"), wide = cursor && Number(cursor.getAttribute("width"));
-  if (cursor) cursor.setAttribute("x", 58 + place * wide);
+  if (cursor) cursor.setAttribute("x", AXIS + place * wide);
 }
 
 function drawCrossing() {
@@ -284,10 +285,10 @@ function sentence() {
     : `what comes with the images is ${percent(1 - fixed)} of it`;
   const can = shown.filter((other) => !other.mistake), least = can.reduce((a, b) => (b.peak < a.peak ? b : a));
   let said = `${one.mode}: ${mib(one.peak)} MiB, most in ${one.worst}; ${what}${grows}. The least holds ${least.mode}`;
-  const timed = can.filter((other) => other.time).sort((a, b) => a.time[1] - b.time[1]);
-  if (timed.length) {
-    const close = timed.slice(1).filter((other) => other.time[1] < timed[0].time[1] * (1 + data.close));
-    said += `; the fastest is ${timed[0].mode}` + (close.length
+  const clocked = can.filter((other) => other.time).sort((a, b) => a.time[1] - b.time[1]);
+  if (clocked.length) {
+    const close = clocked.slice(1).filter((other) => other.time[1] < clocked[0].time[1] * (1 + data.close));
+    said += `; the fastest is ${clocked[0].mode}` + (close.length
       ? ` (or ${close.map((other) => other.mode).join(", ")}: too close to tell)` : "");
   }
   return `${said}.`;
@@ -414,7 +415,7 @@ function listen() {
   $("steps").addEventListener("pointermove", (event) => {
     if (chosen().mistake) return;
     const x = event.clientX - $("steps").getBoundingClientRect().left, wide = $("cursor").getAttribute("width");
-    go(Math.floor((x - 58) / wide));
+    go(Math.floor((x - AXIS) / wide));
   });
   $("bars").addEventListener("click", (event) => {
     const narrow = widthOf("bars") < NARROW, y = event.clientY - $("bars").getBoundingClientRect().top;
