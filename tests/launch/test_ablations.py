@@ -144,6 +144,11 @@ def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
     assert "| tanh, clothes | +1.90 (+1.60 to +2.00), p = 0.002 | holds |" in said
     assert "| no mirror, clothes | +0.00 (+0.00 to +0.00), p = 1.000 | not at this size |" in said
     assert "| no map norm, clothes | +0.00 (+0.00 to +0.00), p = 1.000 | holds |" in said
+    assert (
+        "| the maximum of a window is better than its mean | CaffeNet, +3.6 | average pooling, clothes"
+        in said
+    )
+    assert "crops at random prevent overfitting | none" not in said
     assert "| ddp | 10 | 10.45 | +0.00 | +0.00 to +0.00 | 10 of 10 |" in said
     assert "| ReLU | 0.03 | 10 of 10 | 3.0 | 3 to 3 | 6 |" in said
     assert "| LeNet | 61,706 | 0.42 M | 10 |" in said and said.count("| 10 | 0.1") == 1

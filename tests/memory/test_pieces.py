@@ -5,8 +5,10 @@ import random
 import pytest
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.memory.ledger import Moment, Storage
 from alexnet2gpu.memory.pieces import corners, pieces
 from alexnet2gpu.memory.plan import Case
+from alexnet2gpu.memory.play import Estimate
 
 
 def worst(step, units):
@@ -36,6 +38,25 @@ def test_a_step_at_any_batch_is_the_one_that_is_played(mode, on_gpu):
     ends = {units for piece in found for units in (piece.first, piece.last)}
     for units in {*ends, *random.Random(1).sample(range(1, 201), 2)}:
         assert worst(found, units) == [(m.place, m.bytes) for m in step(units).moments], units
+
+
+def test_a_limit_of_scratch_memory_is_found_in_a_few_steps():
+    """One storage grows, one up to 450 bytes only: at 45 units, of 10 bytes each."""
+    played = []
+
+    def step(units):
+        played.append(units)
+        place = ("forward", "conv1")
+        sizes = {"activations": 100 + 7 * units, "scratch": min(10 * units, 450)}
+        made = [Storage(size, kind, place, 1) for kind, size in sizes.items()]
+        events = [(made[0], True), (made[1], True), (made[1], False)]
+        return Estimate({}, {}, [Moment(place, sum(sizes.values()), 2)], events)
+
+    found = pieces(step, 4096)
+    assert [(piece.first, piece.last) for piece in found] == [(1, 45), (46, 4096)]
+    lines = [[line for *_, base, slope in piece.storages for line in (base, slope)] for piece in found]
+    assert lines == [[100, 7, 0, 10], [100, 7, 450, 0]]
+    assert len(played) <= 8
 
 
 def test_corners_of_a_function_are_where_its_lines_meet():

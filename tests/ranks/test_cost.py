@@ -12,7 +12,7 @@ from alexnet2gpu.config.network import totals, trace, traffic
 from alexnet2gpu.model.profile import Profile, on_lines, read
 from alexnet2gpu.ranks import cost, schedule
 from alexnet2gpu.ranks.cost import Line, Lines, fit, play, sent
-from alexnet2gpu.ranks.plans import Plan, Setting, comparison, fastest
+from alexnet2gpu.ranks.plans import Plan, Setting, comparison, element_of, fastest
 from alexnet2gpu.ranks.schedule import Op, step_of, unsuited
 from bench.modes import published
 
@@ -376,3 +376,10 @@ def test_the_program(tmp_path, capsys):
         with pytest.raises(SystemExit):
             program("plan").main(["--profile", "h100", *wrong])
         assert word in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings, bytes_", [([], 4), (["train.precision=bfloat16"], 2), (["exchange.precision=bfloat16"], 2)]
+)
+def test_activations_travel_as_they_are_computed_or_as_the_exchange_has_them(settings, bytes_):
+    assert element_of(load_config("configs/quick.yaml", settings)) == bytes_
