@@ -115,10 +115,11 @@ def run(job: Job, pool: Pool, images: Path) -> dict:
 
 
 class Campaign:
-    """Two runs at a time until nothing is missing, or until `end`, a time.monotonic()."""
+    """Runs of a thread each, `at_once` of them, then the others one by one, until nothing is missing or until
+    `end`, a time.monotonic()."""
 
-    def __init__(self, images: Path, end: float, only: str | None = None):
-        self.images, self.end, self.only = images, end, only
+    def __init__(self, images: Path, end: float, only: str | None = None, at_once: int = 2):
+        self.images, self.end, self.only, self.at_once = images, end, only, at_once
         self.commit = commit()  # of the code that runs, whatever is committed meanwhile
         self.rows, self.lock, self.under_way, self.trouble = rows(), threading.Lock(), set(), None
 
@@ -159,7 +160,7 @@ class Campaign:
         """All of it. Raises: Failed if a run has."""
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         while self.jobs(True) and time.monotonic() < self.end and not self.trouble:
-            workers = [threading.Thread(target=self.work, args=(True,)) for _ in range(2)]
+            workers = [threading.Thread(target=self.work, args=(True,)) for _ in range(self.at_once)]
             for worker in workers:
                 worker.start()
             while any(worker.is_alive() for worker in workers):
@@ -167,7 +168,7 @@ class Campaign:
                     for worker in workers:
                         worker.join()
                 except KeyboardInterrupt:
-                    print("stops when both runs have ended", flush=True)
+                    print("stops when what runs has ended", flush=True)
                     self.end = 0
         self.work(False)
         if self.trouble:
