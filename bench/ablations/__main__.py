@@ -9,8 +9,8 @@
 `data` writes the images that it is given into DIR: Fashion-MNIST's four files, photographs in train/ and
 val/, CIFAR-10 likewise. `run` goes on where it was, two runs (or N) at a time of a thread each, and may be
 stopped at any time; a row for each run goes to bench/results/ablations.jsonl. `left` counts what is missing.
-`repeat` trains the first seed of some arms on clothes again and says whether every digit is the same. The arms
-and the claims are in arms.yaml.
+`repeat` trains the first seed of some arms on clothes again and says whether every digit is the same. The
+arms and the claims are in arms.yaml.
 """
 
 import argparse
