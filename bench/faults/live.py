@@ -16,6 +16,7 @@ import subprocess
 import time
 
 from alexnet2gpu.faults.processes import alive
+from alexnet2gpu.faults.watch import EVERY
 from alexnet2gpu.runs.checkpoints.format import checkpoints_of, step_of
 from bench.faults.campaign import outcome
 from bench.faults.victim import children
@@ -128,6 +129,23 @@ def to_tee_first(number):
         os.killpg(live.process.pid, number)
 
     return act
+
+
+def with_torchrun_gone(act):
+    """Ranks stand still until it is gone and they are due to look for it, which they do once a second: a fast
+    machine may need less than that for all that is left of 24 steps."""
+
+    def acted(live):
+        group = os.getpgid(live.process.pid)
+        ranks = [pid for pid in tree(live.process.pid) if os.getpgid(pid) != group]
+        for pid in ranks:
+            os.kill(pid, signal.SIGSTOP)
+        act(live)
+        time.sleep(EVERY)
+        for pid in ranks:
+            os.kill(pid, signal.SIGCONT)
+
+    return acted
 
 
 def to_ranks(number, which=slice(None)):

@@ -33,6 +33,7 @@ from bench.faults.live import (
     to_tee_first,
     train,
     unbroken,
+    with_torchrun_gone,
 )
 from bench.processes import Pool
 
@@ -105,6 +106,8 @@ MATRIX = {
     **{f"{n.name}, {SPLIT}": Case(saved, to_group(n), mode=SPLIT) for n in SIGNALS},
     **{f"{n.name}, {SPLIT}, tee": Case(saved, to_tee_first(n), TEE, SPLIT) for n in SIGNALS},
 }
+for case in (MATRIX[f"SIGUSR1, {SPLIT}"], MATRIX[f"SIGUSR1, {SPLIT}, tee"]):
+    case.act = with_torchrun_gone(case.act)
 HANDLED = "PET_SIGNALS_TO_HANDLE=SIGTERM,SIGUSR1 exec {start} > log 2>&1"
 HUNG_UP, USER = signal.SIGHUP, signal.SIGUSR1
 FIRST = slice(1)
