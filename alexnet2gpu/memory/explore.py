@@ -40,10 +40,10 @@ def levers(config: Config) -> dict[str, list[str]]:
     stages = list(range(1, (config.model.convolutional or len(config.model.stages)) + 1))
     found = {
         "none": [],
-        "4 passes": ["train.accumulate=4"],
-        "convolutions again": [f"memory.recompute={stages}"],
+        "4 passes over parts of the batch": ["train.accumulate=4"],
+        "computing convolutions twice": [f"memory.recompute={stages}"],
     }
-    return found | ({"halves again": ["memory.regather=true"]} if config.model.towers > 1 else {})
+    return found | ({"gathering halves twice": ["memory.regather=true"]} if config.model.towers > 1 else {})
 
 
 class Tables:
