@@ -19,13 +19,14 @@ def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float], str
     said = set()
     for place, (_, mean, (low, high), verdict) in enumerate(rows):
         look = {"color": SHADES[verdict], "marker": MARKS[verdict], "markersize": 5, "linewidth": 1.6}
-        label = verdict if verdict and verdict not in said else None
+        label = (verdict or "there is none") if verdict not in said else None
         said.add(verdict)
         axes.plot([low, high], [place, place], color=SHADES[verdict], linewidth=1.6)
         axes.plot([mean], [place], label=label, **look)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
     axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=1)
+    axes.margins(x=0.1)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("points of test error more than the base, 95 % interval (beyond 1 logarithmic)")
