@@ -159,17 +159,21 @@ class Campaign:
     def go(self) -> None:
         """All of it. Raises: Failed if a run has."""
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        while self.jobs(True) and time.monotonic() < self.end and not self.trouble:
-            workers = [threading.Thread(target=self.work, args=(True,)) for _ in range(self.at_once)]
-            for worker in workers:
-                worker.start()
-            while any(worker.is_alive() for worker in workers):
-                try:
-                    for worker in workers:
-                        worker.join()
-                except KeyboardInterrupt:
-                    print("stops when what runs has ended", flush=True)
-                    self.end = 0
-        self.work(False)
+        for in_pairs in (True, False):
+            while self.jobs(in_pairs) and time.monotonic() < self.end and not self.trouble:
+                self._together(in_pairs, self.at_once if in_pairs else 1)
         if self.trouble:
             raise Failed(self.trouble)
+
+    def _together(self, in_pairs, count):
+        """So many at a time, while there are any; after Ctrl-C none is begun any more."""
+        workers = [threading.Thread(target=self.work, args=(in_pairs,)) for _ in range(count)]
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            try:
+                for worker in workers:
+                    worker.join()
+            except KeyboardInterrupt:
+                print("stops when what runs has ended", flush=True)
+                self.end = 0
