@@ -15,9 +15,11 @@ from alexnet2gpu.figures.explore import write_page
 from alexnet2gpu.memory import explore
 from alexnet2gpu.memory.plan import Case
 from alexnet2gpu.memory.tables import place_texts
+from alexnet2gpu.model import profile
 from alexnet2gpu.model.profile import Profile
 from alexnet2gpu.ranks.cost import Lines, sent
 from alexnet2gpu.ranks.plans import Setting
+from bench.results import REPOSITORY
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="the page is tried where playwright is")
 
@@ -84,9 +86,9 @@ def file(tmp_path_factory):
         patch.setattr(explore, "PRECISIONS", ("float32",))
         patch.setattr(explore, "DEVICES", ("cpu",))
         patch.setattr(explore, "modes_of", lambda config: ["single", "split", "ddp", "hybrid"])
-        patch.setattr(explore, "levers", lambda config: {"none": [], "4 passes": ["train.accumulate=4"]})
-        profile = made_up(load_config(network).model)
-        found = explore.explored(partial(load_config, network), "quick", [profile])
+        patch.setattr(explore, "levers", lambda config: dict([*LEVERS(config).items()][:2]))
+        machine = made_up(load_config(network).model)
+        found = explore.explored(partial(load_config, network), "quick", [machine])
     written = tmp_path_factory.mktemp("explore") / "explore.html"
     write_page(found | {"command": "launch/memory.py", "torch": "2"}, written)
     return written
@@ -130,11 +132,11 @@ def agree(page, network, profiles, count, seed):
         if row["sent"] is not None:
             assert row["sent"] == pytest.approx(sent(case.mode, config.model, case.number, batch, element))
         if row["time"]:
-            (profile,) = [
+            (machine,) = [
                 one for one in profiles if one.device == of["device"] and one.precision == precision
             ]
-            line = Lines(explore.links_of(profile)[link])
-            plan = Setting(config.model, profile, line, case.number, element).plan(case.mode, batch)
+            line = Lines(explore.links_of(machine)[link])
+            plan = Setting(config.model, machine, line, case.number, element).plan(case.mode, batch)
             assert page.evaluate("row => cells(row).slice(-3)", row) == [
                 cell.replace("-", "–") for cell in plan.cells
             ]
@@ -145,11 +147,22 @@ def test_what_is_shown_is_what_is_predicted(page, file):
     agree(opened(page, file), network, [made_up(load_config(network).model)], 12, 2012)
 
 
+@pytest.mark.slow
+def test_the_page_of_alexnet_is_what_is_predicted(page):
+    """Ten minutes: a state in between takes the predictor seconds."""
+    profiles = [profile.read(str(file)) for file in sorted((REPOSITORY / "configs/profiles").glob("*.json"))]
+    agree(opened(page, REPOSITORY / "docs" / "explore.html"), "configs/alexnet.yaml", profiles, 200, 2014)
+
+
 def test_the_state_is_in_the_address_and_every_control_changes_what_is_shown(page, file):
     opened(page, file, "batch=96&mode=split")
     assert page.input_value("#batch") == "96" and page.input_value("#mode") == "split"
     before = page.inner_text("#said")
-    for control, value in {"mode": "hybrid", "lever": "4 passes", "budget": "3"}.items():
+    for control, value in {
+        "mode": "hybrid",
+        "lever": "4 passes over parts of the batch",
+        "budget": "3",
+    }.items():
         page.select_option(f"#{control}", value)
         assert f"{control}={value.replace(' ', '+')}" in page.url
     page.fill("#batch", "128")

@@ -2,9 +2,9 @@
 // Everything that is shown is added up from what launch/memory.py --page has left in #data: no formula of a
 // network, a mode or a machine is here. State: what the controls say, and the address after its #.
 
-const MIB = 2 ** 20, GIB = 2 ** 30, ROW = 34, NARROW = 640, AXIS = 58;
-const BUDGETS = { "3 GiB, GTX 580 of 2012": 3, "6 GiB, GTX Titan of 2014": 6, "12 GiB": 12, "16 GiB": 16,
-  "24 GiB": 24, "40 GiB": 40, "80 GB, H100": 80e9 / GIB };
+const MIB = 2 ** 20, GIB = 2 ** 30, ROW = 34, NARROW = 640, AXIS = 72;
+const BUDGETS = { "3 GiB (GTX 580)": 3, "6 GiB (GTX Titan)": 6, "12 GiB": 12, "16 GiB": 16,
+  "24 GiB": 24, "40 GiB": 40, "80 GB (H100)": 80e9 / GIB };
 const COLOURS = { weights: "#3d6fa8", gradients: "#d98a2b", momentum: "#7a5ba6", buckets: "#b7723a", batch: "#3f8f6b",
   activations: "#c2533a", "narrow weights": "#6fa3d8", "gathered weights": "#5e8fc0",
   "gradients of activations": "#e2a89a", temporary: "#8c8c8c", scratch: "#b9b36a" };
@@ -168,9 +168,10 @@ function drawTable() {
       m ? `<td${line.length < 4 && m === 2 ? ' colspan="6"' : ""}>${cell}</td>` : `<th scope="row">${cell}</th>`)
       .join("") + "</tr>").join("");
   const of = data.times[timed(state)];
-  $("source").textContent = `${data.command}; torch ${data.torch}. ` + (known
-    ? `Times: layers as on ${of.device} (${of.source}); from – to is the model's interval.`
-    : "Times are known of steps that hold nothing less, where layers of this network were measured in this precision.");
+  const graphs = state.device === "gpu" ? ", as if every rank's step were one CUDA graph, which only a single device's is" : "";
+  $("times").textContent = known
+    ? `Times are a model's, from – to its interval: layers as on ${of.device} (${of.source})${graphs}.`
+    : "Times are known of steps that hold nothing less, where layers of this network were measured in this precision.";
 }
 
 function cells(one) {
@@ -198,12 +199,11 @@ function drawSteps() {
   let inner = "";
   for (const [kind, d] of areas) if (d) inner += tag("path", { d, fill: fill(kind) });
   for (const share of [0, 0.5, 1]) inner += label(left - 6, height - foot - share * one.peak * scale + 4,
-    mib(share * one.peak).replace(/\.\d$/, ""), { "text-anchor": "end", class: "faint" });
+    `${mib(share * one.peak).replace(/\.\d$/, "")} MiB`, { "text-anchor": "end", class: "faint" });
   const loss = places.findIndex((here) => here.place === "forward loss");
   const x = left + (loss + 0.5) * wide;
   inner += tag("line", { x1: x, x2: x, y1: 4, y2: height - foot, class: "axis" });
-  inner += label(left, height - 4, "forward") + label(x + 4, height - 4, "backward") +
-    label(4, 12, "MiB", { class: "faint" });
+  inner += label(left, height - 4, "forward") + label(x + 4, height - 4, "backward");
   inner += tag("rect", { id: "cursor", x: left + place * wide, y: 4, width: wide, height: height - foot - 4,
     class: "outline" });
   $("steps").innerHTML = svg(width, height, inner, `${one.mode}: what is held from place to place`);
@@ -227,18 +227,19 @@ function drawCrossing() {
   }
   const width = widthOf("towers-drawn"), ranks = Math.min(one.ranks, 4), gap = width < NARROW ? 10 : 26;
   const wide = (width - (ranks - 1) * gap) / ranks, rows = data.networks[state.towers];
-  const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34;
-  let inner = "", y = 24;
-  for (let r = 0; r < ranks; r += 1) inner += label(r * (wide + gap), 16, `rank ${r}`, { "font-weight": 600 });
+  const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34, fits = Math.floor(wide / 7.8);
+  const box = (r, y, words, more, hidden = "") => {
+    const x = r * (wide + gap), cut = words.length > fits ? `${words.slice(0, fits - 1)}…` : words;
+    return tag("rect", { x, y, width: wide, height: tall, rx: 4, class: "panel" }, tag("title", {}, hidden || words)) +
+      label(x + 6, y + 19, cut) + label(x + 6, y + 37, more, { class: "faint" });
+  };
+  let inner = "", y = 42, last = 0;
+  for (let r = 0; r < ranks; r += 1) inner += label(r * (wide + gap), 16, `rank ${r}`, { "font-weight": 600 }) +
+    label(r * (wide + gap), 33, share(one, r), { class: "faint" });
   for (const [stage, layers] of stages) {
-    const names = layers.map(([, name]) => name).join(" "), fits = Math.floor(wide / 7.2);
-    const [, , gives] = layers[layers.length - 1];
-    for (let r = 0; r < ranks; r += 1) {
-      const x = r * (wide + gap);
-      inner += tag("rect", { x, y, width: wide, height: tall, rx: 4, class: "panel" }, tag("title", {}, names));
-      inner += label(x + 6, y + 19, names.length > fits ? `${names.slice(0, fits - 1)}…` : names);
-      inner += label(x + 6, y + 37, `a tower gives ${gives.join("×")}`.slice(0, fits), { class: "faint" });
-    }
+    const names = layers.map(([, name]) => name).join(" "), [, , gives] = layers[layers.length - 1];
+    const more = `${fits < 24 ? "" : "a tower gives "}${gives.join("×")}`;
+    for (let r = 0; r < ranks; r += 1) inner += box(r, y, names, more);
     const here = one.crossing.filter(([kind, layer]) => kind === "exchange" && layer === `join${stage + 1}`);
     const bytes = here.reduce((sum, [, , size]) => sum + size, 0), middle = y + tall + between / 2;
     if (bytes) {
@@ -249,6 +250,11 @@ function drawCrossing() {
       }
       inner += label(6, middle + 4, `${megabytes(bytes)} MB`);
     }
+    y += tall + between;
+    last = bytes;
+  }
+  if (last) {  // the last exchange is of what the loss needs
+    for (let r = 0; r < ranks; r += 1) inner += box(r, y, "loss", "of all classes");
     y += tall + between;
   }
   const others = sums(one.crossing.filter(([kind]) => kind !== "exchange"));
@@ -265,6 +271,14 @@ function drawCrossing() {
   $("sent").innerHTML = '<tr><th scope="col">what a rank sends</th><th scope="col">after</th><th scope="col">MB a step</th></tr>'
     + lines.map(([key, bytes]) => `<tr><th scope="row">${key.split("|")[0]}</th><td>${key.split("|")[1]}</td>` +
       `<td>${megabytes(bytes)}</td></tr>`).join("");
+}
+
+/** In words, what a rank has of a step. */
+function share(one, rank) {
+  const some = `${state.batch / one.ranks} images`, each = state.towers / one.ranks;
+  if (one.mode === "split") return each > 1 ? `${each} towers` : `tower ${rank + 1} of ${state.towers}`;
+  if (one.mode === "grid") return `tower ${rank % state.towers + 1}, ${state.towers * state.batch / one.ranks} images`;
+  return one.mode === "hybrid" ? `${some}, then towers` : some;
 }
 
 function sums(lines) {
@@ -437,6 +451,7 @@ unpacked().then((found) => {
   fromAddress();
   listen();
   show(location.hash.length > 1);
+  $("source").textContent = `Made by ${data.command}, torch ${data.torch}.`;
   guesses();
   document.body.dataset.ready = "yes";
 });
