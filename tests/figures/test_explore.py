@@ -149,7 +149,7 @@ def test_what_is_shown_is_what_is_predicted(page, file):
 
 @pytest.mark.slow
 def test_the_page_of_alexnet_is_what_is_predicted(page):
-    """Ten minutes: a state in between takes the predictor seconds."""
+    """Six minutes: a state in between takes the predictor seconds."""
     profiles = [profile.read(str(file)) for file in sorted((REPOSITORY / "configs/profiles").glob("*.json"))]
     agree(opened(page, REPOSITORY / "docs" / "explore.html"), "configs/alexnet.yaml", profiles, 200, 2014)
 

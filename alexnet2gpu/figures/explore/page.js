@@ -88,7 +88,7 @@ function view(s = state) {
   const rows = data.memory[keyOf(s)].filter((found) => found.ranks === s.ranks || found.mode === "single");
   return rows.map((found) => {
     const held = step(found, s.batch);
-    if (!held) return { ...found, mistake: `${s.batch} images do not divide by ${found.unit}` };
+    if (!held) return { ...found, mistake: `a batch of ${s.batch} does not divide by ${found.unit}` };
     const crossing = sends(found, s);
     return { ...found, ...held, batch: s.batch, crossing, sent: total(crossing), time: seconds(found, s) };
   });
