@@ -2,7 +2,7 @@
 // Everything that is shown is added up from what launch/memory.py --page has left in #data: no formula of a
 // network, a mode or a machine is here. State: what the controls say, and the address after its #.
 
-const MIB = 2 ** 20, GIB = 2 ** 30, ROW = 34, NARROW = 640, AXIS = 72;
+const MIB = 2 ** 20, GIB = 2 ** 30, ROW = 34, NARROW = 640, AXIS = 84;
 const BUDGETS = { "3 GiB (GTX 580)": 3, "6 GiB (GTX Titan)": 6, "12 GiB": 12, "16 GiB": 16,
   "24 GiB": 24, "40 GiB": 40, "80 GB (H100)": 80e9 / GIB };
 const COLOURS = { weights: "#3d6fa8", gradients: "#d98a2b", momentum: "#7a5ba6", buckets: "#b7723a", batch: "#3f8f6b",
@@ -228,14 +228,15 @@ function drawCrossing() {
   const width = widthOf("towers-drawn"), ranks = Math.min(one.ranks, 4), gap = width < NARROW ? 10 : 26;
   const wide = (width - (ranks - 1) * gap) / ranks, rows = data.networks[state.towers];
   const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34, fits = Math.floor(wide / 7.8);
+  const cut = (words) => (words.length > fits ? `${words.slice(0, fits - 1)}…` : words);
   const box = (r, y, words, more, hidden = "") => {
-    const x = r * (wide + gap), cut = words.length > fits ? `${words.slice(0, fits - 1)}…` : words;
+    const x = r * (wide + gap);
     return tag("rect", { x, y, width: wide, height: tall, rx: 4, class: "panel" }, tag("title", {}, hidden || words)) +
-      label(x + 6, y + 19, cut) + label(x + 6, y + 37, more, { class: "faint" });
+      label(x + 6, y + 19, cut(words)) + label(x + 6, y + 37, cut(more), { class: "faint" });
   };
   let inner = "", y = 42, last = 0;
   for (let r = 0; r < ranks; r += 1) inner += label(r * (wide + gap), 16, `rank ${r}`, { "font-weight": 600 }) +
-    label(r * (wide + gap), 33, share(one, r), { class: "faint" });
+    label(r * (wide + gap), 33, cut(share(one, r)), { class: "faint" });
   for (const [stage, layers] of stages) {
     const names = layers.map(([, name]) => name).join(" "), [, , gives] = layers[layers.length - 1];
     const more = `${fits < 24 ? "" : "a tower gives "}${gives.join("×")}`;
@@ -244,6 +245,7 @@ function drawCrossing() {
     const bytes = here.reduce((sum, [, , size]) => sum + size, 0), middle = y + tall + between / 2;
     if (bytes) {
       for (let r = 0; r + 1 < ranks; r += 1) {
+        if (one.mode === "grid" && (r + 1) % state.towers === 0) continue;  // another replica
         const x = r * (wide + gap) + wide;
         inner += tag("path", { d: `M${x - wide / 3} ${y + tall}L${x + gap + wide / 3} ${y + tall + between}` +
           `M${x + gap + wide / 3} ${y + tall}L${x - wide / 3} ${y + tall + between}`, class: "crossing" });
@@ -295,7 +297,7 @@ function sentence() {
   const fixed = FIXED.reduce((sum, kind) => sum + (one.parts.get(kind) || 0), 0) / one.peak;
   const twice = 2 * state.batch <= data.last ? step(one, 2 * state.batch) : null;
   const grows = twice ? `; a batch twice as large takes ${mib(twice.peak - one.peak)} MiB more` : "";
-  const what = fixed >= 0.5 ? `weights, gradients and momentum are ${percent(fixed)} of it`
+  const what = fixed >= 0.5 ? `weights, gradients, momentum and copies of them are ${percent(fixed)} of it`
     : `what comes with the images is ${percent(1 - fixed)} of it`;
   const can = shown.filter((other) => !other.mistake), least = can.reduce((a, b) => (b.peak < a.peak ? b : a));
   let said = `${one.mode}: ${mib(one.peak)} MiB, most in ${one.worst}; ${what}${grows}. The least holds ${least.mode}`;
@@ -312,6 +314,12 @@ function sentence() {
 
 const toSlider = (batch) => Math.round(1000 * Math.log(batch) / Math.log(data.last));
 const fromSlider = (at) => Math.round(data.last ** (at / 1000));
+
+/** The batch at a place of the slider; where places lie closer than images, the next one. */
+function moved(at) {
+  const batch = fromSlider(at);
+  return batch === state.batch ? batch + Math.sign(at - toSlider(batch)) : batch;
+}
 
 function options(id, values, names = (value) => value) {
   $(id).innerHTML = values.map((value) => tag("option", { value }, entity(names(value)))).join("");
@@ -404,7 +412,7 @@ function asSvg() {
 }
 
 function listen() {
-  $("slider").addEventListener("input", () => { state.batch = fromSlider(Number($("slider").value)); show(); });
+  $("slider").addEventListener("input", () => { state.batch = moved(Number($("slider").value)); show(); });
   $("batch").addEventListener("change", () => { state.batch = Number($("batch").value); show(); });
   for (const id of ["ranks", "towers", "precision", "lever", "device", "link", "budget", "mode"])
     $(id).addEventListener("change", () => {
