@@ -227,7 +227,7 @@ function drawCrossing() {
   }
   const width = widthOf("towers-drawn"), ranks = Math.min(one.ranks, 4), gap = width < NARROW ? 10 : 26;
   const wide = (width - (ranks - 1) * gap) / ranks, rows = data.networks[state.towers];
-  const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34, fits = Math.floor(wide / 7.8);
+  const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34, fits = Math.floor((wide - 12) / 7.2);
   const cut = (words) => (words.length > fits ? `${words.slice(0, fits - 1)}…` : words);
   const box = (r, y, words, more, hidden = "") => {
     const x = r * (wide + gap);
