@@ -36,11 +36,12 @@ def peak(data, found, batch):
 
 @pytest.mark.parametrize("mode, batch", [("split", 128), ("ddp", 300)])
 def test_memory_is_what_is_predicted(mode, batch, data):
+    """On a GPU: of a CPU it depends on its kind and on a C compiler."""
     case = Case.on(mode, load_config("configs/alexnet.yaml"), 2)
     (found,) = (
-        one for one in data["memory"]["2|float32|none|cpu"] if (one["mode"], one["ranks"]) == (mode, 2)
+        one for one in data["memory"]["2|float32|none|gpu"] if (one["mode"], one["ranks"]) == (mode, 2)
     )
-    assert peak(data, found, batch) == case.with_batch(batch).predict(False).peak
+    assert peak(data, found, batch) == case.with_batch(batch).predict(True).peak
 
 
 def test_the_rest_of_the_page_is_of_this_code(data, tmp_path):
