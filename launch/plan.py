@@ -144,7 +144,7 @@ def main(argv=None):
         from alexnet2gpu.config.load import load_config
         from alexnet2gpu.figures.page import has_matplotlib
         from alexnet2gpu.memory.plan import with_train
-        from alexnet2gpu.ranks.plans import Setting, comparison, element_of
+        from alexnet2gpu.ranks.plans import Setting, comparison, element_of, proviso
         from alexnet2gpu.ranks.schedule import TIMED
 
         config = load_config(args.config, args.set)
@@ -173,8 +173,8 @@ def main(argv=None):
         threads = f", {profile.threads} thread{'s' * (profile.threads > 1)} a rank" * bool(profile.cores)
         print(f"{name}, {config.train.precision}; layers as on {profile.device}{threads}: {source}")
         print("\n".join([comparison(plans, args.budget), *reasons]))
-        if not profile.cores:
-            print("times as if every rank's step were one CUDA graph, which only a single device's is today")
+        if said := proviso(profile):
+            print(f"times {said}")
         if keys := untimed(config):
             print(f"times and MB are those of a step without {', '.join(keys)}; memory counts them")
         if args.out:

@@ -18,7 +18,7 @@ from alexnet2gpu.memory.tables import place_texts
 from alexnet2gpu.model.profile import Profile
 from alexnet2gpu.ranks.cost import SENT, Line, Lines
 from alexnet2gpu.ranks.machine import cores
-from alexnet2gpu.ranks.plans import CLOSE, Setting, element_of
+from alexnet2gpu.ranks.plans import CLOSE, Setting, element_of, proviso
 from alexnet2gpu.ranks.schedule import step_of
 
 LAST = 4096  # images of all ranks together
@@ -167,7 +167,8 @@ def times_of(config: Config, profile: Profile) -> dict[str, Any] | None:
         knots = list(corners(partial(_seconds, settings, case), LAST // case.parts))
         found.append({"mode": case.mode, "ranks": case.number, "unit": case.parts, "knots": knots})
     source, *_ = profile.source.split(";")
-    return {"device": profile.device, "source": source, "links": list(links), "of": found}
+    machine = {"device": profile.device, "source": source, "proviso": proviso(profile)}
+    return {**machine, "links": list(links), "of": found}
 
 
 def _seconds(settings, case, units):

@@ -1,14 +1,14 @@
 """What made it work? Claims about AlexNet, each by networks that lack one thing: docs/ablations.md, anew.
 
     python -m bench.ablations data DIR [--fashion FOLDER] [--caltech FOLDER] [--cifar FOLDER]
-    python -m bench.ablations run DIR [--hours H] [--only SUITE] [--at-once N]
+    python -m bench.ablations run DIR [--hours H] [--only SUITE]
     python -m bench.ablations left
     python -m bench.ablations repeat DIR [ARM ...]
     python -m bench.ablations page
 
 `data` writes the images that it is given into DIR: Fashion-MNIST's four files, photographs in train/ and
-val/, CIFAR-10 likewise. `run` goes on where it was, two runs (or N) at a time of a thread each, and may be
-stopped at any time; a row for each run goes to bench/results/ablations.jsonl. `left` counts what is missing.
+val/, CIFAR-10 likewise. `run` goes on where it was, a run of a thread on each core, and may be stopped at
+any time; a row for each run goes to bench/results/ablations.jsonl. `left` counts what is missing.
 `repeat` trains the first seed of some arms on clothes again and says whether every digit is the same. The
 arms and the claims are in arms.yaml.
 """
@@ -56,8 +56,7 @@ def run(args):
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit("another run is under way")
-        end = time.monotonic() + 3600 * args.hours
-        runs.Campaign(args.images.resolve(), end, args.only, args.at_once).go()
+        runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only).go()
 
 
 def left(_):
@@ -94,7 +93,6 @@ def main():
         commands.choices["data"].add_argument(f"--{name}", default=FASHION if name == "fashion" else None)
     commands.choices["run"].add_argument("--hours", type=float, default=24.0)
     commands.choices["run"].add_argument("--only", choices=suites(), metavar="SUITE")
-    commands.choices["run"].add_argument("--at-once", type=int, default=2, metavar="N")
     commands.choices["repeat"].add_argument("arms", nargs="*", default=AGAIN, metavar="ARM")
     args = parser.parse_args()
     try:

@@ -36,7 +36,7 @@ class Suite:
     arms: dict[str, Arm]
     images: str | None = None  # where data.py has put them; null: what the config names
     seeds: int = 10
-    threads: int = 1  # two of one thread each are trained at a time
+    threads: int = 1  # those of one thread are trained side by side
     rates: list[float] = field(default_factory=lambda: [0.003, 0.01, 0.03])
     fastest: bool = False  # whether a rate is chosen by the training error, over all epochs
 

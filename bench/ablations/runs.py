@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 
 from alexnet2gpu.config.load import config_text
+from alexnet2gpu.ranks.machine import cores
 from alexnet2gpu.ranks.names import FLAGS
 from alexnet2gpu.runs.metrics import read_metrics
 from bench.ablations.arms import config_of, suites
@@ -115,32 +116,32 @@ def run(job: Job, pool: Pool, images: Path) -> dict:
 
 
 class Campaign:
-    """Runs of a thread each, `at_once` of them, then the others one by one, until nothing is missing or until
-    `end`, a time.monotonic()."""
+    """First runs of a thread each, as many at a time as there are cores, then the others one by one, until
+    nothing is missing or until `end`, a time.monotonic()."""
 
-    def __init__(self, images: Path, end: float, only: str | None = None, at_once: int = 2):
-        self.images, self.end, self.only, self.at_once = images, end, only, at_once
+    def __init__(self, images: Path, end: float, only: str | None = None):
+        self.images, self.end, self.only = images, end, only
         self.commit = commit()  # of the code that runs, whatever is committed meanwhile
         self.rows, self.lock, self.under_way, self.trouble = rows(), threading.Lock(), set(), None
 
-    def jobs(self, in_pairs: bool):
-        """Those still to start, of one thread or of more."""
+    def jobs(self, alone: bool):
+        """Those still to start, of more than a thread or of one."""
         left = [job for job in missing(errors_of(self.rows)) if job not in self.under_way]
-        return [job for job in left if self.only in (None, job.suite) and job.alone != in_pairs]
+        return [job for job in left if self.only in (None, job.suite) and job.alone == alone]
 
-    def next(self, in_pairs: bool) -> Job | None:
+    def next(self, alone: bool) -> Job | None:
         """One to start, or None."""
         with self.lock:
-            left = self.jobs(in_pairs) if time.monotonic() < self.end and not self.trouble else []
+            left = self.jobs(alone) if time.monotonic() < self.end and not self.trouble else []
             if left:
                 self.under_way.add(left[0])
             return left[0] if left else None
 
-    def work(self, in_pairs: bool) -> None:
+    def work(self, alone: bool) -> None:
         """Runs, one after another, while there are any."""
         pool = Pool()
         try:
-            while job := self.next(in_pairs):
+            while job := self.next(alone):
                 begun = time.monotonic()
                 row = run(job, pool, self.images) | {"commit": self.commit}
                 with self.lock:
@@ -159,15 +160,16 @@ class Campaign:
     def go(self) -> None:
         """All of it. Raises: Failed if a run has."""
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-        for in_pairs in (True, False):
-            while self.jobs(in_pairs) and time.monotonic() < self.end and not self.trouble:
-                self._together(in_pairs, self.at_once if in_pairs else 1)
+        for alone in (False, True):
+            while self.jobs(alone) and time.monotonic() < self.end and not self.trouble:
+                self._together(alone)
         if self.trouble:
             raise Failed(self.trouble)
 
-    def _together(self, in_pairs, count):
-        """So many at a time, while there are any; after Ctrl-C none is begun any more."""
-        workers = [threading.Thread(target=self.work, args=(in_pairs,)) for _ in range(count)]
+    def _together(self, alone):
+        """While there are any that may begin; after Ctrl-C none does."""
+        count = 1 if alone else cores()
+        workers = [threading.Thread(target=self.work, args=(alone,)) for _ in range(count)]
         for worker in workers:
             worker.start()
         while any(worker.is_alive() for worker in workers):

@@ -106,10 +106,12 @@ MATRIX = {
     **{f"{n.name}, {SPLIT}": Case(saved, to_group(n), mode=SPLIT) for n in SIGNALS},
     **{f"{n.name}, {SPLIT}, tee": Case(saved, to_tee_first(n), TEE, SPLIT) for n in SIGNALS},
 }
-for case in (MATRIX[f"SIGUSR1, {SPLIT}"], MATRIX[f"SIGUSR1, {SPLIT}, tee"]):
-    case.act = with_torchrun_gone(case.act)
 HANDLED = "PET_SIGNALS_TO_HANDLE=SIGTERM,SIGUSR1 exec {start} > log 2>&1"
 HUNG_UP, USER = signal.SIGHUP, signal.SIGUSR1
+MATRIX |= {  # torchrun dies of it
+    f"{USER.name}, {SPLIT}": Case(saved, with_torchrun_gone(to_group(USER)), mode=SPLIT),
+    f"{USER.name}, {SPLIT}, tee": Case(saved, with_torchrun_gone(to_tee_first(USER)), TEE, SPLIT),
+}
 FIRST = slice(1)
 RANKS = {
     "SIGHUP, all ranks alone": Case(saved, to_ranks(HUNG_UP), mode=SPLIT),

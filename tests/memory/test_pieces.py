@@ -5,10 +5,14 @@ import random
 import pytest
 
 from alexnet2gpu.config.load import load_config
+from alexnet2gpu.figures.explore import read_page
 from alexnet2gpu.memory.ledger import Moment, Storage
-from alexnet2gpu.memory.pieces import corners, pieces
+from alexnet2gpu.memory.pieces import Steps, corners, pieces
 from alexnet2gpu.memory.plan import Case
 from alexnet2gpu.memory.play import Estimate
+from bench.results import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "explore.html"
 
 
 def worst(step, units):
@@ -38,6 +42,17 @@ def test_a_step_at_any_batch_is_the_one_that_is_played(mode, on_gpu):
     ends = {units for piece in found for units in (piece.first, piece.last)}
     for units in {*ends, *random.Random(1).sample(range(1, 201), 2)}:
         assert worst(found, units) == [(m.place, m.bytes) for m in step(units).moments], units
+
+
+@pytest.mark.parametrize("mode, batch", [("split", 128), ("ddp", 300)])
+def test_the_page_that_is_kept_has_what_is_predicted(mode, batch):
+    """On a GPU: of a CPU it depends on its kind and on a C compiler."""
+    data, case = read_page(PAGE), Case.on(mode, load_config("configs/alexnet.yaml"), 2)
+    on_two = [one for one in data["memory"]["2|float32|none|gpu"] if one["ranks"] == 2]
+    (found,) = [one for one in on_two if one["mode"] == mode]
+    steps = [Steps(first, last, *data["steps"][number]) for first, last, number in found["pieces"]]
+    most = max(size for _, size in worst(steps, batch // found["unit"]))
+    assert most == case.with_batch(batch).predict(True).peak
 
 
 def test_a_limit_of_scratch_memory_is_found_in_a_few_steps():

@@ -9,10 +9,17 @@ Pictures are SVG that the page writes itself: bars, steps and boxes need no libr
 import base64
 import html
 import json
+import re
 import zlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+
+def read_page(file: Path) -> dict[str, Any]:
+    """What a page has been written from: after a change of its look, write_page(read_page(file), file)."""
+    (packed,) = re.findall(r'id="data">([^<]*)<', Path(file).read_text())
+    return json.loads(zlib.decompress(base64.b64decode(packed)))
 
 
 def write_page(found: dict[str, Any], file: Path) -> None:

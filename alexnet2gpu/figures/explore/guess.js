@@ -48,8 +48,8 @@ function questions() {
   ask(`And of ${other} over two of them?`, round(more), around(more, [0.7, 1.5, 2.2], round),
     `${(more / fits).toFixed(1)} times as many images`);
   const twice = peak("single", { batch: 2 * b }) / held.peak;
-  ask(`How much more does one device hold with ${2 * b} images than with ${b}?`, percent(twice - 1), around(twice - 1, [0.4, 1.7, 2.4], percent),
-    "what does not depend on the batch stays");
+  ask(`How much more does one device hold with ${2 * b} images than with ${b}?`, percent(twice - 1),
+    around(twice - 1, [0.4, 1.7, 2.4], percent), "what does not depend on the batch stays");
   const names = modes({}).filter((mode) => mode !== "single");
   right = least(names, (mode) => sent(mode, b));
   ask(`Batch ${b}: in which mode does a rank send the fewest bytes?`, right, names,
@@ -64,7 +64,8 @@ function guesses() {
   const asked = questions();
   const pose = () => {
     const { text, right, choices, why } = asked[number];
-    $("guess").innerHTML = `<p id="question" tabindex="-1"><strong>${number + 1} of ${asked.length}.</strong> ${entity(text)}</p><p>` +
+    $("guess").innerHTML = `<p id="question" tabindex="-1"><strong>${number + 1} of ${asked.length}.</strong> ` +
+      `${entity(text)}</p><p>` +
       [...choices].sort(new Intl.Collator("en", { numeric: true }).compare)
         .map((choice) => tag("button", { type: "button", "data-choice": choice }, entity(choice))).join("") +
       '</p><p id="answer" role="status"></p>';

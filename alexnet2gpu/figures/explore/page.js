@@ -168,9 +168,8 @@ function drawTable() {
       m ? `<td${line.length < 4 && m === 2 ? ' colspan="6"' : ""}>${cell}</td>` : `<th scope="row">${cell}</th>`)
       .join("") + "</tr>").join("");
   const of = data.times[timed(state)];
-  const graphs = state.device === "gpu" ? ", as if every rank's step were one CUDA graph, which only a single device's is" : "";
   $("times").textContent = known
-    ? `Times are a model's, from – to its interval: layers as on ${of.device} (${of.source})${graphs}.`
+    ? `Times are a model's, from – to its interval: layers as on ${of.device} (${of.source})${of.proviso && `, ${of.proviso}`}.`
     : "Times are known of steps that hold nothing less, where layers of this network were measured in this precision.";
 }
 
@@ -227,11 +226,12 @@ function drawCrossing() {
   }
   const width = widthOf("towers-drawn"), ranks = Math.min(one.ranks, 4), gap = width < NARROW ? 10 : 26;
   const wide = (width - (ranks - 1) * gap) / ranks, rows = data.networks[state.towers];
-  const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34, fits = Math.floor((wide - 12) / 7.2);
+  const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34;
+  const fits = Math.floor((wide - 12) / 7.2);  // letters in a box
   const cut = (words) => (words.length > fits ? `${words.slice(0, fits - 1)}…` : words);
-  const box = (r, y, words, more, hidden = "") => {
+  const box = (r, y, words, more) => {
     const x = r * (wide + gap);
-    return tag("rect", { x, y, width: wide, height: tall, rx: 4, class: "panel" }, tag("title", {}, hidden || words)) +
+    return tag("rect", { x, y, width: wide, height: tall, rx: 4, class: "panel" }, tag("title", {}, words)) +
       label(x + 6, y + 19, cut(words)) + label(x + 6, y + 37, cut(more), { class: "faint" });
   };
   let inner = "", y = 42, last = 0;
