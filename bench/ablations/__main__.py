@@ -49,14 +49,15 @@ def run(args):
     """Rows carry their commit, so there should be one."""
     if commit().endswith("-changed"):
         sys.exit("rows carry their commit: commit your changes first")
-    for number in (signal.SIGTERM, signal.SIGINT):  # in a shell's background Ctrl-C's is ignored
-        signal.signal(number, signal.default_int_handler)
     with open(runs.FILE, "a") as held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit("another run is under way")
-        runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only).go()
+        campaign = runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only)
+        for number in (signal.SIGTERM, signal.SIGINT):  # in a shell's background Ctrl-C's is ignored
+            signal.signal(number, campaign.stop)
+        campaign.go()
 
 
 def left(_):

@@ -162,20 +162,17 @@ class Campaign:
         os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         for alone in (False, True):
             while self.jobs(alone) and time.monotonic() < self.end and not self.trouble:
-                self._together(alone)
+                count = 1 if alone else cores()
+                workers = [threading.Thread(target=self.work, args=(alone,)) for _ in range(count)]
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    worker.join()
         if self.trouble:
             raise Failed(self.trouble)
 
-    def _together(self, alone):
-        """While there are any that may begin; after Ctrl-C none does."""
-        count = 1 if alone else cores()
-        workers = [threading.Thread(target=self.work, args=(alone,)) for _ in range(count)]
-        for worker in workers:
-            worker.start()
-        while any(worker.is_alive() for worker in workers):
-            try:
-                for worker in workers:
-                    worker.join()
-            except KeyboardInterrupt:
-                print("stops when what runs has ended", flush=True)
-                self.end = 0
+    def stop(self, *_) -> None:
+        """No run begins any more. It handles signals: before Python 3.13 a thread whose join() is interrupted
+        by an exception is taken for ended."""
+        print("stops when what runs has ended", flush=True)
+        self.end = 0
