@@ -62,6 +62,7 @@ function questions() {
 function guesses() {
   let number = 0, hits = 0;
   const asked = questions();
+  $("asked").textContent = `Of two ranks in float32 on a ${DEVICES[presets()[0][1].device]}, whatever is chosen above.`;
   const pose = () => {
     const { text, right, choices, why } = asked[number];
     $("guess").innerHTML = `<p id="question" tabindex="-1"><strong>${number + 1} of ${asked.length}.</strong> ` +

@@ -10,6 +10,7 @@ const COLOURS = { weights: "#3d6fa8", gradients: "#d98a2b", momentum: "#7a5ba6",
   "gradients of activations": "#e2a89a", temporary: "#8c8c8c", scratch: "#b9b36a" };
 const MARKS = ["", "M0 6L6 0", "M3 0V6", "M0 3H6", "M0 0L6 6", "M0 6L6 0M0 0L6 6", "M2 2h2v2h-2z", "M0 3H6M3 0V6",
   "M0 1H6M0 4H6", "M1 0V6M4 0V6", "M3 1L5 5H1Z"];
+const DEVICES = { cpu: "CPU", gpu: "GPU" };
 const FIXED = ["weights", "gradients", "momentum", "buckets", "narrow weights", "gathered weights"];
 
 const $ = (id) => document.getElementById(id);
@@ -66,6 +67,7 @@ function sends(found, s) {
     .map(([kind, layer, base, slope]) => [kind, layer, base + slope * s.batch]);
 }
 
+const fits = (one) => one.peak <= state.budget * GIB;
 const total = (crossing) => crossing && crossing.reduce((sum, [, , bytes]) => sum + bytes, 0);
 
 /** Seconds of a step: low, middle, high; null where nothing is known of them. */
@@ -82,11 +84,16 @@ function seconds(found, s) {
 const same = (one, other) => one.mode === other.mode && one.ranks === other.ranks;
 const keyOf = (s) => [s.towers, s.precision, s.lever, s.device].join("|");
 const timed = (s) => [s.towers, s.precision, s.device].join("|");
+const modesOf = (all) => [...new Set(all.map((one) => one.mode))];
+const ranksOf = (all, mode) => all.filter((one) => one.mode === mode).map((one) => one.ranks);
 
-/** All that a state shows. */
+/** All that a state shows: a row for every mode, with its `mistake` where it cannot be. */
 function view(s = state) {
-  const rows = data.memory[keyOf(s)].filter((found) => found.ranks === s.ranks || found.mode === "single");
-  return rows.map((found) => {
+  const all = data.memory[keyOf(s)];
+  return modesOf(all).map((mode) => {
+    const found = all.find((one) => one.mode === mode && (one.ranks === s.ranks || mode === "single"));
+    if (!found) return { mode, ranks: s.ranks,
+      mistake: `with ${s.towers} towers on ${ranksOf(all, mode).join(" or ")} ranks only` };
     const held = step(found, s.batch);
     if (!held) return { ...found, mistake: `a batch of ${s.batch} does not divide by ${found.unit}` };
     const crossing = sends(found, s);
@@ -161,7 +168,7 @@ function drawBars() {
 
 function drawTable() {
   const known = shown.some((one) => one.time);
-  const head = ["mode", "ranks", "MiB", "fits", "MB sent", "ms a step", "from – to", "images/s"];
+  const head = ["mode", "ranks", "MiB", "fits", "MB sent", "ms a step", "low – high", "images/s"];
   const lines = shown.map((one) => one.mistake ? [one.mode, one.ranks, one.mistake] : cells(one));
   $("table").innerHTML = `<tr>${head.map((cell) => `<th scope="col">${cell}</th>`).join("")}</tr>` +
     lines.map((line, n) => `<tr${shown[n].mode === state.mode ? ' aria-current="true"' : ""}>` + line.map((cell, m) =>
@@ -169,13 +176,15 @@ function drawTable() {
       .join("") + "</tr>").join("");
   const of = data.times[timed(state)];
   $("times").textContent = known
-    ? `Times are a model's, from – to its interval: layers as on ${of.device} (${of.source})${of.proviso && `, ${of.proviso}`}.`
-    : "Times are known of steps that hold nothing less, where layers of this network were measured in this precision.";
+    ? `Times are a model's, low – high its interval: layers as on ${of.device} (${of.source}), whatever the budget, over ` +
+      `the link that is chosen${of.proviso && `, ${of.proviso}`}.`
+    : of ? `No times: the model has none of steps that hold less by ${state.lever}.`
+      : `No times: layers of ${state.towers} towers in ${state.precision} were not measured on a ${DEVICES[state.device]}.`;
 }
 
 function cells(one) {
-  const line = [one.mode, one.ranks, mib(one.peak), one.peak <= state.budget * GIB ? "yes" : "no",
-    one.crossing ? megabytes(one.sent) : ""];
+  const line = [one.mode, one.ranks, mib(one.peak), fits(one) ? "yes" : "no",
+    one.crossing ? megabytes(one.sent) : "not counted"];
   if (!one.time) return [...line, "", "", ""];
   const [low, middle, high] = one.time.map((s) => (1000 * s).toFixed(1));
   return [...line, middle, `${low} – ${high}`, Math.round(one.batch / one.time[1]).toLocaleString("en")];
@@ -210,9 +219,9 @@ function drawSteps() {
 }
 
 function tell(one) {
-  const here = one.places[place], parts = [...here.parts].sort((a, b) => b[1] - a[1]).slice(0, 4);
+  const here = one.places[place], parts = [...here.parts].sort((a, b) => b[1] - a[1]);
   $("place").textContent = `${here.place}: ${mib(here.bytes)} MiB` + (here.place === one.worst && here.bytes === one.peak
-    ? ", the peak" : "") + ` (${parts.map(([kind, size]) => `${kind} ${mib(size)}`).join(", ")})`;
+    ? ", the peak" : "") + ` = ${parts.map(([kind, size]) => `${kind} ${mib(size)}`).join(" + ")}`;
   const cursor = $("cursor"), wide = cursor && Number(cursor.getAttribute("width"));
   if (cursor) cursor.setAttribute("x", AXIS + place * wide);
 }
@@ -227,8 +236,8 @@ function drawCrossing() {
   const width = widthOf("towers-drawn"), ranks = Math.min(one.ranks, 4), gap = width < NARROW ? 10 : 26;
   const wide = (width - (ranks - 1) * gap) / ranks, rows = data.networks[state.towers];
   const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34;
-  const fits = Math.floor((wide - 12) / 7.2);  // letters in a box
-  const cut = (words) => (words.length > fits ? `${words.slice(0, fits - 1)}…` : words);
+  const letters = Math.floor((wide - 12) / 7.8);  // in a box
+  const cut = (words) => (words.length > letters ? `${words.slice(0, letters - 1)}…` : words);
   const box = (r, y, words, more) => {
     const x = r * (wide + gap);
     return tag("rect", { x, y, width: wide, height: tall, rx: 4, class: "panel" }, tag("title", {}, words)) +
@@ -239,10 +248,12 @@ function drawCrossing() {
     label(r * (wide + gap), 33, cut(share(one, r)), { class: "faint" });
   for (const [stage, layers] of stages) {
     const names = layers.map(([, name]) => name).join(" "), [, , gives] = layers[layers.length - 1];
-    const more = `${fits < 24 ? "" : "a tower gives "}${gives.join("×")}`;
+    const summed = one.crossing.some(([kind, layer]) => kind === "sum" && layers.some(([, name]) => name === layer));
+    const here = towersOf(one, summed), each = here > 1 ? `${here} towers, each gives ` : "a tower gives ";
+    const more = `${letters < 32 ? "" : each}${gives.join("×")}`;
     for (let r = 0; r < ranks; r += 1) inner += box(r, y, names, more);
-    const here = one.crossing.filter(([kind, layer]) => kind === "exchange" && layer === `join${stage + 1}`);
-    const bytes = here.reduce((sum, [, , size]) => sum + size, 0), middle = y + tall + between / 2;
+    const bytes = total(one.crossing.filter(([kind, layer]) => kind === "exchange" && layer === `join${stage + 1}`));
+    const middle = y + tall + between / 2;
     if (bytes) {
       for (let r = 0; r + 1 < ranks; r += 1) {
         if (one.mode === "grid" && (r + 1) % state.towers === 0) continue;  // another replica
@@ -263,24 +274,35 @@ function drawCrossing() {
   const words = { sum: "gradients, summed", gather: "weights, gathered", scatter: "gradients, scattered",
     broadcast: "weights, sent out" };
   let end = y - 10;
-  for (const [kind, bytes] of others) inner += label(6, end += 20, `${words[kind] || kind}: ${megabytes(bytes)} MB`);
+  for (const [kind, bytes] of others) {  // of whole layers, between all ranks
+    inner += label(6, end += 28, `${words[kind] || kind}: ${megabytes(bytes)} MB`);
+    inner += tag("path", { d: `M8 ${end + 2}l-6 4l6 4M2 ${end + 6}H${width - 2}M${width - 8} ${end + 2}l6 4l-6 4`,
+      class: "crossing", fill: "none" });
+  }
   if (!one.sent) inner += label(6, end += 20, "nothing is sent");
   if (one.ranks > ranks) inner += label(6, end += 20, `and ${one.ranks - ranks} ranks more, likewise`, { class: "faint" });
   $("towers-drawn").innerHTML = svg(width, end + 12, inner, "Ranks side by side, with what each sends where stages end");
   if (!one.sent) return;
   const lines = [...sums(one.crossing.map(([kind, layer, size]) => [`${words[kind] || "activations and their gradients"}` +
-    `|${kind === "exchange" ? layer.replace("join", "end of stage ") : layer}`, layer, size]))];
+    `|${layer.replace("join", "end of stage ") || "start"}`, layer, size]))];
   $("sent").innerHTML = '<tr><th scope="col">what a rank sends</th><th scope="col">after</th><th scope="col">MB a step</th></tr>'
     + lines.map(([key, bytes]) => `<tr><th scope="row">${key.split("|")[0]}</th><td>${key.split("|")[1]}</td>` +
       `<td>${megabytes(bytes)}</td></tr>`).join("");
 }
 
+/** How many towers of a stage a rank has; `summed`: whether its gradients are summed over ranks. */
+function towersOf(one, summed) {
+  if (one.mode === "grid") return 1;
+  return one.mode === "split" || (one.mode === "hybrid" && !summed) ? state.towers / one.ranks : state.towers;
+}
+
 /** In words, what a rank has of a step. */
 function share(one, rank) {
   const some = `${state.batch / one.ranks} images`, each = state.towers / one.ranks;
+  const whole = state.towers > 1 ? `${some}, all towers` : some;
   if (one.mode === "split") return each > 1 ? `${each} towers` : `tower ${rank + 1} of ${state.towers}`;
   if (one.mode === "grid") return `tower ${rank % state.towers + 1}, ${state.towers * state.batch / one.ranks} images`;
-  return one.mode === "hybrid" ? `${some}, then towers` : some;
+  return one.mode === "hybrid" ? `${some}, then towers` : whole;
 }
 
 function sums(lines) {
@@ -291,23 +313,37 @@ function sums(lines) {
 
 const chosen = () => shown.find((one) => one.mode === state.mode) || shown[0];
 
+/** What decides the state: the chosen mode, what a lever does for it, and which mode is the best of those that fit. */
 function sentence() {
-  const one = chosen();
-  if (one.mistake) return `${one.mode}: ${one.mistake}.`;
+  const one = chosen(), said = one.mistake ? `${one.mode}: ${one.mistake}.` : ownSentence(one) + leverSentence(one);
+  const can = shown.filter((other) => !other.mistake), fitting = can.filter(fits);
+  if (!can.length) return `${said} No mode can have such a batch.`;
+  const least = can.reduce((a, b) => (b.peak < a.peak ? b : a)), budget = `${mib(state.budget * GIB)} MiB`;
+  if (!fitting.length) return `${said} Nothing fits ${budget}: the least, ${least.mode}, holds ${mib(least.peak)} MiB.`;
+  const best = `${said} Of what fits ${budget}, the least holds ${least.mode}`;
+  const clocked = fitting.filter((other) => other.time).sort((a, b) => a.time[1] - b.time[1]);
+  if (!clocked.length) return `${best}.`;
+  const close = clocked.slice(1).filter((other) => other.time[1] < clocked[0].time[1] * (1 + data.close));
+  const others = close.length && ` (or ${close.map((other) => other.mode).join(", ")}: within ${percent(data.close)} it is ` +
+    "too close to tell)";
+  return `${best}; the fastest, by layers as on ${data.times[timed(state)].device}, is ${clocked[0].mode}${others || ""}.`;
+}
+
+function ownSentence(one) {
   const fixed = FIXED.reduce((sum, kind) => sum + (one.parts.get(kind) || 0), 0) / one.peak;
   const twice = 2 * state.batch <= data.last ? step(one, 2 * state.batch) : null;
   const grows = twice ? `; a batch twice as large takes ${mib(twice.peak - one.peak)} MiB more` : "";
   const what = fixed >= 0.5 ? `weights, gradients, momentum and copies of them are ${percent(fixed)} of it`
     : `what comes with the images is ${percent(1 - fixed)} of it`;
-  const can = shown.filter((other) => !other.mistake), least = can.reduce((a, b) => (b.peak < a.peak ? b : a));
-  let said = `${one.mode}: ${mib(one.peak)} MiB, most in ${one.worst}; ${what}${grows}. The least holds ${least.mode}`;
-  const clocked = can.filter((other) => other.time).sort((a, b) => a.time[1] - b.time[1]);
-  if (clocked.length) {
-    const close = clocked.slice(1).filter((other) => other.time[1] < clocked[0].time[1] * (1 + data.close));
-    said += `; the fastest is ${clocked[0].mode}` + (close.length
-      ? ` (or ${close.map((other) => other.mode).join(", ")}: too close to tell)` : "");
-  }
-  return `${said}.`;
+  return `${one.mode}: ${mib(one.peak)} MiB, most in ${one.worst}; ${what}${grows}.`;
+}
+
+function leverSentence(one) {
+  if (state.lever === "none") return "";
+  const plain = step(data.memory[keyOf({ ...state, lever: "none" })].find((other) => same(one, other)), state.batch);
+  const less = plain.peak - one.peak;
+  return ` Without ${state.lever}: ${mib(plain.peak)} MiB, ` + (less ? `most in ${plain.worst}.`
+    : `as much, since the peak, in ${plain.worst}, has nothing of what that saves.`);
 }
 
 // ---- state ---------------------------------------------------------------------------------------------
@@ -321,19 +357,28 @@ function moved(at) {
   return batch === state.batch ? batch + Math.sign(at - toSlider(batch)) : batch;
 }
 
+/** Of layers that are there twice, and so have a number, the tower. */
+const inWords = (here) => here.replace(/ \((\d+)\)$/, (_, tower) => ` of tower ${Number(tower) + 1}`);
+
 function options(id, values, names = (value) => value) {
   $(id).innerHTML = values.map((value) => tag("option", { value }, entity(names(value)))).join("");
 }
 
-/** Every control has what can be chosen beside the others; what cannot be any more is left for the first that can. */
+/** Every control has what can be chosen beside the others; what cannot be any more is left for the first that can,
+ * and told. */
 function settle() {
+  const left = [];
   let keys = Object.keys(data.memory).map((key) => key.split("|"));
   const among = (n) => [...new Set(keys.map((key) => key[n]))];
   const narrow = (n, id) => { keys = keys.filter((key) => key[n] === String(state[id])); };
   const pick = (id, values, names) => {
-    if (!values.map(String).includes(String(state[id]))) state[id] = values[0];
+    const had = state[id];
+    if (!values.map(String).includes(String(had))) state[id] = values[0];
     options(id, values, names);
     $(id).value = state[id];
+    const [chosenOption] = $(id).selectedOptions;
+    if (String(had) !== String(state[id]))
+      left.push(`${$(id).closest("label").firstChild.data.trim()}: ${chosenOption.text}`);
   };
   pick("towers", among(0).map(Number));
   narrow(0, "towers");
@@ -341,10 +386,10 @@ function settle() {
   narrow(1, "precision");
   pick("lever", among(2), (lever) => (lever === "none" ? "nothing" : lever));
   narrow(2, "lever");
-  pick("device", among(3), (device) => ({ cpu: "CPU", gpu: "GPU" })[device]);
+  pick("device", among(3), (device) => DEVICES[device]);
   const found = data.memory[keyOf(state)];
   pick("ranks", [...new Set(found.map((one) => one.ranks))].filter((n) => n > 1).sort((a, b) => a - b));
-  pick("mode", found.filter((one) => one.ranks === state.ranks || one.mode === "single").map((one) => one.mode));
+  pick("mode", modesOf(found));
   const times = data.times[timed(state)];
   pick("link", times ? times.links : ["not known"]);
   pick("budget", Object.values(BUDGETS), (size) => Object.keys(BUDGETS).find((name) => BUDGETS[name] === size));
@@ -352,6 +397,7 @@ function settle() {
   state.batch = Math.min(data.last, Math.max(1, Math.round(Number(state.batch)) || 1));
   $("batch").value = state.batch;
   $("slider").value = toSlider(state.batch);
+  $("left").textContent = left.length && `Changed, since the rest does not go with what was there: ${left.join(", ")}.` || "";
   $("slider").setAttribute("aria-valuetext", `${state.batch} images`);
 }
 
@@ -367,9 +413,9 @@ function show(addressed = true) {
 }
 
 function fromAddress() {
-  const said = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-  for (const key of ["batch", "ranks", "towers", "budget"]) if (key in said) said[key] = Number(said[key]);
-  state = { ...presets()[0][1], ...said };
+  state = { ...presets()[0][1] };
+  for (const [key, value] of new URLSearchParams(location.hash.slice(1)))
+    if (key in state) state[key] = typeof state[key] === "number" ? Number(value) : value;
 }
 
 function presets() {
@@ -394,10 +440,15 @@ function download(name, type, text) {
 
 function asCsv() {
   const keys = ["batch", "towers", "precision", "lever", "device", "link"];
-  const head = [...keys, "mode", "ranks", "bytes at the peak", "worst in", ...kinds(), "bytes sent", "seconds low",
-    "seconds", "seconds high"];
-  const lines = shown.filter((one) => !one.mistake).map((one) => [...keys.map((key) => state[key]), one.mode, one.ranks,
-    one.peak, one.worst, ...kinds().map((kind) => one.parts.get(kind) || 0), one.sent ?? "", ...(one.time || ["", "", ""])]);
+  const head = [...keys, "budget in bytes", "mode", "ranks", "mistake", "bytes at the peak", "fits", "worst in", ...kinds(),
+    "bytes sent", "seconds low", "seconds", "seconds high"];
+  const lines = shown.map((one) => {
+    const line = [...keys.map((key) => state[key]), Math.round(state.budget * GIB), one.mode, one.ranks,
+      one.mistake || ""];
+    if (!one.mistake) line.push(one.peak, fits(one) ? "yes" : "no", one.worst,
+      ...kinds().map((kind) => one.parts.get(kind) || 0), one.sent ?? "", ...(one.time || []));
+    return head.map((_, n) => line[n] ?? "");
+  });
   return [head, ...lines].map((line) => line.map((cell) => (/[",]/.test(cell) ? `"${cell}"` : cell)).join(",")).join("\n");
 }
 
@@ -406,6 +457,9 @@ function asSvg() {
   const style = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]).map((rule) => rule.cssText)
     .filter((rule) => rule.startsWith(".chart")).join("\n").replaceAll(".chart ", "")
     .replace(/var\((--\w+)\)/g, (_, name) => look.getPropertyValue(name));
+  const [, , width, height] = drawn.getAttribute("viewBox").split(" ");
+  drawn.setAttribute("width", width);
+  drawn.setAttribute("height", height);
   drawn.insertAdjacentHTML("afterbegin", `<style>${style}</style>` +
     tag("rect", { width: "100%", height: "100%", fill: look.getPropertyValue("--ground") }));
   return new XMLSerializer().serializeToString(drawn);
@@ -436,8 +490,8 @@ function listen() {
   });
   $("steps").addEventListener("pointermove", (event) => {
     if (chosen().mistake) return;
-    const x = event.clientX - $("steps").getBoundingClientRect().left, wide = $("cursor").getAttribute("width");
-    go(Math.floor((x - AXIS) / wide));
+    const { left, width } = $("steps").getBoundingClientRect(), wide = $("cursor").getAttribute("width");
+    go(Math.floor(((event.clientX - left) * widthOf("steps") / width - AXIS) / wide));
   });
   $("bars").addEventListener("click", (event) => {
     const narrow = widthOf("bars") < NARROW, y = event.clientY - $("bars").getBoundingClientRect().top;
@@ -455,7 +509,7 @@ async function unpacked() {
 }
 
 unpacked().then((found) => {
-  data = found;
+  data = { ...found, places: found.places.map(inWords) };
   fromAddress();
   listen();
   show(location.hash.length > 1);
