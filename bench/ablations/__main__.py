@@ -23,6 +23,7 @@ from pathlib import Path
 
 from bench.ablations import data, page, runs
 from bench.ablations.arms import suites
+from bench.ablations.findings import finals
 from bench.ablations.jobs import missing
 from bench.processes import Failed, Pool
 from bench.results import commit
@@ -71,7 +72,7 @@ def repeat(args):
     found, pool, same = runs.rows(), Pool(), True
     try:
         for arm in args.arms:
-            if not (old := page.finals("fashion", arm, found)[:1]):
+            if not (old := finals("fashion", arm, found)[:1]):
                 sys.exit(f"{arm}: there is no row of it")
             new = runs.run(runs.job_of(old[0]), pool, args.images.resolve())
             differ = [key for key in new if new[key] != old[0][key] and key != "seconds"]

@@ -1,5 +1,6 @@
 """Arms of the ablations as data (arms.yaml), and the config of each: its base, with a few things changed."""
 
+import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -74,8 +75,7 @@ def _tree():
 
 def config_of(suite: Suite, arm: Arm, rate: float, seed: int) -> Config:
     """With the base's schedule scaled so that it begins at `rate`. Raises: ValueError if it cannot be."""
-    config = read_config(HERE / suite.config)
-    tree = plain_tree(config)
+    tree = copy.deepcopy(_base(suite.config))
     tree["model"]["stages"] = _stages(tree["model"]["stages"], arm)
     for key, value in arm.set.items():
         put_value(tree, key, value)
@@ -87,6 +87,11 @@ def config_of(suite: Suite, arm: Arm, rate: float, seed: int) -> Config:
         change |= {kind: float(f"{change[kind] / first * rate:.6g}") for kind in kinds}
     tree["train"] |= {"seed": seed, "log_every": 10**6, "save_minutes": None}  # a line an epoch
     return build_section(Config, tree)
+
+
+@cache
+def _base(file):
+    return plain_tree(read_config(HERE / file))
 
 
 def _stages(stages, arm):

@@ -15,6 +15,8 @@ from alexnet2gpu.ranks.modes import Grid
 from bench.ablations import jobs, page, runs, stats
 from bench.ablations.arms import BASE, GRID, Arm, claims, config_of, suites
 from bench.ablations.jobs import CHOICE, Job, missing, rate_of
+from bench.ablations.tables import tables
+from bench.results import rewrite
 
 SKEWED = np.array([0.1, 0.3, 0.2, 0.25, 2.0, 0.15, 0.4, 0.05, 0.9, 0.35])
 
@@ -157,6 +159,12 @@ def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
         "{:.0f} times the parameters and {:,.0f}\ntimes".format(*(a / b for a, b in zip(full, small))) in said
     )
     assert len(list(page.PICTURES.iterdir())) == 5
+
+
+def test_the_page_that_is_kept_says_what_its_rows_say(monkeypatch):
+    monkeypatch.setattr(runs, "same_code", lambda commit: True)  # which a clone without history cannot say
+    text = page.PAGE.read_text()
+    assert rewrite(text, tables(runs.rows())) == text
 
 
 def test_the_interval_is_that_of_other_peoples_code():
