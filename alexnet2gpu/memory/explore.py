@@ -131,8 +131,11 @@ def _played(case, on_gpu, units):
 
 
 def sent_of(config: Config) -> Iterator[dict[str, Any]]:
-    """Of every case, what a rank sends: [kind, after which layer, bytes of no image, bytes an image]."""
+    """Of every case, what a rank sends: [kind, after which layer, bytes of no image, bytes an image]. Not of
+    those of which schedule.py does not know it: FSDP in several passes, or with layers computed twice."""
     for case in cases(config):
+        if case.mode == "fsdp" and (config.train.accumulate > 1 or config.memory.recompute):
+            continue
         none, one = (_sends(case, images) for images in (0, case.parts))
         lines = [
             [kind, layer, base, (size - base) / case.parts]
@@ -168,6 +171,7 @@ def times_of(config: Config, profile: Profile) -> dict[str, Any] | None:
         found.append({"mode": case.mode, "ranks": case.number, "unit": case.parts, "knots": knots})
     source, *_ = profile.source.split(";")
     machine = {"device": profile.device, "source": source, "proviso": proviso(profile)}
+    machine["threads"] = profile.threads if profile.cores else None  # of a rank on a CPU
     return {**machine, "links": list(links), "of": found}
 
 

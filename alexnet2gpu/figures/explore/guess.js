@@ -43,7 +43,7 @@ function questions() {
   ask("In which part of the step is the peak of one device?", held.worst,
     [held.places[1].place, "forward loss", held.places[held.places.length - 1].place], `at ${mib(held.peak)} MiB`);
   const fits = largest(caseOf("single").found, 3 * GIB);
-  ask("What is the largest batch of one device with 3 GiB?", round(fits), around(fits, [0.5, 2, 4], round), "by the allocator's count");
+  ask("What is the largest batch of one device with 3 GiB?", round(fits), around(fits, [0.5, 2, 4], round), "of tensors; the allocator and CUDA need more");
   const more = largest(caseOf(other).found, 3 * GIB);
   ask(`And of ${other} over two of them?`, round(more), around(more, [0.7, 1.5, 2.2], round),
     `${(more / fits).toFixed(1)} times as many images`);

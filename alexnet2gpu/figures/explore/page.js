@@ -4,20 +4,20 @@
 
 const MIB = 2 ** 20, GIB = 2 ** 30, ROW = 34, NARROW = 640, AXIS = 84;
 const BUDGETS = { "3 GiB (GTX 580)": 3, "6 GiB (GTX Titan)": 6, "12 GiB": 12, "16 GiB": 16,
-  "24 GiB": 24, "40 GiB": 40, "80 GB (H100)": 80e9 / GIB };
+  "24 GiB": 24, "40 GiB": 40, "79.2 GiB (H100)": 79.2 };
 const COLOURS = { weights: "#3d6fa8", gradients: "#d98a2b", momentum: "#7a5ba6", buckets: "#b7723a", batch: "#3f8f6b",
   activations: "#c2533a", "narrow weights": "#6fa3d8", "gathered weights": "#5e8fc0",
   "gradients of activations": "#e2a89a", temporary: "#8c8c8c", scratch: "#b9b36a" };
 const MARKS = ["", "M0 6L6 0", "M3 0V6", "M0 3H6", "M0 0L6 6", "M0 6L6 0M0 0L6 6", "M2 2h2v2h-2z", "M0 3H6M3 0V6",
   "M0 1H6M0 4H6", "M1 0V6M4 0V6", "M3 1L5 5H1Z"];
 const DEVICES = { cpu: "CPU", gpu: "GPU" };
-const FIXED = ["weights", "gradients", "momentum", "buckets", "narrow weights", "gathered weights"];
 
 const $ = (id) => document.getElementById(id);
 const tenths = (x) => x.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const mib = (bytes) => tenths(bytes / MIB);
 const megabytes = (bytes) => tenths(bytes / 1e6);
 const percent = (share) => `${Math.round(100 * share)} %`;
+const images = (count) => `${count} image${count === 1 ? "" : "s"}`;
 const entity = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
 const tag = (name, keys, inner = "") =>
   `<${name}${Object.entries(keys).map(([key, value]) => ` ${key}="${entity(value)}"`).join("")}>${inner}</${name}>`;
@@ -27,23 +27,29 @@ let data, state, shown, place = 0;
 
 // ---- numbers -------------------------------------------------------------------------------------------
 
-/** A step of a case at a batch: bytes by kind at the peak, and in every place; null if it cannot be divided. */
+/** A step of a case at a batch: bytes by kind at the peak, and in every place; `grows`, those that come with the
+ * images; null if it cannot be divided. */
 function step(found, batch) {
   if (batch % found.unit) return null;
   const units = batch / found.unit;
   const piece = found.pieces.find(([first, last]) => first <= units && units <= last);
   const [storages, events, moments] = data.steps[piece[2]];
-  const sizes = storages.map(([, base, slope]) => base + slope * units);
+  const growths = storages.map(([, , slope]) => slope * units);
+  const sizes = storages.map(([, base], n) => base + growths[n]);
   const places = [];
-  let held = 0, next = 0;
+  let held = 0, grows = 0, next = 0;
   events.forEach((event, number) => {
     if (next < moments.length && moments[next][1] === number) {
-      places.push({ place: data.places[moments[next][0]], bytes: held, at: number });
+      places.push({ place: data.places[moments[next][0]], bytes: held, grows, at: number });
       next += 1;
     }
     held += event >= 0 ? sizes[event] : -sizes[-event - 1];
+    grows += event >= 0 ? growths[event] : -growths[-event - 1];
     const here = places[places.length - 1];
-    if (held > here.bytes) Object.assign(here, { bytes: held, at: number + 1 });
+    if (held > here.bytes) Object.assign(here, { bytes: held, grows, at: number + 1 });
+  });
+  places.forEach((here, n) => {  // where towers meet, by what comes next
+    if (here.place.endsWith(" join") && n + 1 < places.length) here.place += `, before ${places[n + 1].place}`;
   });
   const parts = new Map();
   let done = 0;
@@ -56,15 +62,16 @@ function step(found, batch) {
     here.parts = new Map([...parts].filter(([, size]) => size));
   }
   const peak = places.reduce((most, here) => (here.bytes > most.bytes ? here : most));
-  return { places, peak: peak.bytes, worst: peak.place, parts: peak.parts };
+  return { places, peak: peak.bytes, worst: peak.place, grows: peak.grows, parts: peak.parts };
 }
 
-/** What a rank sends at a batch: [kind, after which layer, bytes]; null where it is not known. */
+/** What a rank sends at a batch: [kind, after which layer, bytes]; null where it is not known. Gathering halves
+ * twice is nothing to those that exchange none. */
 function sends(found, s) {
-  const known = data.sent[[s.towers, s.precision, s.lever].join("|")];
-  if (!known) return null;
-  return known.find((one) => same(one, found)).of
-    .map(([kind, layer, base, slope]) => [kind, layer, base + slope * s.batch]);
+  const under = (lever) => (data.sent[[s.towers, s.precision, lever].join("|")] || []).find((one) => same(one, found));
+  const plain = under("none"), known = under(s.lever) || (s.lever.startsWith("gathering") &&
+    plain.of.every(([kind]) => kind !== "exchange") && plain);
+  return known ? known.of.map(([kind, layer, base, slope]) => [kind, layer, base + slope * s.batch]) : null;
 }
 
 const fits = (one) => one.peak <= state.budget * GIB;
@@ -93,9 +100,9 @@ function view(s = state) {
   return modesOf(all).map((mode) => {
     const found = all.find((one) => one.mode === mode && (one.ranks === s.ranks || mode === "single"));
     if (!found) return { mode, ranks: s.ranks,
-      mistake: `with ${s.towers} towers on ${ranksOf(all, mode).join(" or ")} ranks only` };
+      mistake: `${s.towers} towers need ${ranksOf(all, mode).join(" or ")} ranks` };
     const held = step(found, s.batch);
-    if (!held) return { ...found, mistake: `a batch of ${s.batch} does not divide by ${found.unit}` };
+    if (!held) return { ...found, mistake: `${s.batch} is not divisible by ${found.unit}` };
     const crossing = sends(found, s);
     return { ...found, ...held, batch: s.batch, crossing, sent: total(crossing), time: seconds(found, s) };
   });
@@ -177,7 +184,7 @@ function drawTable() {
   const of = data.times[timed(state)];
   $("times").textContent = known
     ? `Times are a model's, low – high its interval: layers as on ${of.device} (${of.source}), whatever the budget, over ` +
-      `the link that is chosen${of.proviso && `, ${of.proviso}`}.`
+      `the link that is chosen${of.proviso && `, ${of.proviso}`}${of.threads ? ", one thread a rank" : ""}.`
     : of ? `No times: the model has none of steps that hold less by ${state.lever}.`
       : `No times: layers of ${state.towers} towers in ${state.precision} were not measured on a ${DEVICES[state.device]}.`;
 }
@@ -207,11 +214,15 @@ function drawSteps() {
   let inner = "";
   for (const [kind, d] of areas) if (d) inner += tag("path", { d, fill: fill(kind) });
   for (const share of [0, 0.5, 1]) inner += label(left - 6, height - foot - share * one.peak * scale + 4,
-    `${mib(share * one.peak).replace(/\.\d$/, "")} MiB`, { "text-anchor": "end", class: "faint" });
-  const loss = places.findIndex((here) => here.place === "forward loss");
-  const x = left + (loss + 0.5) * wide;
-  inner += tag("line", { x1: x, x2: x, y1: 4, y2: height - foot, class: "axis" });
-  inner += label(left, height - 4, "forward") + label(x + 4, height - 4, "backward");
+    `${Math.round(share * one.peak / MIB).toLocaleString("en")} MiB`, { "text-anchor": "end", class: "faint" });
+  const losses = places.flatMap((here, n) => (here.place === "forward loss" ? [n] : []));
+  for (const loss of losses) {
+    const x = left + (loss + 0.5) * wide;
+    inner += tag("line", { x1: x, x2: x, y1: 4, y2: height - foot, class: "axis" });
+    if (losses.length === 1) inner += label(left, height - 4, "forward") + label(x + 4, height - 4, "backward");
+  }
+  if (losses.length > 1) inner += label(left, height - 4,
+    `${losses.length} passes, the lines where each turns back`);
   inner += tag("rect", { id: "cursor", x: left + place * wide, y: 4, width: wide, height: height - foot - 4,
     class: "outline" });
   $("steps").innerHTML = svg(width, height, inner, `${one.mode}: what is held from place to place`);
@@ -230,10 +241,11 @@ function drawCrossing() {
   const one = chosen();
   $("sent").innerHTML = "";
   if (one.mistake || !one.crossing) {
-    $("towers-drawn").textContent = one.mistake || "How often halves are gathered again is not counted on paper.";
+    $("towers-drawn").textContent = one.mistake || `Not counted for ${one.mode} with ${state.lever}.`;
     return;
   }
-  const width = widthOf("towers-drawn"), ranks = Math.min(one.ranks, 4), gap = width < NARROW ? 10 : 26;
+  const width = widthOf("towers-drawn"), narrow = width < NARROW, gap = narrow ? 10 : 26;
+  const ranks = Math.min(one.ranks, narrow ? 2 : 4);
   const wide = (width - (ranks - 1) * gap) / ranks, rows = data.networks[state.towers];
   const stages = Map.groupBy(rows, ([stage]) => stage), tall = 46, between = 34;
   const letters = Math.floor((wide - 12) / 7.8);  // in a box
@@ -255,12 +267,10 @@ function drawCrossing() {
     const bytes = total(one.crossing.filter(([kind, layer]) => kind === "exchange" && layer === `join${stage + 1}`));
     const middle = y + tall + between / 2;
     if (bytes) {
-      for (let r = 0; r + 1 < ranks; r += 1) {
-        if (one.mode === "grid" && (r + 1) % state.towers === 0) continue;  // another replica
-        const x = r * (wide + gap) + wide;
-        inner += tag("path", { d: `M${x - wide / 3} ${y + tall}L${x + gap + wide / 3} ${y + tall + between}` +
-          `M${x + gap + wide / 3} ${y + tall}L${x - wide / 3} ${y + tall + between}`, class: "crossing" });
-      }
+      const group = one.mode === "grid" ? state.towers : one.ranks, middleOf = (r) => r * (wide + gap) + wide / 2;
+      for (let r = 0; r < ranks; r += 1) for (let to = 0; to < ranks; to += 1)
+        if (r !== to && Math.floor(r / group) === Math.floor(to / group)) inner += tag("path",
+          { d: `M${middleOf(r)} ${y + tall}L${middleOf(to)} ${y + tall + between}`, class: "crossing" });
       inner += label(6, middle + 4, `${megabytes(bytes)} MB`);
     }
     y += tall + between;
@@ -271,8 +281,8 @@ function drawCrossing() {
     y += tall + between;
   }
   const others = sums(one.crossing.filter(([kind]) => kind !== "exchange"));
-  const words = { sum: "gradients, summed", gather: "weights, gathered", scatter: "gradients, scattered",
-    broadcast: "weights, sent out" };
+  const words = { gather: "weights, gathered", scatter: "gradients, scattered", broadcast: "weights, sent out",
+    sum: `gradients, summed${one.mode === "grid" ? " over replicas" : ""}` };
   let end = y - 10;
   for (const [kind, bytes] of others) {  // of whole layers, between all ranks
     inner += label(6, end += 28, `${words[kind] || kind}: ${megabytes(bytes)} MB`);
@@ -283,11 +293,14 @@ function drawCrossing() {
   if (one.ranks > ranks) inner += label(6, end += 20, `and ${one.ranks - ranks} ranks more, likewise`, { class: "faint" });
   $("towers-drawn").innerHTML = svg(width, end + 12, inner, "Ranks side by side, with what each sends where stages end");
   if (!one.sent) return;
-  const lines = [...sums(one.crossing.map(([kind, layer, size]) => [`${words[kind] || "activations and their gradients"}` +
-    `|${layer.replace("join", "end of stage ") || "start"}`, layer, size]))];
-  $("sent").innerHTML = '<tr><th scope="col">what a rank sends</th><th scope="col">after</th><th scope="col">MB a step</th></tr>'
-    + lines.map(([key, bytes]) => `<tr><th scope="row">${key.split("|")[0]}</th><td>${key.split("|")[1]}</td>` +
-      `<td>${megabytes(bytes)}</td></tr>`).join("");
+  const exchanged = (layer) => (layer === `join${stages.size}` ? "logits" : "activations and their gradients");
+  const lines = [...sums(one.crossing.map(([kind, layer, size]) =>
+    [`${words[kind] || exchanged(layer)}|${layer.replace("join", "end of stage ") || "start"}`, layer, size]))];
+  const head = ["MB a step", "what a rank sends", "after"].map((cell) => `<th scope="col">${cell}</th>`).join("");
+  $("sent").innerHTML = `<tr>${head}</tr>` + lines.map(([key, bytes]) => {
+    const [what, after] = key.split("|");
+    return `<tr><td>${megabytes(bytes)}</td><th scope="row">${what}</th><td>${after}</td></tr>`;
+  }).join("");
 }
 
 /** How many towers of a stage a rank has; `summed`: whether its gradients are summed over ranks. */
@@ -298,10 +311,10 @@ function towersOf(one, summed) {
 
 /** In words, what a rank has of a step. */
 function share(one, rank) {
-  const some = `${state.batch / one.ranks} images`, each = state.towers / one.ranks;
+  const some = images(state.batch / one.ranks), each = state.towers / one.ranks;
   const whole = state.towers > 1 ? `${some}, all towers` : some;
-  if (one.mode === "split") return each > 1 ? `${each} towers` : `tower ${rank + 1} of ${state.towers}`;
-  if (one.mode === "grid") return `tower ${rank % state.towers + 1}, ${state.towers * state.batch / one.ranks} images`;
+  if (one.mode === "split") return each > 1 ? `${each} towers` : `tower ${rank}`;
+  if (one.mode === "grid") return `tower ${rank % state.towers}, ${images(state.towers * state.batch / one.ranks)}`;
   return one.mode === "hybrid" ? `${some}, then towers` : whole;
 }
 
@@ -319,23 +332,27 @@ function sentence() {
   const can = shown.filter((other) => !other.mistake), fitting = can.filter(fits);
   if (!can.length) return `${said} No mode can have such a batch.`;
   const least = can.reduce((a, b) => (b.peak < a.peak ? b : a)), budget = `${mib(state.budget * GIB)} MiB`;
-  if (!fitting.length) return `${said} Nothing fits ${budget}: the least, ${least.mode}, holds ${mib(least.peak)} MiB.`;
-  const best = `${said} Of what fits ${budget}, the least holds ${least.mode}`;
+  if (!fitting.length)
+    return `${said} Nothing fits ${budget}: ${least.mode}, which holds the least, has ${mib(least.peak)} MiB.`;
+  const out = shown.filter((other) => other.mistake).map((other) => other.mode).join(", ");
+  const best = `${said} Of what fits ${budget}${out && ` (${out} cannot be)`}, ${least.mode} holds the least`;
   const clocked = fitting.filter((other) => other.time).sort((a, b) => a.time[1] - b.time[1]);
   if (!clocked.length) return `${best}.`;
   const close = clocked.slice(1).filter((other) => other.time[1] < clocked[0].time[1] * (1 + data.close));
-  const others = close.length && ` (or ${close.map((other) => other.mode).join(", ")}: within ${percent(data.close)} it is ` +
-    "too close to tell)";
-  return `${best}; the fastest, by layers as on ${data.times[timed(state)].device}, is ${clocked[0].mode}${others || ""}.`;
+  const others = close.length && ` (or ${close.map((other) => other.mode).join(", ")}: within ${percent(data.close)} ` +
+    "it is too close to tell)";
+  return `${best}; the fastest, with layers as on ${data.times[timed(state)].device}, is ${clocked[0].mode}${others || ""}.`;
 }
 
 function ownSentence(one) {
-  const fixed = FIXED.reduce((sum, kind) => sum + (one.parts.get(kind) || 0), 0) / one.peak;
+  const fixed = 1 - one.grows / one.peak;
   const twice = 2 * state.batch <= data.last ? step(one, 2 * state.batch) : null;
   const grows = twice ? `; a batch twice as large takes ${mib(twice.peak - one.peak)} MiB more` : "";
-  const what = fixed >= 0.5 ? `weights, gradients, momentum and copies of them are ${percent(fixed)} of it`
+  const what = fixed >= 0.5
+    ? `what does not grow with the batch, weights, gradients, momentum and copies, is ${percent(fixed)} of it`
     : `what comes with the images is ${percent(1 - fixed)} of it`;
-  return `${one.mode}: ${mib(one.peak)} MiB, most in ${one.worst}; ${what}${grows}.`;
+  return `${one.mode}: ${mib(one.peak)} MiB, most in ${one.worst}; ${what}${grows}.` + (fits(one) ? ""
+    : ` It does not fit; its largest batch is ${largest(one, state.budget * GIB).toLocaleString("en")}.`);
 }
 
 function leverSentence(one) {
@@ -343,7 +360,7 @@ function leverSentence(one) {
   const plain = step(data.memory[keyOf({ ...state, lever: "none" })].find((other) => same(one, other)), state.batch);
   const less = plain.peak - one.peak;
   return ` Without ${state.lever}: ${mib(plain.peak)} MiB, ` + (less ? `most in ${plain.worst}.`
-    : `as much, since the peak, in ${plain.worst}, has nothing of what that saves.`);
+    : `as much, since nothing is saved at the peak, in ${plain.worst}.`);
 }
 
 // ---- state ---------------------------------------------------------------------------------------------
@@ -358,7 +375,7 @@ function moved(at) {
 }
 
 /** Of layers that are there twice, and so have a number, the tower. */
-const inWords = (here) => here.replace(/ \((\d+)\)$/, (_, tower) => ` of tower ${Number(tower) + 1}`);
+const inWords = (here) => here.replace(/ \((\d+)\)$/, " of tower $1").replace("tower of ", "");
 
 function options(id, values, names = (value) => value) {
   $(id).innerHTML = values.map((value) => tag("option", { value }, entity(names(value)))).join("");
@@ -367,13 +384,14 @@ function options(id, values, names = (value) => value) {
 /** Every control has what can be chosen beside the others; what cannot be any more is left for the first that can,
  * and told. */
 function settle() {
-  const left = [];
+  const left = [], asked = state.batch;
   let keys = Object.keys(data.memory).map((key) => key.split("|"));
   const among = (n) => [...new Set(keys.map((key) => key[n]))];
   const narrow = (n, id) => { keys = keys.filter((key) => key[n] === String(state[id])); };
   const pick = (id, values, names) => {
     const had = state[id];
-    if (!values.map(String).includes(String(had))) state[id] = values[0];
+    const usual = presets()[0][1][id];
+    if (!values.map(String).includes(String(had))) state[id] = values.includes(usual) ? usual : values[0];
     options(id, values, names);
     $(id).value = state[id];
     const [chosenOption] = $(id).selectedOptions;
@@ -395,10 +413,11 @@ function settle() {
   pick("budget", Object.values(BUDGETS), (size) => Object.keys(BUDGETS).find((name) => BUDGETS[name] === size));
   state.budget = Number(state.budget);
   state.batch = Math.min(data.last, Math.max(1, Math.round(Number(state.batch)) || 1));
+  if (String(asked) !== String(state.batch)) left.push(`Batch: ${state.batch}`);
   $("batch").value = state.batch;
   $("slider").value = toSlider(state.batch);
-  $("left").textContent = left.length && `Changed, since the rest does not go with what was there: ${left.join(", ")}.` || "";
-  $("slider").setAttribute("aria-valuetext", `${state.batch} images`);
+  $("left").textContent = left.length && `Changed, since what was there cannot be with the rest: ${left.join(", ")}.` || "";
+  $("slider").setAttribute("aria-valuetext", images(state.batch));
 }
 
 function show(addressed = true) {
@@ -425,7 +444,7 @@ function presets() {
   return [
     ["2012: two GTX 580, the split", { ...base, mode: "split", budget: 3, link: "PCIe 2.0, 6 GB/s" }],
     ["2014: the hybrid", { ...base, mode: "hybrid", budget: 6, link: "PCIe 2.0, 6 GB/s" }],
-    ["Today: H100s, bfloat16", { ...base, precision: "bfloat16", mode: "ddp", batch: 1024, budget: 80e9 / GIB,
+    ["Today: H100s, bfloat16", { ...base, precision: "bfloat16", mode: "ddp", batch: 1024, budget: BUDGETS["79.2 GiB (H100)"],
       link: "NVLink of an H100, 400 GB/s" }],
   ];
 }
@@ -439,11 +458,11 @@ function download(name, type, text) {
 }
 
 function asCsv() {
-  const keys = ["batch", "towers", "precision", "lever", "device", "link"];
-  const head = [...keys, "budget in bytes", "mode", "ranks", "mistake", "bytes at the peak", "fits", "worst in", ...kinds(),
-    "bytes sent", "seconds low", "seconds", "seconds high"];
+  const keys = ["batch", "towers", "precision", "lever", "device", "link"], times = data.times[timed(state)];
+  const head = ["images", ...keys.slice(1), "layers timed on", "budget, bytes", "mode", "ranks", "mistake", "bytes at the peak",
+    "fits", "worst in", ...kinds().map((kind) => `${kind}, bytes`), "bytes sent", "seconds low", "seconds", "seconds high"];
   const lines = shown.map((one) => {
-    const line = [...keys.map((key) => state[key]), Math.round(state.budget * GIB), one.mode, one.ranks,
+    const line = [...keys.map((key) => state[key]), times ? times.device : "", Math.round(state.budget * GIB), one.mode, one.ranks,
       one.mistake || ""];
     if (!one.mistake) line.push(one.peak, fits(one) ? "yes" : "no", one.worst,
       ...kinds().map((kind) => one.parts.get(kind) || 0), one.sent ?? "", ...(one.time || []));
@@ -455,13 +474,23 @@ function asCsv() {
 function asSvg() {
   const drawn = $("bars").querySelector("svg").cloneNode(true), look = getComputedStyle(document.body);
   const style = [...document.styleSheets].flatMap((sheet) => [...sheet.cssRules]).map((rule) => rule.cssText)
-    .filter((rule) => rule.startsWith(".chart")).join("\n").replaceAll(".chart ", "")
+    .filter((rule) => /^\.chart [^{]/.test(rule)).join("\n").replaceAll(".chart ", "")
     .replace(/var\((--\w+)\)/g, (_, name) => look.getPropertyValue(name));
-  const [, , width, height] = drawn.getAttribute("viewBox").split(" ");
+  const [, , width, height] = drawn.getAttribute("viewBox").split(" ").map(Number), { batch, ranks, towers } = state;
+  const said = [`${data.name}: batch ${batch}`, `${ranks} ranks`, `${towers} towers`, state.precision, DEVICES[state.device]];
+  let inner = label(4, 16, said.concat(state.lever === "none" ? [] : state.lever).join(", "), { "font-weight": 700 }), x = 4, y = 26;
+  for (const kind of kinds().filter((kind) => shown.some((one) => one.parts && one.parts.has(kind)))) {
+    const wide = 42 + 7.8 * kind.length;
+    if (x + wide > width) { x = 4; y += 20; }
+    inner += tag("rect", { x, y, width: 18, height: 14, fill: fill(kind) }) + label(x + 23, y + 12, kind);
+    x += wide;
+  }
+  const top = y + 26;
+  drawn.setAttribute("viewBox", `0 ${-top} ${width} ${height + top}`);
   drawn.setAttribute("width", width);
-  drawn.setAttribute("height", height);
-  drawn.insertAdjacentHTML("afterbegin", `<style>${style}</style>` +
-    tag("rect", { width: "100%", height: "100%", fill: look.getPropertyValue("--ground") }));
+  drawn.setAttribute("height", height + top);
+  drawn.insertAdjacentHTML("afterbegin", `<style>${style}</style>` + tag("rect", { y: -top, width, height: height + top,
+    fill: look.getPropertyValue("--ground") }) + tag("g", { transform: `translate(0 ${-top})` }, inner));
   return new XMLSerializer().serializeToString(drawn);
 }
 
