@@ -14,6 +14,7 @@ from alexnet2gpu.config.keys import Config
 from alexnet2gpu.config.network import trace
 from alexnet2gpu.memory.pieces import Steps, corners, pieces
 from alexnet2gpu.memory.plan import Case, modes_of
+from alexnet2gpu.memory.predict import SPLIT
 from alexnet2gpu.memory.tables import place_texts
 from alexnet2gpu.model.profile import Profile
 from alexnet2gpu.ranks.cost import SENT, Line, Lines
@@ -89,8 +90,7 @@ def explored(
                 for mode, ranks, unit, found in steps
             ]
     for (towers, precision, lever), config in configs.items():
-        if not config.memory.regather:  # which exchanges more often
-            sent[f"{towers}|{precision}|{lever}"] = list(sent_of(config))
+        sent[f"{towers}|{precision}|{lever}"] = list(sent_of(config))
         if lever == "none":
             networks[towers] = [[row.stage, row.name, list(row.gives)] for row in trace(config.model)]
             for profile in profiles:
@@ -131,17 +131,23 @@ def _played(case, on_gpu, units):
 
 
 def sent_of(config: Config) -> Iterator[dict[str, Any]]:
-    """Of every case, what a rank sends: [kind, after which layer, bytes of no image, bytes an image]. Not of
-    those of which schedule.py does not know it: FSDP in several passes, or with layers computed twice."""
-    for case in cases(config):
-        if case.mode == "fsdp" and (config.train.accumulate > 1 or config.memory.recompute):
-            continue
+    """Of every case of which schedule.py knows it, what a rank sends: [kind, after which layer, bytes of no
+    image, bytes an image]."""
+    for case in filter(counted, cases(config)):
         none, one = (_sends(case, images) for images in (0, case.parts))
         lines = [
             [kind, layer, base, (size - base) / case.parts]
             for (kind, layer, base), (*_, size) in zip(none, one)
         ]
         yield {"mode": case.mode, "ranks": case.number, "of": lines}
+
+
+def counted(case: Case) -> bool:
+    """Whether schedule.py knows what is sent: not what is gathered once more, exchanges or FSDP's weights."""
+    config = case.config
+    if case.mode == "fsdp":
+        return config.train.accumulate == 1 and not config.memory.recompute
+    return case.mode not in SPLIT or not config.memory.regather
 
 
 def _sends(case, images):
@@ -170,8 +176,8 @@ def times_of(config: Config, profile: Profile) -> dict[str, Any] | None:
         knots = list(corners(partial(_seconds, settings, case), LAST // case.parts))
         found.append({"mode": case.mode, "ranks": case.number, "unit": case.parts, "knots": knots})
     source, *_ = profile.source.split(";")
-    machine = {"device": profile.device, "source": source, "proviso": proviso(profile)}
-    machine["threads"] = profile.threads if profile.cores else None  # of a rank on a CPU
+    threads = profile.threads if profile.cores else None  # of a rank on a CPU
+    machine = {"device": profile.device, "source": source, "proviso": proviso(profile), "threads": threads}
     return {**machine, "links": list(links), "of": found}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from bench.ablations import draw
 from bench.ablations.arms import BASE, HERE
-from bench.ablations.findings import FAMILIES, LEVEL, evidence, families, finals
+from bench.ablations.findings import FAMILIES, LEVEL, Finding, evidence, families, finals
 from bench.ablations.jobs import Job
 from bench.ablations.runs import rows
 from bench.ablations.tables import tables
@@ -15,9 +15,8 @@ PAGE = HERE / "ablations.md"
 PICTURES = REPOSITORY / "docs" / "results" / "ablations"
 
 
-def pictures(found: Mapping[Job, dict]) -> None:
+def pictures(all_of: Mapping[str, list[Finding]], found: Mapping[Job, dict]) -> None:
     """All of them."""
-    all_of = families(found)
     PICTURES.mkdir(parents=True, exist_ok=True)
     said = {(suite, f.arm): verdict for _, suite, f, verdict in evidence(all_of)}
     for suite, of in all_of.items():
@@ -43,5 +42,6 @@ def pictures(found: Mapping[Job, dict]) -> None:
 def main() -> None:
     """All of the page that rows are there for."""
     found = rows()
-    pictures(found)
-    redraw(PAGE, tables(found))
+    all_of = families(found)
+    pictures(all_of, found)
+    redraw(PAGE, tables(all_of, found))

@@ -11,7 +11,7 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from bench.ablations import stats
 from bench.ablations.arms import BASE, config_of, suites
-from bench.ablations.findings import FAMILIES, LEVEL, Finding, evidence, families, finals, last, passed
+from bench.ablations.findings import FAMILIES, LEVEL, Finding, evidence, finals, last, passed
 from bench.ablations.jobs import Job
 from bench.results import REPOSITORY, table
 
@@ -125,9 +125,8 @@ def hours_table(found: Mapping[Job, dict]) -> str:
     return table(["", "runs", "hours of two cores"], lines)
 
 
-def tables(found: Mapping[Job, dict]) -> dict[str, str]:
+def tables(all_of: Mapping[str, list[Finding]], found: Mapping[Job, dict]) -> dict[str, str]:
     """By their marks in the page."""
-    all_of = families(found)
     return {
         **{f"arms, {suite}": arms_table(of) for suite, of in all_of.items()},
         "claims": claims_table(all_of),

@@ -14,6 +14,7 @@ from alexnet2gpu.faults.watch import Watch
 from alexnet2gpu.ranks.modes import Grid
 from bench.ablations import jobs, page, runs, stats
 from bench.ablations.arms import BASE, GRID, Arm, claims, config_of, suites
+from bench.ablations.findings import families
 from bench.ablations.jobs import CHOICE, Job, missing, rate_of
 from bench.ablations.tables import tables
 from bench.results import rewrite
@@ -163,8 +164,8 @@ def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
 
 def test_the_page_that_is_kept_says_what_its_rows_say(monkeypatch):
     monkeypatch.setattr(runs, "same_code", lambda commit: True)  # which a clone without history cannot say
-    text = page.PAGE.read_text()
-    assert rewrite(text, tables(runs.rows())) == text
+    text, found = page.PAGE.read_text(), runs.rows()
+    assert rewrite(text, tables(families(found), found)) == text
 
 
 def test_the_interval_is_that_of_other_peoples_code():

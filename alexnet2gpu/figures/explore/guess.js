@@ -4,7 +4,7 @@
 /** A case of a state that differs from the present one. */
 function caseOf(mode, changes = {}) {
   const s = { ...presets()[0][1], ...changes };
-  const found = data.memory[keyOf(s)].find((one) => one.mode === mode && (one.ranks === s.ranks || mode === "single"));
+  const found = caseAt(data.memory[keyOf(s)], mode, s.ranks);
   return { s, found, held: found && step(found, s.batch) };
 }
 

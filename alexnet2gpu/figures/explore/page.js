@@ -65,12 +65,9 @@ function step(found, batch) {
   return { places, peak: peak.bytes, worst: peak.place, grows: peak.grows, parts: peak.parts };
 }
 
-/** What a rank sends at a batch: [kind, after which layer, bytes]; null where it is not known. Gathering halves
- * twice is nothing to those that exchange none. */
+/** What a rank sends at a batch: [kind, after which layer, bytes]; null where it is not known. */
 function sends(found, s) {
-  const under = (lever) => (data.sent[[s.towers, s.precision, lever].join("|")] || []).find((one) => same(one, found));
-  const plain = under("none"), known = under(s.lever) || (s.lever.startsWith("gathering") &&
-    plain.of.every(([kind]) => kind !== "exchange") && plain);
+  const known = data.sent[[s.towers, s.precision, s.lever].join("|")].find((one) => same(one, found));
   return known ? known.of.map(([kind, layer, base, slope]) => [kind, layer, base + slope * s.batch]) : null;
 }
 
@@ -92,15 +89,17 @@ const same = (one, other) => one.mode === other.mode && one.ranks === other.rank
 const keyOf = (s) => [s.towers, s.precision, s.lever, s.device].join("|");
 const timed = (s) => [s.towers, s.precision, s.device].join("|");
 const modesOf = (all) => [...new Set(all.map((one) => one.mode))];
-const ranksOf = (all, mode) => all.filter((one) => one.mode === mode).map((one) => one.ranks);
+const caseAt = (all, mode, ranks) => all.find((one) => one.mode === mode && (one.ranks === ranks || mode === "single"));
 
 /** All that a state shows: a row for every mode, with its `mistake` where it cannot be. */
 function view(s = state) {
   const all = data.memory[keyOf(s)];
   return modesOf(all).map((mode) => {
-    const found = all.find((one) => one.mode === mode && (one.ranks === s.ranks || mode === "single"));
-    if (!found) return { mode, ranks: s.ranks,
-      mistake: `${s.towers} towers need ${ranksOf(all, mode).join(" or ")} ranks` };
+    const found = caseAt(all, mode, s.ranks);
+    if (!found) {
+      const able = all.filter((one) => one.mode === mode).map((one) => one.ranks);
+      return { mode, ranks: s.ranks, mistake: `${s.towers} towers need ${able.join(" or ")} ranks` };
+    }
     const held = step(found, s.batch);
     if (!held) return { ...found, mistake: `${s.batch} is not divisible by ${found.unit}` };
     const crossing = sends(found, s);
@@ -122,6 +121,7 @@ function largest(found, budget) {
 
 const kinds = () => Object.keys(COLOURS).filter((kind) => data.kinds.includes(kind))
   .concat(data.kinds.filter((kind) => !(kind in COLOURS)));
+const kindsShown = () => kinds().filter((kind) => shown.some((one) => one.parts && one.parts.has(kind)));
 const fill = (kind) => `url(#fill-${kinds().indexOf(kind)})`;
 
 function patterns() {
@@ -168,8 +168,7 @@ function drawBars() {
     inner += label(end ? at - 6 : at + 6, height - 4, `budget ${mib(budget)} MiB`, end ? { "text-anchor": "end" } : {});
   } else inner += label(left, height - 4, `budget ${mib(budget)} MiB, beyond the right edge`, { class: "faint" });
   $("bars").innerHTML = svg(width, height, inner, "Memory of a rank by mode and category; the table has the figures");
-  const here = kinds().filter((kind) => shown.some((one) => one.parts && one.parts.has(kind)));
-  $("legend").innerHTML = here.map((kind) => `<span><svg width="18" height="14" aria-hidden="true">${tag("rect",
+  $("legend").innerHTML = kindsShown().map((kind) => `<span><svg width="18" height="14" aria-hidden="true">${tag("rect",
     { width: 18, height: 14, fill: fill(kind) })}</svg>${kind}</span>`).join("");
 }
 
@@ -479,7 +478,7 @@ function asSvg() {
   const [, , width, height] = drawn.getAttribute("viewBox").split(" ").map(Number), { batch, ranks, towers } = state;
   const said = [`${data.name}: batch ${batch}`, `${ranks} ranks`, `${towers} towers`, state.precision, DEVICES[state.device]];
   let inner = label(4, 16, said.concat(state.lever === "none" ? [] : state.lever).join(", "), { "font-weight": 700 }), x = 4, y = 26;
-  for (const kind of kinds().filter((kind) => shown.some((one) => one.parts && one.parts.has(kind)))) {
+  for (const kind of kindsShown()) {
     const wide = 42 + 7.8 * kind.length;
     if (x + wide > width) { x = 4; y += 20; }
     inner += tag("rect", { x, y, width: 18, height: 14, fill: fill(kind) }) + label(x + 23, y + 12, kind);
