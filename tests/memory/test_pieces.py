@@ -6,6 +6,7 @@ import pytest
 
 from alexnet2gpu.config.load import load_config
 from alexnet2gpu.figures.explore import read_page
+from alexnet2gpu.memory import explore
 from alexnet2gpu.memory.ledger import Moment, Storage
 from alexnet2gpu.memory.pieces import Steps, corners, pieces
 from alexnet2gpu.memory.plan import Case
@@ -79,3 +80,11 @@ def test_corners_of_a_function_are_where_its_lines_meet():
         return [max(3.0, 0.5 * n), 2.0 * n]
 
     assert list(corners(function, 100)) == [[1, [3.0, 2.0]], [6, [3.0, 12.0]], [100, [50.0, 200.0]]]
+
+
+def test_bytes_that_schedule_py_cannot_count_are_left_out():
+    def modes(*settings):
+        return {one["mode"] for one in explore.sent_of(load_config("configs/quick.yaml", settings))}
+
+    assert modes("memory.regather=true") == {"single", "ddp", "zero1", "fsdp"}
+    assert modes() - modes("train.accumulate=4") == {"fsdp"}
