@@ -9,16 +9,19 @@
 `data` writes the images that it is given into DIR: Fashion-MNIST's four files, photographs in train/ and
 val/, CIFAR-10 likewise. `run` goes on where it was, a run of a thread on each core, and may be stopped at
 any time; a row for each run goes to bench/results/ablations.jsonl. `left` counts what is missing.
-`repeat` trains the first seed of some arms on clothes again and says whether every digit is the same. The
-arms and the claims are in arms.yaml.
+`repeat` trains the first seed of some arms on clothes twice and says whether every digit is the same, and the
+same as in its row: on another kind of processor, or with another torch, it is not. The arms and the claims
+are in arms.yaml.
 """
 
 import argparse
 import fcntl
+import os
 import signal
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.ablations import data, page, runs
@@ -68,19 +71,29 @@ def left(_):
 
 
 def repeat(args):
-    """Status 1 if a digit differs."""
-    found, pool, same = runs.rows(), Pool(), True
-    try:
-        for arm in args.arms:
-            if not (old := finals("fashion", arm, found)[:1]):
-                sys.exit(f"{arm}: there is no row of it")
-            new = runs.run(runs.job_of(old[0]), pool, args.images.resolve())
-            differ = [key for key in new if new[key] != old[0][key] and key != "seconds"]
-            print(f"{arm}: " + (f"{', '.join(differ)} differ" if differ else "the same digits"), flush=True)
-            same &= not differ
-    finally:
-        pool.close()
-    sys.exit(not same)
+    """Status 1 if a digit of the two trainings differs, or of the row of a processor like this one."""
+    found, good = runs.rows(), True
+
+    def train(job):
+        pool = Pool()
+        try:
+            return runs.run(job, pool, args.images.resolve())
+        finally:
+            pool.close()
+
+    def compare(one, other):
+        differ = [key for key in one if one[key] != other[key] and key not in ("seconds", "device")]
+        return f"{', '.join(differ)} differ" if differ else "the same digits"
+
+    for arm in args.arms:
+        if not (row := next(iter(finals("fashion", arm, found)), None)):
+            sys.exit(f"{arm}: there is no row of it")
+        with ThreadPoolExecutor(2) as threads:
+            one, other = threads.map(train, [runs.job_of(row)] * 2)
+        twice, before = compare(one, other), compare(one, row)
+        print(f"{arm}: twice {twice}; beside its row, of {row['device']}, {before}", flush=True)
+        good &= "differ" not in twice + before * (one["device"] == row["device"])
+    sys.exit(not good)
 
 
 def main():
@@ -97,6 +110,7 @@ def main():
     commands.choices["run"].add_argument("--only", choices=suites(), metavar="SUITE")
     commands.choices["repeat"].add_argument("arms", nargs="*", default=AGAIN, metavar="ARM")
     args = parser.parse_args()
+    os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # of the processes that train
     try:
         args.function(args)
     except Failed as error:

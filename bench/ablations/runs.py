@@ -1,7 +1,8 @@
 """Runs: trained by launch/train.py's own main, in processes that stay (bench/processes.py), a row for each.
 
-bench/results/ablations.jsonl has a row a run: what it was, its commit and a checksum of its config, and of
-each epoch the mean loss and error of its steps, the error on what was tested, the seconds of its steps.
+bench/results/ablations.jsonl has a row a run: what it was, its commit, its processor and a checksum of its
+config, and of each epoch the mean loss and error of its steps, the error on what was tested, the seconds of
+its steps.
 A row counts as long as the config of its job is the same and nothing below model/, data/ or config/ has
 changed since its commit.
 """
@@ -9,7 +10,6 @@ changed since its commit.
 import contextlib
 import hashlib
 import json
-import os
 import statistics
 import subprocess
 import tempfile
@@ -25,7 +25,7 @@ from alexnet2gpu.runs.metrics import read_metrics
 from bench.ablations.arms import config_of, suites
 from bench.ablations.jobs import Job, missing
 from bench.processes import Failed, Pool
-from bench.results import REPOSITORY, RESULTS, commit, program_of
+from bench.results import REPOSITORY, RESULTS, commit, device_name, program_of
 
 FILE = RESULTS / "ablations.jsonl"
 ROOMS = "model", "data", "config"  # a change of which makes old rows void
@@ -112,7 +112,13 @@ def run(job: Job, pool: Pool, images: Path) -> dict:
     figures = {f"train_{key}": [round(line[key], 5) for line in steps] for key in ("loss", "error")}
     figures["test_error"] = [round(line["top1_error"], 5) for line in lines if "test_loss" in line]
     figures["seconds"] = [round(s, 2) for s in seconds]
-    return {**job._asdict(), "config": checksum(job), "failed": failed[:80], **figures}
+    return {
+        **job._asdict(),
+        "config": checksum(job),
+        "device": device_name(),
+        "failed": failed[:80],
+        **figures,
+    }
 
 
 class Campaign:
@@ -159,7 +165,6 @@ class Campaign:
 
     def go(self) -> None:
         """All of it. Raises: Failed if a run has."""
-        os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         for alone in (False, True):
             while self.jobs(alone) and time.monotonic() < self.end and not self.trouble:
                 count = 1 if alone else cores()
