@@ -26,7 +26,7 @@ from pathlib import Path
 
 from bench.ablations import data, page, runs
 from bench.ablations.arms import suites
-from bench.ablations.findings import finals
+from bench.ablations.findings import finals, last
 from bench.ablations.jobs import missing
 from bench.processes import Failed, Pool
 from bench.results import commit
@@ -91,7 +91,8 @@ def repeat(args):
         with ThreadPoolExecutor(2) as threads:
             one, other = threads.map(train, [runs.job_of(row)] * 2)
         twice, before = compare(one, other), compare(one, row)
-        print(f"{arm}: twice {twice}; beside its row, of {row['device']}, {before}", flush=True)
+        errors = f"{last(one):.2f} % for {last(row):.2f} %"
+        print(f"{arm}: twice {twice}; beside its row, of {row['device']}, {before}, {errors}", flush=True)
         good &= "differ" not in twice + before * (one["device"] == row["device"])
     sys.exit(not good)
 

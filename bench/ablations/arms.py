@@ -11,7 +11,7 @@ from alexnet2gpu.config.load import read_config
 from alexnet2gpu.config.schema import build_section, parse_yaml, plain_tree, put_value
 
 HERE = Path(__file__).parent
-GRID = 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0  # of rates, for all arms
+GRID = 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0  # of rates, for all arms
 BASE = "base"
 
 

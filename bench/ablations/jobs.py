@@ -25,8 +25,8 @@ class Job(NamedTuple):
 
 
 def rate_of(suite: str, arm: str, errors: Mapping[Job, float]) -> tuple[float | None, list[Job]]:
-    """The rate with the least mean of `errors`, or None and the jobs that have to say it. If
-    it is at an end of what was tried, the next of the grid is tried, too."""
+    """The rate with the least mean of `errors`, of two as good the larger, or None and the jobs that have to
+    say it. If it is at an end of what was tried, the next of the grid is tried, too."""
     rates = sorted(suites()[suite].arms[arm].rates or suites()[suite].rates)
     if len(rates) == 1:
         return rates[0], []
@@ -36,7 +36,7 @@ def rate_of(suite: str, arm: str, errors: Mapping[Job, float]) -> tuple[float | 
         }
         if lacking := [job for jobs in tried.values() for job in jobs if job not in errors]:
             return None, lacking
-        best = min(rates, key=lambda rate: sum(errors[job] for job in tried[rate]))
+        best = min(rates, key=lambda rate: (round(sum(errors[job] for job in tried[rate]), 9), -rate))
         beyond = GRID.index(best) + {rates[0]: -1, rates[-1]: 1}.get(best, len(GRID))
         if not 0 <= beyond < len(GRID):
             return best, []

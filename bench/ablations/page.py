@@ -1,42 +1,57 @@
-"""The page from the rows: tables between their marks, pictures in docs/results/ablations. It moves to docs/
-as soon as all tables are there."""
+"""docs/ablations.md from the rows: tables between their marks, pictures in docs/results/ablations."""
 
 from collections.abc import Mapping
 
-from bench.ablations import draw
-from bench.ablations.arms import BASE, HERE
-from bench.ablations.findings import FAMILIES, LEVEL, Finding, evidence, families, finals
+from bench.ablations import draw, stats
+from bench.ablations.arms import BASE
+from bench.ablations.findings import FAMILIES, LEVEL, Finding, families, finals
 from bench.ablations.jobs import Job
 from bench.ablations.runs import rows
 from bench.ablations.tables import tables
 from bench.results import REPOSITORY, redraw
 
-PAGE = HERE / "ablations.md"
+PAGE = REPOSITORY / "docs" / "ablations.md"
+CURVES = {  # file -> title, suite, arms and what they are called, what is drawn, its label and a level
+    "activations": (
+        "clothes: activations",
+        "fashion",
+        {BASE: "ReLU", "tanh": "tanh", "sigmoid": "sigmoid"},
+        "test_error",
+        ["test error, %"],
+    ),
+    "dropout": (
+        "clothes: dropout",
+        "fashion",
+        {BASE: "0.5", "dropout 0.3": "0.3", "no dropout": "none"},
+        "test_error",
+        ["test error, %"],
+    ),
+    "figure1": (
+        "CIFAR-10, as in the paper's Figure 1",
+        "figure 1",
+        {BASE: "ReLU", "tanh": "tanh"},
+        "train_error",
+        ["training error, %", 100 * LEVEL],
+    ),
+}
 PICTURES = REPOSITORY / "docs" / "results" / "ablations"
 
 
 def pictures(all_of: Mapping[str, list[Finding]], found: Mapping[Job, dict]) -> None:
     """All of them."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    said = {(suite, f.arm): verdict for _, suite, f, verdict in evidence(all_of)}
     for suite, of in all_of.items():
-        rows_ = [(f.arm, f.difference, f.ends, said.get((suite, f.arm), "")) for f in of if f.arm != BASE]
-        if rows_:
-            draw.forest(f"{FAMILIES[suite]}: what each lacks", rows_, PICTURES / f"{suite}.png")
-    shown = {
-        "activations": ("fashion", [BASE, "tanh", "sigmoid"], "test_error", ["test error, %"]),
-        "dropout": ("fashion", [BASE, "dropout 0.3", "no dropout"], "test_error", ["test error, %"]),
-        "figure 1": ("figure 1", [BASE, "tanh"], "train_error", ["training error, %", 100 * LEVEL]),
-    }
-    for name, (suite, arms, key, labels) in shown.items():
-        called = {BASE: "ReLU"} if "tanh" in arms else {}
+        if arms := [f for f in of if f.arm != BASE]:
+            lines = [(f.arm, f.difference, f.ends, stats.seen(f.ends, f.corrected)) for f in arms]
+            draw.forest(f"{FAMILIES[suite]}: differences from the base", lines, PICTURES / f"{suite}.png")
+    for name, (title, suite, arms, key, labels) in CURVES.items():
         lines = {}
-        for arm in arms:
+        for arm, called in arms.items():
             if some := [row for row in finals(suite, arm, found) if not row["failed"]]:
-                lines[called.get(arm, arm)] = [row["seconds"] for row in some], [row[key] for row in some]
+                seconds, errors = ([row[key] for row in some] for key in ("seconds", key))
+                lines[f"{called}, rate {some[0]['rate']:g}"] = seconds, errors
         if lines:
-            title = f"{FAMILIES.get(suite, 'CIFAR-10')}: {name}"
-            draw.curves(title, lines, labels, PICTURES / f"{name.replace(' ', '')}.png")
+            draw.curves(title, lines, labels, PICTURES / f"{name}.png")
 
 
 def main() -> None:

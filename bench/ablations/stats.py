@@ -9,6 +9,8 @@ from statistics import NormalDist
 import numpy as np
 
 DRAWS, LEVEL = 10_000, 0.95
+MARGIN = 0.5  # percentage points: what is less makes no difference
+SEEN = MORE, LESS, SMALL, UNKNOWN = "errs more", "errs less", "less than half a point", "not at this size"
 
 
 def interval(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
@@ -53,17 +55,24 @@ def size_of(differences: np.ndarray) -> np.ndarray:
     return np.abs(differences.mean(1)) / np.maximum(spread, 1e-12)
 
 
-def verdict(ends: tuple[float, float], p: float, expected: str, margin: float) -> str:
-    """What an arm says to a claim, by the interval of its difference and the corrected p.
+def seen(ends: tuple[float, float], p: float) -> str:
+    """What an arm's interval and its corrected p say of the arm beside its base: one of SEEN."""
+    if p < 1 - LEVEL:
+        return MORE if sum(ends) > 0 else LESS
+    return SMALL if small(ends) else UNKNOWN
 
-    `expected` worse: holds if the arm errs more, does not if it errs less (p < 0.05), else cannot be seen at
-    this size. same: holds if the whole interval is within +- margin, does not if p < 0.05, else likewise.
-    """
-    low, high = ends
-    if expected == "same":
-        if -margin <= low and high <= margin:
-            return "holds"
-        return "does not hold" if p < 1 - LEVEL else "not at this size"
-    if p >= 1 - LEVEL:
-        return "not at this size"
-    return "holds" if low > 0 else "does not hold"
+
+def small(ends: tuple[float, float]) -> bool:
+    """Whether the whole interval is within +- MARGIN."""
+    return ends[0] >= -MARGIN and ends[1] <= MARGIN
+
+
+def verdict(ends: tuple[float, float], p: float, expected: str) -> str:
+    """What an arm says to a claim: that it errs more (`expected` worse), or that it does not differ (same),
+    which holds of less than MARGIN. SMALL, or UNKNOWN, if there is no answer."""
+    if expected == "same" and small(ends):
+        return "holds"
+    said = seen(ends, p)
+    if said in (SMALL, UNKNOWN):
+        return said
+    return "holds" if (expected, said) == ("worse", MORE) else "does not hold"

@@ -11,7 +11,18 @@ from alexnet2gpu.config.load import load_config
 from alexnet2gpu.config.network import totals
 from bench.ablations import stats
 from bench.ablations.arms import BASE, config_of, suites
-from bench.ablations.findings import FAMILIES, LEVEL, Finding, evidence, finals, last, passed
+from bench.ablations.findings import (
+    FAMILIES,
+    LEVEL,
+    SOONER,
+    Finding,
+    evidence,
+    finals,
+    last,
+    passed,
+    sooner,
+    until,
+)
 from bench.ablations.jobs import Job
 from bench.results import REPOSITORY, table
 
@@ -20,16 +31,17 @@ def arms_table(all_of: list[Finding]) -> str:
     """A line for each arm of a suite."""
     lines = []
     for f in all_of:
-        cells = [f.arm, f"{f.rate:g}", f"{f.error:.2f} ± {f.spread:.2f}"]
+        cells = [f.arm, f"{f.rate:g}", f"{f.training:.2f}", f"{f.error:.2f} ± {f.spread:.2f}"]
         if f.arm != BASE:
             cells += [f"{f.difference:+.2f}", "{:+.2f} to {:+.2f}".format(*f.ends)]
             cells += [f"{f.alone:.3f}", f"{f.corrected:.3f}"]
-        lines.append([*cells, *[""] * (7 - len(cells))])
-    head = ["arm", "rate", "test error, %", "less the base's", "95 %", "p", "p, of the family"]
+        lines.append([*cells, *[""] * (8 - len(cells))])
+    errors = ["training error, %", "test error, %", "minus the base's"]
+    head = ["arm", "rate", *errors, "95 %", "p", "p, corrected"]
     return table(head, lines)
 
 
-def claims_table(all_of: Mapping[str, list[Finding]]) -> str:
+def claims_table(all_of: Mapping[str, list[Finding]], found: Mapping[Job, dict]) -> str:
     """Claim -> evidence -> verdict."""
     lines, before = [], None
     for claim, suite, f, verdict in evidence(all_of):
@@ -38,7 +50,12 @@ def claims_table(all_of: Mapping[str, list[Finding]]) -> str:
         low, high = f.ends
         figures = f"{f.difference:+.2f} ({low:+.2f} to {high:+.2f}), p = {f.corrected:.3f}"
         lines.append([*said, f"{f.arm}, {FAMILIES[suite]}", figures, verdict])
-    return table(["claim", "by", "without it", "error, points", "verdict"], lines)
+    if times := sooner(found):
+        claim = f"ReLU passes {100 * LEVEL:g} % of training error {SOONER} times sooner than tanh"
+        figures = "{:.2f} times the epochs ({:.2f} to {:.2f}), p = {:.3f}"
+        figures = figures.format(times.epochs, *times.ends, times.p)
+        lines.append([claim, "the paper, Figure 1", "tanh, CIFAR-10", figures, times.verdict])
+    return table(["claim", "by", "without it", "difference, points of error", "verdict"], lines)
 
 
 def published_table(all_of: Mapping[str, list[Finding]]) -> str:
@@ -65,7 +82,7 @@ def modes_table(found: Mapping[Job, dict]) -> str:
         mean = statistics.mean(map(last, of))
         cells = [mode, len(of), f"{mean:.2f}", f"{difference.mean():+.2f}", f"{low:+.2f} to {high:+.2f}"]
         lines.append([*cells, f"{same} of {len(pairs)}"])
-    head = ["mode", "seeds", "test error, %", "less one device's", "95 %", "the same at every epoch"]
+    head = ["mode", "seeds", "test error, %", "minus one device's", "95 %", "the same at every epoch"]
     return table(head, lines)
 
 
@@ -76,14 +93,17 @@ def figure1_table(found: Mapping[Job, dict]) -> str:
         of = finals("figure 1", arm, found)
         epochs = [passed(row) for row in of]
         there = [epoch for epoch in epochs if epoch]
-        seconds = [sum(row["seconds"][:epoch]) for row, epoch in zip(of, epochs) if epoch]
         rate = f"{of[0]['rate']:g}" if of else ""
         cells = ["ReLU" if arm == BASE else arm, rate, f"{len(there)} of {len(of)}"]
         if there:
             cells += [f"{statistics.mean(there):.1f}", f"{min(there)} to {max(there)}"]
-            cells += [f"{statistics.median(seconds):.0f}"]
+            cells += [f"{statistics.median(until(row) for row in of if passed(row)):.0f}"]
         lines.append([*cells, *[""] * (6 - len(cells))])
-    head = ["", "rate", f"pass {LEVEL:.0%}", "epochs, mean", "of the seeds", "seconds, median"]
+    if times := sooner(found):
+        figures = "{:.2f} ({:.2f} to {:.2f}), p = {:.3f}".format(times.epochs, *times.ends, times.p)
+        both = f"{times.seeds} pairs"
+        lines.append(["tanh over ReLU", "", both, figures, "", f"{times.seconds:.2f}"])
+    head = ["", "rate", f"pass {100 * LEVEL:g} %", "epochs, mean", "of the seeds", "seconds, median"]
     return table(head, lines)
 
 
@@ -129,7 +149,7 @@ def tables(all_of: Mapping[str, list[Finding]], found: Mapping[Job, dict]) -> di
     """By their marks in the page."""
     return {
         **{f"arms, {suite}": arms_table(of) for suite, of in all_of.items()},
-        "claims": claims_table(all_of),
+        "claims": claims_table(all_of, found),
         "published": published_table(all_of),
         "modes": modes_table(found),
         "figure 1": figure1_table(found),
