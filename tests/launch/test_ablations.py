@@ -47,6 +47,8 @@ def test_arms_are_what_they_are_called():
         assert totals(network("fashion", arm)) == pytest.approx(totals(base), rel=within)
     for arm in ("2x2 pooling", "average pooling", "tanh", "initial weights of the text"):
         assert totals(network("fashion", arm)) == totals(base)
+    more = totals(network("fashion", "communication everywhere"))[0] / totals(base)[0]
+    assert f"*Communication everywhere* has {more - 1:.0%} more".replace("%", " %") in page.PAGE.read_text()
     assert config_of(suites()["caltech"], suites()["caltech"].arms["no crops"], 0.01, 0).data.crop is None
 
 
