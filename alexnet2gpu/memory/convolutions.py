@@ -1,19 +1,22 @@
 """Scratch memory of convolutions on the CPU, and in which layout they compute.
 
-float32 is oneDNN's, which has tensors in an order of its own; with channels last only the weights. Of all
-other types all windows are written out, of one image or of all of them (ConvolutionMM2d.cpp,
-NaiveDilatedConvolution.cpp, NaiveConvolutionTranspose2d.cpp). Not in here is what depends on the instructions
-that a CPU has: with those for bfloat16 oneDNN takes that too, and with a single thread it takes no kernels of
-1x1 on fewer than 16 images.
+float32 is oneDNN's, and so is a narrow type for which the CPU has instructions. oneDNN has tensors in an order
+of its own, 8 or 16 maps together, as a vector of the CPU has numbers; with channels last only the weights. Of
+all other types all windows are written out, of one image or of all of them (ConvolutionMM2d.cpp,
+NaiveDilatedConvolution.cpp, NaiveConvolutionTranspose2d.cpp). Not in here is what else depends on
+instructions: for bfloat16 AMX takes some 100 KiB, and with a single thread oneDNN takes no kernels of 1x1 on
+fewer than 16 images.
 """
 
 import math
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
 NOTES = 8 * 2**10  # bytes in which oneDNN notes what to multiply
+NARROW = "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"  # oneDNN's names of instructions without AVX-512
 
 
 class Window(NamedTuple):
@@ -56,17 +59,17 @@ def convolution(x, weight, bias, *window) -> int:
     window, layout = Window(*window), layout_of(x, weight)
     shape, groups = _shape(x, weight, window), window.groups
     y = x.element_size() * math.prod(shape)
-    if x.dtype != torch.float32:
+    if not _by_onednn(x.dtype):
         windows = _windows(x, weight, shape, window) * (len(x) if window.transposed else 1)
         copies = copied(x, layout) if groups == 1 else x.nbytes // groups
         return max(copies + windows // groups, y if groups > 1 else 0)
     if layout == torch.channels_last:
-        return copied(x, layout) + weight.nbytes + NOTES  # in oneDNN's own order
+        return copied(x, layout) + _own_weights(weight) + NOTES
     if _as_they_are(weight, groups):
         return y
-    own_y = _in_eights(shape, x)
+    own_y = _together(shape, x)
     after = 2 * y if window.transposed and max(window.stride) > 1 else own_y  # before it is copied
-    return max(_own_x(x, weight) + weight.nbytes + own_y - y, after)
+    return max(_own_x(x, weight) + _own_weights(weight) + own_y - y, after)
 
 
 def convolution_backward(of_y, x, weight, biases, *rest) -> int:
@@ -75,19 +78,28 @@ def convolution_backward(of_y, x, weight, biases, *rest) -> int:
     window, layout = Window(*window), layout_of(x, weight)
     groups, once = window.groups, max(window.stride) == 1 or window.groups > 1
     copies = copied(x, layout) + copied(of_y, layout)
-    if x.dtype != torch.float32:
+    if not _by_onednn(x.dtype):
         windows = _windows(x, weight, of_y.shape, window)
         return (copies if groups == 1 else (x.nbytes + of_y.nbytes) // groups) + windows // groups
     if layout == torch.channels_last:
-        return copies + max(2 * weight.nbytes, 0 if once else 7 * NOTES)
+        return copies + max(weight.nbytes + _own_weights(weight), 0 if once else 7 * NOTES)
     if _as_they_are(weight, groups):
         return copies + (x.nbytes - weight.nbytes if wanted[0] else 0)
-    own_of_y, own_of_x = _in_eights(of_y.shape, x), _in_eights(x.shape, x) if x.shape[1] > 3 else x.nbytes
+    own_of_y, own_of_x = _together(of_y.shape, x), _together(x.shape, x) if x.shape[1] > 3 else x.nbytes
     while_x = own_of_y + own_of_x - x.nbytes if wanted[0] else 0
-    after_x = own_of_x * (1 if once else 2) - weight.nbytes if wanted[0] else 0
+    strided = own_of_x if maps_together() == 8 else x.nbytes  # with AVX-512 those have channels last
+    after_x = (own_of_x if once else 2 * strided) - weight.nbytes if wanted[0] else 0
     apart = groups == x.shape[1] > 1 and max(weight.shape[2:]) > 3 or max(window.dilation) > 1
-    while_weight = 0 if apart else own_of_y + _own_x(x, weight)
+    more = _own_weights(weight) - weight.nbytes
+    while_weight = 0 if apart else own_of_y + _own_x(x, weight) + more
     return copies + max(while_x, after_x, while_weight, weight.nbytes)
+
+
+def _by_onednn(dtype):
+    """The CPU has instructions for narrow types, or has not; oneDNN then leaves them to torch."""
+    if dtype == torch.bfloat16:
+        return torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype == torch.float32 or dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported()
 
 
 def _shape(x, weight, window):
@@ -118,13 +130,33 @@ def _as_they_are(weight, groups):
     return groups > 1 and (out, maps) != (1, 1) and (out % 8 > 0 or maps % 8 > 0)
 
 
-def _in_eights(shape, x):
-    """Bytes of (B, C, H, W) as oneDNN has them, 8 maps together."""
+def maps_together() -> int:
+    """How many maps oneDNN has side by side on this CPU: 16 with AVX-512, else 8. (Environment variables of
+    torch's and oneDNN's can forbid instructions.)"""
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return 16 if wide and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in NARROW else 8
+
+
+def _together(shape, x):
+    """Bytes of (B, C, H, W) as oneDNN has them, with maps of zeros to complete the last that lie together."""
     images, maps, *sides = shape
-    return x.element_size() * images * (maps + -maps % 8) * math.prod(sides)
+    return x.element_size() * images * _whole(maps) * math.prod(sides)
+
+
+def _whole(maps):
+    return maps + -maps % maps_together()
+
+
+def _own_weights(weight):
+    """Bytes of weights in oneDNN's own order. Held against AVX-512; eights are nearly always whole."""
+    if maps_together() == 8:
+        return weight.nbytes
+    out, maps, *kernel = weight.shape
+    maps = maps if maps < 16 else _whole(maps)
+    return weight.element_size() * _whole(out) * maps * math.prod(kernel)
 
 
 def _own_x(x, weight):
     """Bytes of images in oneDNN's own order, if it does not read them as they are."""
     as_is = 1 < x.shape[1] <= 3 or x.shape[1] == 1 and weight.shape[2] > 1
-    return 0 if as_is else _in_eights(x.shape, x)
+    return 0 if as_is else _together(x.shape, x)

@@ -112,10 +112,13 @@ BFLOAT16 = ["train.precision=bfloat16"]
 )
 def test_a_prediction_is_what_torchs_allocator_gives(file, settings):
     """The peak to 1 %, categories to the byte, and to 1 % the worst in every place, but for some 50 KiB that
-    oneDNN takes for itself."""
+    oneDNN takes for itself, and more for narrow types where the CPU has instructions for them."""
     config, memory = measured_step(load_config(file, settings), batch=16)
     expected = predict("single", config, 2, on_gpu=False)
-    assert expected.peak == pytest.approx(memory.bytes["peak"], rel=0.01)
+    narrow = (
+        config.train.precision in ("bfloat16", "float16") and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    assert expected.peak == pytest.approx(memory.bytes["peak"], rel=0.01, abs=150_000 * narrow)
     saved = memory.bytes.pop("saved_activations")
     assert expected.bytes["saved_activations"] == pytest.approx(saved, abs=2**16)  # and generators' states
     for category, size in memory.bytes.items():
@@ -123,7 +126,7 @@ def test_a_prediction_is_what_torchs_allocator_gives(file, settings):
     found = worst_in(memory.moments)
     for place, held in worst_in((m.place, m.bytes) for m in expected.moments).items():
         if place in found:  # else something tiny was taken there, in the one or in the other
-            assert held == pytest.approx(found[place], rel=0.01, abs=2**18), place
+            assert held == pytest.approx(found[place], rel=0.01, abs=2 ** (19 if narrow else 18)), place
 
 
 @pytest.mark.slow

@@ -6,11 +6,20 @@ import torch
 from test_any_module import most_taken
 from torch.utils._pytree import tree_leaves
 
-from alexnet2gpu.memory.scratch import scratch_of
+from alexnet2gpu.memory.scratch import THREADS, scratch_of
 
 aten = torch.ops.aten
 LAST, FIRST = torch.channels_last, torch.contiguous_format
 BESIDE = 40_000  # bytes of oneDNN's own, by thread and instructions
+
+
+@pytest.fixture(autouse=True)
+def a_thread():
+    """As scratch.THREADS has it; with more, AVX-512 has a sum of gradients for each."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(threads)
 
 
 def taken(function, *args):
