@@ -18,6 +18,8 @@ import pytest
 
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES")  # for tests/gpu
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # other tests are of gloo on the CPU, also where there are GPUs
+# Convolutions as on a CPU without AVX-512, for which the pages have bytes; test_scratch.py has the others.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 import scenes  # noqa: E402
 
 REPOSITORY = Path(__file__).resolve().parents[1]

@@ -1,11 +1,11 @@
 """Scratch memory of convolutions on the CPU, and in which layout they compute.
 
-float32 is oneDNN's, and so is a narrow type for which the CPU has instructions. oneDNN has tensors in an order
-of its own, 8 or 16 maps together, as a vector of the CPU has numbers; with channels last only the weights. Of
-all other types all windows are written out, of one image or of all of them (ConvolutionMM2d.cpp,
-NaiveDilatedConvolution.cpp, NaiveConvolutionTranspose2d.cpp). Not in here is what else depends on
-instructions: for bfloat16 AMX takes some 100 KiB, and with a single thread oneDNN takes no kernels of 1x1 on
-fewer than 16 images.
+float32 is oneDNN's, and so is a narrow type for which the CPU has instructions. oneDNN has tensors in an
+order of its own, 8 or 16 maps together, as a vector of the CPU has numbers; with channels last only the
+weights. Of all other types all windows are written out, of one image or of all of them
+(ConvolutionMM2d.cpp, NaiveDilatedConvolution.cpp, NaiveConvolutionTranspose2d.cpp). Not in here is what
+else depends on instructions: for bfloat16 AMX takes some 100 KiB, and with a single thread oneDNN takes no
+kernels of 1x1 on fewer than 16 images.
 """
 
 import math

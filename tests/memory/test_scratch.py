@@ -1,6 +1,10 @@
 """If these fail, an operation of torch takes more within itself, or less, than scratch.py says. Held against
 torch's allocator, operation by operation, in sizes that tell one tensor from another."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from test_any_module import most_taken
@@ -49,6 +53,23 @@ def test_a_convolution(maps, out, kernel, stride, pad, groups, layout):
     check(aten.convolution.default, x, weight, None, *window)
     of_y = torch.randn_like(aten.convolution(x, weight, None, *window))
     check(aten.convolution_backward.default, of_y, x, weight, None, *window, [True, True, False])
+
+
+FILES = [pytest.param([__file__], id="operations")]
+FILES += [
+    pytest.param(["tests/memory/test_memory.py", "tests/memory/test_any_module.py"], marks=pytest.mark.slow)
+]
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="the CPU has no AVX-512")
+@pytest.mark.skipif(os.environ["ONEDNN_MAX_CPU_ISA"] == "DEFAULT", reason="this is it")
+@pytest.mark.parametrize("files", FILES)
+def test_the_same_with_all_instructions_of_this_cpu(files):
+    """conftest.py forbids AVX-512, with which oneDNN has 16 maps together."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-x", *files]
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "DEFAULT"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_a_convolution_in_other_types_writes_out_its_windows():
