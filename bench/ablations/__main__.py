@@ -44,7 +44,9 @@ def prepare(args):
     """Of each set whose images are at hand."""
     folders = {"fashion": args.fashion, "caltech": args.caltech, "cifar": args.cifar}
     for name, folder in folders.items():
-        if folder and Path(folder).is_dir():
+        if folder and not Path(folder).is_dir():
+            raise ValueError(f"--{name} {folder}: there is no such directory")
+        if folder:
             settings = [*KINDS[name], f"data.dir={Path(folder).resolve()}"]
             print(f"{name}: {data.prepare(name, settings, args.images)}")
 
@@ -61,13 +63,16 @@ def run(args):
         campaign = runs.Campaign(args.images.resolve(), time.monotonic() + 3600 * args.hours, args.only)
         for number in (signal.SIGTERM, signal.SIGINT):  # in a shell's background Ctrl-C's is ignored
             signal.signal(number, campaign.stop)
+        if not (campaign.jobs(True) or campaign.jobs(False)):
+            print(f"nothing is missing in {runs.FILE.name}")
         campaign.go()
 
 
 def left(_):
     """Runs that are known to be missing; there are more once rates are chosen."""
     left = Counter(job.suite for job in missing(runs.errors_of(runs.rows())))
-    print(*(f"{suite}: {count} runs" for suite, count in left.items()), sep="\n")
+    said = [f"{suite}: {count} runs" for suite, count in left.items()]
+    print(*(said or ["nothing is missing"]), sep="\n")
 
 
 def repeat(args):
@@ -86,8 +91,9 @@ def repeat(args):
         return f"{', '.join(differ)} differ" if differ else "the same digits"
 
     for arm in args.arms:
-        if not (row := next(iter(finals("fashion", arm, found)), None)):
-            sys.exit(f"{arm}: there is no row of it")
+        known = arm in suites()["fashion"].arms
+        if not (row := next(iter(finals("fashion", arm, found)), None) if known else None):
+            raise ValueError(f"{arm}: there is no row of it")
         with ThreadPoolExecutor(2) as threads:
             one, other = threads.map(train, [runs.job_of(row)] * 2)
         twice, before = compare(one, other), compare(one, row)
@@ -114,8 +120,9 @@ def main():
     os.environ |= {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}  # of the processes that train
     try:
         args.function(args)
-    except Failed as error:
-        sys.exit(str(error))
+    except (Failed, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

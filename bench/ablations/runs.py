@@ -41,18 +41,27 @@ def checksum(job: Job) -> str:
 
 @cache
 def same_code(row_commit: str) -> bool:
-    """Whether what counts is as it was at that commit."""
+    """Whether what counts is as it was at that commit. Raises: ValueError if the commit is not known here."""
     paths = [f"alexnet2gpu/{room}" for room in ROOMS]
     command = ["git", "-C", str(REPOSITORY), "diff", "--quiet", row_commit, "HEAD", "--", *paths]
-    return subprocess.run(command, capture_output=True).returncode == 0
+    status = subprocess.run(command, capture_output=True).returncode
+    if status > 1:
+        raise ValueError(
+            f"{row_commit}, of a row, is not in this clone: git fetch --unshallow brings history"
+        )
+    return status == 0
 
 
 def rows() -> dict[Job, dict]:
-    """Those that count."""
+    """Those that count. Raises: ValueError if a line is none."""
     lines = FILE.read_text().splitlines() if FILE.exists() else []
     found = {}
-    for row in map(json.loads, lines):
-        job = job_of(row)
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            job = job_of(row)
+        except (ValueError, KeyError):
+            raise ValueError(f"{FILE.name}, line {number} is not a whole row: delete it") from None
         arms = suites()[job.suite].arms if job.suite in suites() else {}
         if job.arm in arms and row["config"] == checksum(job) and same_code(row["commit"]):
             found[job] = row
@@ -158,7 +167,7 @@ class Campaign:
                     left = len(self.jobs(True)) + len(self.jobs(False))
                 said = row["failed"] or f"{row['test_error'][-1]:.2%}"
                 print(*job, said, f"{time.monotonic() - begun:.0f} s, {left} known to be left", flush=True)
-        except Failed as error:
+        except Exception as error:  # nobody else sees what a thread raises
             self.trouble = str(error)
         finally:
             pool.close()

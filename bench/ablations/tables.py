@@ -19,6 +19,7 @@ from bench.ablations.findings import (
     evidence,
     finals,
     last,
+    of_a_seed,
     passed,
     sooner,
     until,
@@ -73,7 +74,7 @@ def modes_table(found: Mapping[Job, dict]) -> str:
     single, lines = finals("fashion", BASE, found), []
     for mode in suites()["fashion"].arms[BASE].modes:
         of = finals("fashion", BASE, found, mode)
-        pairs = list(zip(single, of))
+        pairs = of_a_seed(single, of)
         if len(pairs) < 2:
             continue
         difference = np.array([last(other) - last(one) for one, other in pairs])

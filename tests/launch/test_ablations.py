@@ -109,6 +109,9 @@ def test_a_row_counts_until_its_config_changes_or_what_computes_it(tmp_path, mon
     assert runs.errors_of(runs.rows()) == {job: 0.25}
     monkeypatch.setattr(runs, "same_code", lambda commit: False)
     assert runs.rows() == {}
+    runs.FILE.write_text(json.dumps(row) + "\n" + json.dumps(row)[:40])
+    with pytest.raises(ValueError, match="line 2 is not a whole row"):
+        runs.rows()
     assert runs.errors_of({job: row | {"failed": "nan"}}) == {job: 1.0}
     fast = job._replace(suite="figure 1")
     assert runs.errors_of({fast: row | {"train_error": [0.8, 0.3]}}) == {fast: pytest.approx(0.55)}
@@ -132,7 +135,13 @@ def made_up(job, error):
     """A row in which the error falls to `error` in ten epochs; of Figure 1's tanh at half the speed."""
     slow = 2 if job.suite == "figure 1" and job.arm == "tanh" else 1
     curve = [error + 0.5 * 0.5 ** (epoch / slow) for epoch in range(10)]
-    row = {"rate": job.rate, "failed": "", "test_error": [*curve[:-1], error], "train_error": curve}
+    row = {
+        "rate": job.rate,
+        "seed": job.seed,
+        "failed": "",
+        "test_error": [*curve[:-1], error],
+        "train_error": curve,
+    }
     return row | {"train_loss": curve, "seconds": [2.0] * 10}
 
 
@@ -165,6 +174,16 @@ def test_the_page_says_what_the_rows_say(tmp_path, monkeypatch):
     assert "| tanh, CIFAR-10 | 1.67 times the epochs (1.67 to 1.67), p = 0.002 | does not hold |" in said
     assert "| LeNet | 61,706 | 0.42 M | 10 |" in said and said.count("| 10 | 0.1") == 1
     assert len(list(page.PICTURES.iterdir())) == 5
+    lacking = {**found}
+    del (
+        lacking[Job("fashion", BASE, "final", "single", 0.03, 0)],
+        lacking[Job("figure 1", "tanh", "final", "single", 0.03, 9)],
+    )
+    said = tables(families(lacking), lacking)
+    assert "| split | 10 | 10.45 | +0.00 | +0.00 to +0.00 | 9 of 9 |" in said["modes"], (
+        "pairs are of one seed"
+    )
+    assert "| tanh over ReLU |  | 9 pairs | 1.67" in said["figure 1"]
 
 
 def test_the_page_that_is_kept_says_what_its_rows_say(monkeypatch):
