@@ -131,8 +131,8 @@ def _as_they_are(weight, groups):
 
 
 def maps_together() -> int:
-    """How many maps oneDNN has side by side on this CPU: 16 with AVX-512, else 8. (Environment variables of
-    torch's and oneDNN's can forbid instructions.)"""
+    """How many maps oneDNN has side by side on this CPU: 16 with AVX-512, unless the environment's
+    ONEDNN_MAX_CPU_ISA forbids that, else 8."""
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     return 16 if wide and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in NARROW else 8
 
