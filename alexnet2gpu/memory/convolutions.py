@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 
 NOTES = 8 * 2**10  # bytes in which oneDNN notes what to multiply
-NARROW = "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"  # oneDNN's names of instructions without AVX-512
+NO_AVX512 = "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2"  # what oneDNN calls less than AVX-512
 
 
 class Window(NamedTuple):
@@ -134,7 +134,7 @@ def maps_together() -> int:
     """How many maps oneDNN has side by side on this CPU: 16 with AVX-512, unless the environment's
     ONEDNN_MAX_CPU_ISA forbids that, else 8."""
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    return 16 if wide and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in NARROW else 8
+    return 16 if wide and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in NO_AVX512 else 8
 
 
 def _together(shape, x):

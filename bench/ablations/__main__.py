@@ -86,20 +86,24 @@ def repeat(args):
         finally:
             pool.close()
 
-    def compare(one, other):
-        differ = [key for key in one if one[key] != other[key] and key not in ("seconds", "device")]
-        return f"{', '.join(differ)} differ" if differ else "the same digits"
+    def differing(one, other):
+        return [key for key in one if one[key] != other[key] and key not in ("seconds", "device")]
+
+    def words(keys):
+        return f"{', '.join(keys)} differ" if keys else "the same digits"
 
     for arm in args.arms:
-        known = arm in suites()["fashion"].arms
-        if not (row := next(iter(finals("fashion", arm, found)), None) if known else None):
+        of = finals("fashion", arm, found) if arm in suites()["fashion"].arms else []
+        if not of:
             raise ValueError(f"{arm}: there is no row of it")
+        row = of[0]
         with ThreadPoolExecutor(2) as threads:
             one, other = threads.map(train, [runs.job_of(row)] * 2)
-        twice, before = compare(one, other), compare(one, row)
+        twice, before = differing(one, other), differing(one, row)
         errors = f"{last(one):.2f} % for {last(row):.2f} %"
-        print(f"{arm}: twice {twice}; beside its row, of {row['device']}, {before}, {errors}", flush=True)
-        good &= "differ" not in twice + before * (one["device"] == row["device"])
+        beside = f"beside its row, of {row['device']}, {words(before)}, {errors}"
+        print(f"{arm}: twice {words(twice)}; {beside}", flush=True)
+        good &= not twice and (not before or one["device"] != row["device"])
     sys.exit(not good)
 
 

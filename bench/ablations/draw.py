@@ -20,11 +20,11 @@ def forest(title: str, rows: Sequence[tuple[str, float, tuple[float, float], str
     figure, axes = plt.subplots(figsize=(WIDTH, 1.2 + 0.28 * len(rows)), layout="constrained")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.axvspan(-MARGIN, MARGIN, color="black", alpha=0.06, linewidth=0)
+    for place, (_, mean, ends, said) in enumerate(rows):
+        color, marker = LOOKS[said]
+        axes.plot(ends, [place, place], color=color, linewidth=1.6)
+        axes.plot([mean], [place], color=color, marker=marker, markersize=5, linestyle="none")
     for said, (color, marker) in LOOKS.items():
-        for place, (_, mean, ends, of) in enumerate(rows):
-            if of == said:
-                axes.plot(ends, [place, place], color=color, linewidth=1.6)
-                axes.plot([mean], [place], color=color, marker=marker, markersize=5, linestyle="none")
         if said in {row[-1] for row in rows}:
             axes.plot([], [], color=color, marker=marker, markersize=5, label=said)
     axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
