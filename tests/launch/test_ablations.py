@@ -68,7 +68,7 @@ def test_a_rate_is_chosen_where_more_and_less_err_more(monkeypatch):
     errors.clear()
     assert tried(0.2) == (0.3, [0.003, 0.01, 0.03, 0.1, 0.3, 1.0])
     errors.clear()
-    of = {0.003: (0.3, 0.3), 0.01: (0.159, 0.169), 0.03: (0.1745, 0.1535), 0.1: (0.3, 0.3)}
+    of = {0.003: (0.3, 0.3), 0.01: (0.1745, 0.1535), 0.03: (0.159, 0.169), 0.1: (0.3, 0.3)}
     errors |= {Job("fashion", BASE, "choose", "single", rate, n): of[rate][n] for rate in of for n in (0, 1)}
     assert rate_of("fashion", BASE, errors) == (0.03, []), "of two as good, whatever the rounding, the larger"
     errors.clear()

@@ -40,7 +40,7 @@ def check(function, *args):
 
 # maps, C', kernel, stride, pad, groups
 CONVOLUTIONS = [(48, 64, 3, 1, 1, 1), (40, 72, 3, 2, 1, 1), (96, 256, 5, 1, 2, 2), (64, 64, 3, 2, 1, 64)]
-CONVOLUTIONS += [(13, 29, 3, 1, 1, 1)]
+CONVOLUTIONS += [(13, 29, 3, 1, 1, 1), (72, 72, 3, 1, 1, 1)]
 CASES = [(*window, layout) for window in CONVOLUTIONS for layout in (LAST, FIRST)]
 CASES += [(88, 88, 5, 1, 2, 88, FIRST)]  # with maps last, 64 weights more
 
